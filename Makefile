@@ -1,0 +1,72 @@
+# make            build/pleat and build/libpleat.a
+# make tests      every test program under $(BUILD)/tests
+# make SAN=1 ...  the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/san
+# make install    PREFIX=/usr/local
+# make bench      the kernel benchmarks
+# make format     clang-format over the tree
+CC ?= gcc
+PREFIX ?= /usr/local
+SAN ?=
+BUILD := $(if $(SAN),build/san,build)
+
+LIBS := jansson sqlite3 libpcre2-8 libutf8proc
+CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CFLAGS ?= -O3 -g
+CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -fno-math-errno -fno-trapping-math -pthread
+LDLIBS += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm -pthread
+ifdef SAN
+CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=address,undefined
+endif
+
+# One file per (domain, ISA): the suffix names the flags. Nothing else may use intrinsics.
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_portable := -ffp-contract=off
+isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
+
+SOURCES := $(filter-out src/cli/main.c,$(wildcard src/*/*.c src/*/*/*.c))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
+LIB := $(BUILD)/libpleat.a
+SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+
+all: $(BUILD)/pleat $(LIB)
+
+$(BUILD)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
+
+$(LIB): $(OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/pleat: $(BUILD)/src/cli/main.o $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(SUPPORT) $(LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+
+tests: $(TESTS)
+bench: $(BENCHES)
+	@for b in $(BENCHES); do $$b || exit 1; done
+
+install: all
+	install -Dm755 $(BUILD)/pleat $(DESTDIR)$(PREFIX)/bin/pleat
+	install -Dm644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libpleat.a
+	install -Dm644 include/pleat.h $(DESTDIR)$(PREFIX)/include/pleat.h
+
+format:
+	clang-format -i $(shell find src include tests bench -name '*.[ch]')
+
+clean:
+	rm -rf build
+
+.PHONY: all tests bench install format clean
+.SECONDARY:
+-include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d) $(BUILD)/src/cli/main.d

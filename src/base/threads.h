@@ -1,0 +1,18 @@
+/* threads.h - one pool of threads that runs numbered tasks. Tasks are handed out in rising order from one counter, so
+ * long tasks first. Which thread runs a task must not change its result: that is how results stay equal for any count.
+ */
+#ifndef BASE_THREADS_H
+#define BASE_THREADS_H
+#include "pleat.h"
+
+typedef struct threads threads;
+/* task 0..n_tasks-1; worker 0..n_threads-1 names the scratch that the running thread may use. */
+typedef void (*threads_task)(void *context, int task, int worker);
+
+/* n_threads 0: all cores this process may run on. The caller is worker 0. */
+pleat_status threads_open(int n_threads, threads **out, pleat_error *error);
+void threads_close(threads *pool);
+int threads_count(const threads *pool);
+/* Runs all tasks and returns when the last one is done. Threads spin for a short while between calls, then sleep. */
+void threads_run(threads *pool, int n_tasks, threads_task task, void *context);
+#endif

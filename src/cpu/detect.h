@@ -1,0 +1,26 @@
+/* detect.h - what this processor and its operating system really allow, as a set of kernel levels. */
+#ifndef CPU_DETECT_H
+#define CPU_DETECT_H
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef enum cpu_level { /* in rising order of preference on one machine */
+                         CPU_PORTABLE,
+                         CPU_AVX2,       /* AVX2, FMA, F16C */
+                         CPU_AVX2VNNI,   /* and AVX-VNNI */
+                         CPU_AVX512,     /* F, BW, VL, DQ */
+                         CPU_AVX512VNNI, /* and VNNI */
+                         CPU_AMX,        /* and AMX-INT8, with the system's permission */
+                         CPU_NEON,
+                         CPU_LEVEL_COUNT,
+} cpu_level;
+
+/* Whether code of this level runs here: the instructions exist and the system saves their registers. Asks the processor
+ * each time, so that callers keep the answer. */
+bool cpu_detect(cpu_level level);
+/* L2 bytes of one core; 1 MB when the system does not say. */
+size_t cpu_detect_l2_bytes(void);
+/* "AMD EPYC 9B45, 4 CPUs": writes at most cap bytes with the final 0; "unknown CPU, ..." when the system has no name.
+ */
+void cpu_detect_name(char *out, size_t cap);
+#endif

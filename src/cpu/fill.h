@@ -1,0 +1,27 @@
+/* fill.h - private to src/cpu: every kernel file hides its kernels and shows one function that writes them into the
+ * table. The portable ones together fill all of it; an ISA's overlay what they do better and leave the rest. */
+#ifndef CPU_FILL_H
+#define CPU_FILL_H
+#include "cpu/kernels.h"
+
+void tile_portable_fill(cpu_kernels *k);
+void softmax_portable_fill(cpu_kernels *k);
+void rows_portable_fill(cpu_kernels *k);
+void matmul_portable_fill(cpu_kernels *k);
+
+#ifdef __x86_64__
+void tile_avx2_fill(cpu_kernels *k);
+void softmax_avx2_fill(cpu_kernels *k);
+void rows_avx2_fill(cpu_kernels *k);
+void matmul_avx2_fill(cpu_kernels *k);
+void matmul_float_avx2_fill(cpu_kernels *k);
+
+void tile_avx512_fill(cpu_kernels *k);
+void softmax_avx512_fill(cpu_kernels *k);
+void rows_avx512_fill(cpu_kernels *k);
+void matmul_avx512_fill(cpu_kernels *k);
+void matmul_float_avx512_fill(cpu_kernels *k);
+
+void matmul_avx512vnni_fill(cpu_kernels *k);
+#endif
+#endif

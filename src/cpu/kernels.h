@@ -1,0 +1,82 @@
+/* kernels.h - the one table of kernels. cpu_kernels() fills it once: portable first, then each level that this machine
+ * really has and PLEAT_CPU allows overlays what it does better.
+ *
+ * Order of arithmetic is part of each contract: an output element is one chain of fused multiply-adds over rising i, and
+ * never depends on how many rows or tokens share the call. That is what makes a request's bits equal alone, in a batch, in
+ * prefill and in decode. (Portable code may round product and sum apart; levels agree to about 1e-5, not in bits.) */
+#ifndef CPU_KERNELS_H
+#define CPU_KERNELS_H
+#include "base/f16.h"
+#include "cpu/blocks.h"
+#include "cpu/pack.h"
+#include "pleat.h"
+
+enum {
+    PAGE_TOKENS = 64, /* tokens of a KV page */
+    TILE = 32,        /* elements that stand side by side in a page */
+};
+
+/* Element types of a KV tile [n][32]: what 32 neighbours look like in memory. */
+typedef enum tile_type {
+    TILE_F16, /* 32 halves, 64 bytes */
+    TILE_U8,  /* 32 bytes, codes 0..255 */
+    TILE_U4,  /* 16 bytes: byte k holds element k (low nibble) and k + 16 (high) */
+    TILE_U2,  /* 8 bytes: byte k holds elements k, k + 8, k + 16, k + 24 from the low bits up */
+    TILE_COUNT,
+} tile_type;
+
+/* Most rows (queries x heads) of one call of a tile kernel's callers; kernels take any n_rows. */
+typedef struct cpu_kernels {
+    const char *level;      /* name of the highest level whose own kernels are in use */
+    size_t l2_bytes;        /* of one core; 1 MB when unknown */
+
+    /* Attention: out[r*ldo + 0..31] += sum over i < n, rising, of a[r*lda + i] * x[i][0..31] for r < n_rows. The product of a K
+     * page (i channel, 32 tokens side by side) and of a V page (i token, 32 channels side by side) alike. x: n rows of the tile
+     * type, 8-byte aligned; a and out need no alignment. The chain
+     * starts from out's value. prefetch: as many bytes as x has, to bring to L2 while working, or NULL. */
+    void (*tile[TILE_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
+                             const void *prefetch);
+    /* One page of one row of an online softmax: s[64] holds scores, -INFINITY where masked. Sets m' = max(*m, max s), s = exp(s - m')
+     * (0 where masked), *l = *l * c + sum s, *m = m', and returns c = exp(m_before - m') (1 when nothing is visible; 0 when *m was
+     * -INFINITY). Sums in a fixed order. */
+    float (*softmax_page)(float *s, float *m, float *l);
+    /* x[0..n) *= c */
+    void (*scale)(float *x, int n, float c);
+    /* acc[i] += x[i] * c for i < n (mass) */
+    void (*add_scaled)(float *acc, const float *x, int n, float c);
+
+    /* Rows: nearest even rounding both ways. */
+    void (*f32_to_f16)(const float *x, int n, f16 *y);
+    void (*f16_to_f32)(const f16 *x, int n, float *y);
+
+    /* y = (x * (1 / rms)) * w, rms over n with eps inside the root; sum of squares in a fixed order, in float lanes or better. y may be x. */
+    void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
+    /* gate[i] = silu(gate[i]) * up[i]; gelu: the tanh form. */
+    void (*silu_mul)(float *gate, const float *up, int n);
+    void (*gelu_mul)(float *gate, const float *up, int n);
+    /* x[i] += y[i] */
+    void (*add)(float *x, const float *y, int n);
+    /* Rotates head vectors in place: pairs (x[2i], x[2i+1]) or, neox, (x[i], x[i+n_rot/2]), by cos_sin[2i], cos_sin[2i+1]. */
+    void (*rope)(float *x, int n_rot, bool neox, const float *cos_sin);
+
+    /* Quantises one row of n activations (a multiple of 32) to int8 by blocks of 32: scale = max|x|/127, codes rounded half to
+     * even, and the sums of the codes of each 16. code = x * (127 / max) rounded, the same bits at every
+     * level; a block whose max is below 1e-30 becomes zeros with scale 0. */
+    void (*act_quantize)(const float *x, int n, int8_t *code, float *scale, int16_t *sum16);
+    /* Product with a packed matrix, see pack.h: out[t*ldo + r] = row r of w . x row t for panel_first*16 <= r < (panel_first+n_panels)*16
+     * (rows past w->n_rows are not written), for every token t < n_tokens. Blocks of 32 columns in rising order. */
+    void (*matmul[PACK_COUNT])(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,
+                               float *out, size_t ldo);
+} cpu_kernels;
+
+/* The table for this process: detected once, then constant (thread safe). An unknown PLEAT_CPU, or a level the machine lacks, is
+ * PLEAT_EINPUT with the list. */
+pleat_status cpu_kernels_get(const cpu_kernels **out, pleat_error *error);
+/* For tests: the table of one level by name, or NULL when this machine lacks it. */
+const cpu_kernels *cpu_kernels_level(const char *name);
+/* Names of every level there is, NULL-ended: "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon"; those
+ * without kernels of their own yet use the level below. */
+const char *const *cpu_level_names(void);
+/* CPU model as the system names it, and its counts, for records. */
+const char *cpu_model_name(void);
+#endif

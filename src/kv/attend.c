@@ -1,0 +1,576 @@
+/* attend.c - attention over pages: one online softmax for every format, policy and phase.
+ *
+ * Flash attention (arXiv 2205.14135) over pages of 64 slots: per row a running maximum, sum and output; per page the scores of all rows of
+ * the tile, the exponentials, and the product with V, so each sealed page is unpacked once per tile and each KV byte is read once
+ * for all query heads of its group. Chunks of 1,024 slots are finished on their own and merged in rising order (flash decoding), always,
+ * so that splitting a lane over threads changes no bit. Masked slots add exact zeros: a lane with dead slots, a window or pages
+ * skipped gives the bits of one without them.
+ *
+ * Mass (H2O): the unnormalised probabilities of a tile are stored with the maximum they were taken at, and corrected once the row's end is known:
+ * no second pass over K. Each tile sums its rows in order, tiles are added in order, so mass does not depend on cuts (multiples of
+ * 16 tokens) or threads.
+ *
+ * Positions inside the cache (streaming): the query is rotated by the number of evicted tokens for the pages of the first segment;
+ * stored keys are never touched. */
+#include "kv/attend.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "kv/lane.h"
+#include "kv/page_f16.h"
+#include <assert.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK_PAGES = ATTEND_CHUNK_TOKENS / PAGE_TOKENS, SPLIT_TASKS_PER_WORKER = 8 };
+
+typedef struct task {
+    int item, ih, first, n_tokens; /* first: token of the item */
+    int chunk_from, chunk_to;
+    int partial;       /* index of chunk_from's partial; -1: the task merges and writes its own output */
+    size_t mass_offset; /* of the tile's mass row */
+} task;
+
+/* What is left when the tasks are done: the partials of one tile, or the mass of one lane. */
+typedef struct merge {
+    int item, ih, first, n_tokens, partial, n_partials, n_tiles;
+    size_t mass_offset;
+} merge;
+
+struct kv_attend {
+    const kv_model *model;
+    int group, tile_rows, n_workers;
+    const kv_attend_item *items;
+    int il;
+    task *task;
+    merge *merge;
+    int n_tasks, n_merges, cap_tasks, cap_merges;
+    float *partial; /* [n_partials][tile_rows][2 + d]: maximum, sum, output */
+    int cap_partial;
+    float *mass; /* tiles x slots, at the offsets of the tasks */
+    int cap_mass;
+    float **p, **p_max; /* [n_workers]: [tile_rows][cap_p], [tile_rows][cap_p / 64] */
+    int cap_p;
+};
+
+/* ---- memory ---- */
+
+pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens, int n_workers, kv_attend **out, pleat_error *error)
+{
+    kv_attend *a = calloc(1, sizeof(*a));
+    if (!a)
+        return err_set(error, PLEAT_EMEMORY, "no memory for attention");
+    a->model = model;
+    a->group = model->n_head / model->n_head_kv;
+    a->tile_rows = ATTEND_TILE_TOKENS * a->group;
+    a->n_workers = n_workers;
+    int n_tiles = max_items + max_tokens / ATTEND_TILE_TOKENS + max_items + 1;
+    int n_chunks = (2 * model->context_tokens + 4096) / ATTEND_CHUNK_TOKENS + 1;
+    a->p = calloc((size_t)n_workers, sizeof(*a->p));
+    a->p_max = calloc((size_t)n_workers, sizeof(*a->p_max));
+    int n_lane_tiles = n_tiles * model->n_head_kv, n_split = SPLIT_TASKS_PER_WORKER * n_workers * n_chunks;
+    bool ok = a->p && a->p_max && mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
+              mem_grow(&a->merge, &a->cap_merges, n_lane_tiles, sizeof(*a->merge));
+    if (!ok) {
+        kv_attend_close(a);
+        return err_set(error, PLEAT_EMEMORY, "no memory for attention");
+    }
+    *out = a;
+    return PLEAT_OK;
+}
+
+void kv_attend_close(kv_attend *a)
+{
+    if (!a)
+        return;
+    for (int w = 0; a->p && a->p_max && w < a->n_workers; w++) {
+        mem_free(a->p[w]);
+        mem_free(a->p_max[w]);
+    }
+    free(a->p);
+    free(a->p_max);
+    free(a->task);
+    free(a->merge);
+    free(a->partial);
+    free(a->mass);
+    free(a);
+}
+
+static bool grow_probabilities(kv_attend *a, int n_slots)
+{
+    if (n_slots <= a->cap_p)
+        return true;
+    int cap = page_count(n_slots + n_slots / 4) * PAGE_TOKENS;
+    a->cap_p = 0;
+    for (int w = 0; w < a->n_workers; w++) {
+        mem_free(a->p[w]);
+        mem_free(a->p_max[w]);
+        a->p[w] = mem_alloc((size_t)a->tile_rows * (size_t)cap, sizeof(float));
+        a->p_max[w] = mem_alloc((size_t)a->tile_rows * (size_t)cap / PAGE_TOKENS, sizeof(float));
+        if (!a->p[w] || !a->p_max[w])
+            return false;
+    }
+    a->cap_p = cap;
+    return true;
+}
+
+static int tile_count(int position, int n_tokens)
+{
+    return (position + n_tokens - 1) / ATTEND_TILE_TOKENS - position / ATTEND_TILE_TOKENS + 1;
+}
+
+/* Most slots of any lane of the cache once this step's tokens are in. */
+static int most_slots(const kv_cache *cache)
+{
+    int most = 0;
+    for (int il = 0; il < cache->model->n_layer; il++)
+        for (int ih = 0; ih < cache->model->n_head_kv; ih++)
+            most = lane_of(cache, il, ih)->n_slots > most ? lane_of(cache, il, ih)->n_slots : most;
+    return page_count(most + cache->n_new) * PAGE_TOKENS;
+}
+
+pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_items, pleat_error *error)
+{
+    int n_lane_tiles = 0, mass_slots = 0, most_chunks = 1;
+    size_t n_mass = 0;
+    for (int i = 0; i < n_items; i++) {
+        const kv_cache *cache = items[i].cache;
+        int n_slots = most_slots(cache), n_tiles = cache->n_new ? tile_count(cache->n_seen, cache->n_new) : 0;
+        int n_chunks = n_slots / ATTEND_CHUNK_TOKENS + 1;
+        n_lane_tiles += n_tiles * a->model->n_head_kv;
+        most_chunks = n_chunks > most_chunks ? n_chunks : most_chunks;
+        if (cache->wants & KV_WANT_MASS) {
+            mass_slots = n_slots > mass_slots ? n_slots : mass_slots;
+            n_mass += (size_t)n_tiles * (size_t)a->model->n_head_kv * (size_t)n_slots;
+        }
+    }
+    int n_split = n_lane_tiles < SPLIT_TASKS_PER_WORKER * a->n_workers ? n_lane_tiles * most_chunks : 0;
+    size_t partial_floats = (size_t)a->tile_rows * (size_t)(2 + a->model->head_dim);
+    bool ok = n_mass <= INT_MAX && mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
+              mem_grow(&a->merge, &a->cap_merges, n_lane_tiles, sizeof(*a->merge)) &&
+              mem_grow(&a->partial, &a->cap_partial, n_split, partial_floats * sizeof(float)) &&
+              mem_grow(&a->mass, &a->cap_mass, (int)n_mass, sizeof(float)) && grow_probabilities(a, mass_slots);
+    return ok ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for the attention of this step");
+}
+
+/* ---- which tasks ---- */
+
+/* Chunks that some query from position `first` on can see. */
+static void chunk_range(const kv_cache *cache, const kv_lane *lane, int first, int window, int *from, int *to)
+{
+    int page = lane->first_page;
+    if (window && (first - window + 1) / PAGE_TOKENS > page)
+        page = (first - window + 1) / PAGE_TOKENS;
+    (void)cache;
+    *from = page / CHUNK_PAGES;
+    *to = (page_count(lane->n_slots) - 1) / CHUNK_PAGES + 1;
+}
+
+static void add_tile(kv_attend *a, int i, int ih, int first, int n_tokens, bool split, size_t mass_offset, int *n_partials)
+{
+    const kv_cache *cache = a->items[i].cache;
+    task t = {.item = i, .ih = ih, .first = first, .n_tokens = n_tokens, .partial = -1, .mass_offset = mass_offset};
+    chunk_range(cache, lane_of(cache, a->il, ih), cache->n_seen + first, a->model->layer[a->il].window_tokens, &t.chunk_from,
+                &t.chunk_to);
+    if (!split || t.chunk_to - t.chunk_from < 2) {
+        a->task[a->n_tasks++] = t;
+        return;
+    }
+    merge m = {.item = i, .ih = ih, .first = first, .n_tokens = n_tokens, .partial = *n_partials,
+               .n_partials = t.chunk_to - t.chunk_from};
+    for (int chunk = t.chunk_from, chunk_to = t.chunk_to; chunk < chunk_to; chunk++) {
+        t.chunk_from = chunk;
+        t.chunk_to = chunk + 1;
+        t.partial = (*n_partials)++;
+        a->task[a->n_tasks++] = t;
+    }
+    a->merge[a->n_merges++] = m;
+}
+
+/* The tiles of one lane, last one first: it sees most. */
+static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offset, int *n_partials)
+{
+    const kv_cache *cache = a->items[i].cache;
+    const kv_lane *lane = lane_of(cache, a->il, ih);
+    bool mass = lane->mass && !lane->windowed;
+    int n_tiles = tile_count(cache->n_seen, cache->n_new), n_padded = page_count(lane->n_slots) * PAGE_TOKENS;
+    int tile0 = cache->n_seen / ATTEND_TILE_TOKENS;
+    for (int tile = n_tiles - 1; tile >= 0; tile--) {
+        int from = (tile0 + tile) * ATTEND_TILE_TOKENS - cache->n_seen, to = from + ATTEND_TILE_TOKENS;
+        from = from < 0 ? 0 : from;
+        to = to > cache->n_new ? cache->n_new : to;
+        add_tile(a, i, ih, from, to - from, split && !mass, *mass_offset + (size_t)tile * (size_t)n_padded, n_partials);
+    }
+    if (!mass)
+        return;
+    a->merge[a->n_merges++] = (merge){.item = i, .ih = ih, .n_tiles = n_tiles, .mass_offset = *mass_offset};
+    *mass_offset += (size_t)n_tiles * (size_t)n_padded;
+}
+
+int kv_attend_layer(kv_attend *a, const kv_attend_item *items, int n_items, int il)
+{
+    int n_lane_tiles = 0, n_partials = 0;
+    size_t mass_offset = 0;
+    a->items = items;
+    a->il = il;
+    a->n_tasks = a->n_merges = 0;
+    for (int i = 0; i < n_items; i++)
+        if (items[i].cache->n_new)
+            n_lane_tiles += tile_count(items[i].cache->n_seen, items[i].cache->n_new) * a->model->n_head_kv;
+    bool split = n_lane_tiles < SPLIT_TASKS_PER_WORKER * a->n_workers;
+    for (int i = 0; i < n_items; i++)
+        for (int ih = 0; items[i].cache->n_new && ih < a->model->n_head_kv; ih++)
+            add_lane(a, i, ih, split, &mass_offset, &n_partials);
+    assert(a->n_tasks <= a->cap_tasks && a->n_merges <= a->cap_merges && n_partials <= a->cap_partial);
+    assert(mass_offset <= (size_t)a->cap_mass);
+    return a->n_tasks;
+}
+
+/* ---- one tile ---- */
+
+typedef struct tile {
+    const kv_cache *cache;
+    const kv_lane *lane;
+    const cpu_kernels *kernels;
+    kv_scratch *scratch;
+    int d, group, n_rows, window;
+    int t_first, t_last;  /* positions of its queries */
+    bool shifted;         /* the first segment is read with q_cached */
+    float *p, *p_max;     /* the worker's, or NULL without mass */
+    int p_stride;
+} tile;
+
+typedef struct page_span { /* what a page's positions say */
+    int32_t pos[PAGE_TOKENS];
+    int32_t low, high; /* of all 64, dead ones are KV_DEAD */
+} page_span;
+
+static void span_read(const kv_lane *lane, int page, page_span *span)
+{
+    int n = lane->n_slots - page * PAGE_TOKENS;
+    n = n < PAGE_TOKENS ? n : PAGE_TOKENS;
+    memcpy(span->pos, lane->pos + page * PAGE_TOKENS, (size_t)n * sizeof(*span->pos));
+    for (int i = n; i < PAGE_TOKENS; i++)
+        span->pos[i] = KV_DEAD;
+    span->low = KV_DEAD;
+    span->high = 0;
+    for (int i = 0; i < PAGE_TOKENS; i++) {
+        span->low = span->pos[i] < span->low ? span->pos[i] : span->low;
+        span->high = span->pos[i] > span->high ? span->pos[i] : span->high;
+    }
+}
+
+static int sealed_in_page(const kv_lane *lane, int side, int page)
+{
+    int n = lane->n_sealed[side] - page * PAGE_TOKENS;
+    return n < 0 ? 0 : n > PAGE_TOKENS ? PAGE_TOKENS : n;
+}
+
+/* Score and mix for formats without their own: the page is opened once per tile. */
+static void score_open(const tile *t, const float *rows, const float *q, float *s)
+{
+    for (int r = 0; r < t->n_rows; r++)
+        for (int i = 0; i < PAGE_TOKENS; i++) {
+            float dot = 0;
+            for (int j = 0; j < t->d; j++)
+                dot += q[r * t->d + j] * rows[i * t->d + j];
+            s[r * PAGE_TOKENS + i] = dot;
+        }
+}
+
+static void mix_open(const tile *t, const float *rows, const float *p, float *o)
+{
+    for (int r = 0; r < t->n_rows; r++)
+        for (int i = 0; i < PAGE_TOKENS; i++)
+            for (int j = 0; j < t->d; j++)
+                o[r * t->d + j] += p[r * PAGE_TOKENS + i] * rows[i * t->d + j];
+}
+
+static void sealed_score(const tile *t, int page, const float *q, float *s, const void *prefetch)
+{
+    const kv_method *method = &t->cache->method;
+    kv_page view = lane_page(t->lane, KV_K, page);
+    if (method->format[KV_K]->score) {
+        method->format[KV_K]->score(t->kernels, &method->format_config[KV_K], t->d, &view, q, t->n_rows, s, prefetch);
+        return;
+    }
+    method->format[KV_K]->open(&method->format_config[KV_K], KV_K, t->d, &view, t->scratch->rows[KV_K]);
+    score_open(t, t->scratch->rows[KV_K], q, s);
+}
+
+static void sealed_mix(const tile *t, int page, const float *p, float *o, const void *prefetch)
+{
+    const kv_method *method = &t->cache->method;
+    kv_page view = lane_page(t->lane, KV_V, page);
+    if (method->format[KV_V]->mix) {
+        method->format[KV_V]->mix(t->kernels, &method->format_config[KV_V], t->d, &view, p, t->n_rows, o, prefetch);
+        return;
+    }
+    method->format[KV_V]->open(&method->format_config[KV_V], KV_V, t->d, &view, t->scratch->rows[KV_V]);
+    mix_open(t, t->scratch->rows[KV_V], p, o);
+}
+
+/* s [rows][64] of one page under one rotation of the queries; a page may be sealed in its first slots only. */
+static void page_score(const tile *t, int page, const float *q, float *s, const void *prefetch)
+{
+    int n_sealed = sealed_in_page(t->lane, KV_K, page);
+    const uint8_t *tail = t->lane->tail[KV_K][page];
+    if (n_sealed == 0) {
+        page_f16_score(t->kernels, t->d, tail, q, t->n_rows, s, prefetch);
+        return;
+    }
+    sealed_score(t, page, q, s, prefetch);
+    if (n_sealed == PAGE_TOKENS || !tail)
+        return;
+    page_f16_score(t->kernels, t->d, tail, q, t->n_rows, t->scratch->p_part, NULL);
+    for (int r = 0; r < t->n_rows; r++)
+        memcpy(s + r * PAGE_TOKENS + n_sealed, t->scratch->p_part + r * PAGE_TOKENS + n_sealed,
+               (size_t)(PAGE_TOKENS - n_sealed) * sizeof(*s));
+}
+
+static void page_mix(const tile *t, int page, float *p, float *o, const void *prefetch)
+{
+    int n_sealed = sealed_in_page(t->lane, KV_V, page);
+    const uint8_t *tail = t->lane->tail[KV_V][page];
+    if (n_sealed == 0) {
+        page_f16_mix(t->kernels, t->d, tail, p, t->n_rows, o, prefetch);
+        return;
+    }
+    if (n_sealed == PAGE_TOKENS || !tail) {
+        sealed_mix(t, page, p, o, prefetch);
+        return;
+    }
+    float *part = t->scratch->p_part;
+    memcpy(part, p, (size_t)t->n_rows * PAGE_TOKENS * sizeof(*p));
+    for (int r = 0; r < t->n_rows; r++) {
+        memset(part + r * PAGE_TOKENS + n_sealed, 0, (size_t)(PAGE_TOKENS - n_sealed) * sizeof(*p));
+        memset(p + r * PAGE_TOKENS, 0, (size_t)n_sealed * sizeof(*p));
+    }
+    sealed_mix(t, page, part, o, prefetch);
+    page_f16_mix(t->kernels, t->d, tail, p, t->n_rows, o, NULL);
+}
+
+/* Scores of one page with the right rotation per slot, masked. */
+static void page_score_masked(const tile *t, int page, const page_span *span, const void *prefetch)
+{
+    kv_scratch *w = t->scratch;
+    bool cached = t->shifted && span->low < t->cache->segment_end;
+    if (!cached || span->high >= t->cache->segment_end)
+        page_score(t, page, w->q, w->s, prefetch);
+    if (cached && span->high < t->cache->segment_end) {
+        page_score(t, page, w->q_cached, w->s, prefetch);
+    } else if (cached) {
+        page_score(t, page, w->q_cached, w->s_part, NULL);
+        for (int r = 0; r < t->n_rows; r++)
+            for (int i = 0; i < PAGE_TOKENS; i++)
+                if (span->pos[i] < t->cache->segment_end)
+                    w->s[r * PAGE_TOKENS + i] = w->s_part[r * PAGE_TOKENS + i];
+    }
+    if (span->high <= t->t_first && (!t->window || span->low > t->t_last - t->window))
+        return;
+    for (int r = 0; r < t->n_rows; r++) {
+        int position = t->t_first + r / t->group, behind = t->window ? position - t->window : -1;
+        for (int i = 0; i < PAGE_TOKENS; i++)
+            if (span->pos[i] > position || span->pos[i] <= behind)
+                w->s[r * PAGE_TOKENS + i] = -INFINITY;
+    }
+}
+
+static const void *next_page_bytes(const tile *t, int side, int page)
+{
+    if (page + 1 >= page_count(t->lane->n_slots))
+        return NULL;
+    return sealed_in_page(t->lane, side, page + 1) ? t->lane->sealed[side][page + 1] : t->lane->tail[side][page + 1];
+}
+
+/* One page into the running softmax of the chunk. */
+static void page_attend(const tile *t, int page, float *max, float *sum, float *out)
+{
+    page_span span;
+    span_read(t->lane, page, &span);
+    bool unseen = span.low > t->t_last;
+    if (t->window && !unseen) {
+        int32_t high = -1; /* of the live ones */
+        for (int i = 0; i < PAGE_TOKENS; i++)
+            high = span.pos[i] != KV_DEAD && span.pos[i] > high ? span.pos[i] : high;
+        unseen = high <= t->t_first - t->window;
+    }
+    if (unseen) {
+        for (int r = 0; t->p && r < t->n_rows; r++) {
+            memset(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, 0, PAGE_TOKENS * sizeof(*t->p));
+            t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = 0;
+        }
+        return;
+    }
+    float *s = t->scratch->s;
+    page_score_masked(t, page, &span, next_page_bytes(t, KV_K, page));
+    for (int r = 0; r < t->n_rows; r++) {
+        float correction = t->kernels->softmax_page(s + r * PAGE_TOKENS, &max[r], &sum[r]);
+        if (correction != 1)
+            t->kernels->scale(out + r * t->d, t->d, correction);
+        if (t->p) {
+            memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS, PAGE_TOKENS * sizeof(*s));
+            t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = max[r] == -INFINITY ? 0 : max[r];
+        }
+    }
+    page_mix(t, page, s, out, next_page_bytes(t, KV_V, page));
+}
+
+static void chunk_attend(const tile *t, int chunk, float *max, float *sum, float *out)
+{
+    for (int r = 0; r < t->n_rows; r++) {
+        max[r] = -INFINITY;
+        sum[r] = 0;
+    }
+    memset(out, 0, (size_t)(t->n_rows * t->d) * sizeof(*out));
+    int end = page_count(t->lane->n_slots);
+    end = end < (chunk + 1) * CHUNK_PAGES ? end : (chunk + 1) * CHUNK_PAGES;
+    int page = chunk * CHUNK_PAGES;
+    for (page = page > t->lane->first_page ? page : t->lane->first_page; page < end; page++)
+        page_attend(t, page, max, sum, out);
+}
+
+/* Row `part` merged into row `all` by log-sum-exp. */
+static void merge_row(const cpu_kernels *kernels, int d, float *max, float *sum, float *out, float part_max, float part_sum,
+                      const float *part_out)
+{
+    if (part_max == -INFINITY)
+        return;
+    if (*max == -INFINITY) {
+        *max = part_max;
+        *sum = part_sum;
+        memcpy(out, part_out, (size_t)d * sizeof(*out));
+        return;
+    }
+    float high = part_max > *max ? part_max : *max, keep = expf(*max - high), add = expf(part_max - high);
+    *max = high;
+    *sum = *sum * keep + part_sum * add;
+    kernels->scale(out, d, keep);
+    kernels->add_scaled(out, part_out, d, add);
+}
+
+static void write_row(const tile *t, const kv_attend_item *item, int first, int ih, int r, float sum, const float *out)
+{
+    float *to = item->out + (size_t)(first + r / t->group) * item->out_stride + (size_t)((ih * t->group + r % t->group) * t->d);
+    memcpy(to, out, (size_t)t->d * sizeof(*to));
+    t->kernels->scale(to, t->d, 1 / sum);
+}
+
+/* Adds up the tile's probabilities per slot, rows in order. */
+static void tile_mass(const tile *t, const float *max, const float *sum, float *mass)
+{
+    int n_pages = page_count(t->lane->n_slots);
+    memset(mass, 0, (size_t)(n_pages * PAGE_TOKENS) * sizeof(*mass));
+    for (int r = 0; r < t->n_rows; r++)
+        for (int page = 0; page < n_pages; page++) {
+            float factor = expf(t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] - max[r]) / sum[r];
+            t->kernels->add_scaled(mass + page * PAGE_TOKENS, t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS,
+                                   PAGE_TOKENS, factor);
+        }
+}
+
+static void load_queries(tile *t, const kv_attend_item *item, int first, int ih)
+{
+    kv_scratch *w = t->scratch;
+    float scale = t->cache->model->score_scale;
+    for (int r = 0; r < t->n_rows; r++) {
+        const float *q = item->q + (size_t)(first + r / t->group) * item->q_stride + (size_t)((ih * t->group + r % t->group) * t->d);
+        for (int j = 0; j < t->d; j++)
+            w->q[r * t->d + j] = q[j] * scale;
+    }
+}
+
+/* Rotates the queries from their true positions to those inside the cache. */
+static void load_cached_queries(const tile *t, int il, int shift)
+{
+    kv_scratch *w = t->scratch;
+    const kv_model *model = t->cache->model;
+    const float *rope = model->layer[il].rope_inv;
+    if (w->cos_sin_rope != rope || w->cos_sin_shift != shift) {
+        for (int i = 0; i < model->n_rot / 2; i++) {
+            w->cos_sin[2 * i] = (float)cos((double)shift * (double)rope[i]);
+            w->cos_sin[2 * i + 1] = (float)sin((double)shift * (double)rope[i]);
+        }
+        w->cos_sin_rope = rope;
+        w->cos_sin_shift = shift;
+    }
+    memcpy(w->q_cached, w->q, (size_t)(t->n_rows * t->d) * sizeof(*w->q));
+    for (int r = 0; r < t->n_rows; r++)
+        t->kernels->rope(w->q_cached + r * t->d, model->n_rot, model->rope_neox, w->cos_sin);
+}
+
+static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *scratch, const cpu_kernels *kernels)
+{
+    const kv_attend_item *item = &a->items[job->item];
+    kv_lane *lane = lane_of(item->cache, a->il, job->ih);
+    tile t = {.cache = item->cache, .lane = lane, .kernels = kernels, .scratch = scratch, .d = a->model->head_dim,
+              .group = a->group, .n_rows = job->n_tokens * a->group, .window = a->model->layer[a->il].window_tokens,
+              .t_first = item->cache->n_seen + job->first, .t_last = item->cache->n_seen + job->first + job->n_tokens - 1};
+    if (lane->mass && !lane->windowed) {
+        t.p = a->p[worker];
+        t.p_max = a->p_max[worker];
+        t.p_stride = a->cap_p;
+    }
+    load_queries(&t, item, job->first, job->ih);
+    int shift = lane->n_live - item->cache->n_new - item->cache->n_seen; /* minus the tokens evicted so far */
+    t.shifted = item->cache->segment_end > 0 && !lane->windowed && shift != 0;
+    if (t.shifted)
+        load_cached_queries(&t, a->il, shift);
+    return t;
+}
+
+void kv_attend_task(kv_attend *a, int index, int worker, kv_scratch *w, const cpu_kernels *kernels)
+{
+    const task *job = &a->task[index];
+    tile t = tile_begin(a, job, worker, w, kernels);
+    if (job->partial >= 0) {
+        float *part = a->partial + (size_t)job->partial * (size_t)a->tile_rows * (size_t)(2 + t.d);
+        chunk_attend(&t, job->chunk_from, part, part + a->tile_rows, part + 2 * a->tile_rows);
+        return;
+    }
+    for (int r = 0; r < t.n_rows; r++)
+        w->max[r] = -INFINITY;
+    for (int chunk = job->chunk_from; chunk < job->chunk_to; chunk++) {
+        chunk_attend(&t, chunk, w->chunk_max, w->chunk_sum, w->chunk_out);
+        for (int r = 0; r < t.n_rows; r++)
+            merge_row(kernels, t.d, &w->max[r], &w->sum[r], w->out + r * t.d, w->chunk_max[r], w->chunk_sum[r],
+                      w->chunk_out + r * t.d);
+    }
+    for (int r = 0; r < t.n_rows; r++)
+        write_row(&t, &a->items[job->item], job->first, job->ih, r, w->sum[r], w->out + r * t.d);
+    if (t.p)
+        tile_mass(&t, w->max, w->sum, a->mass + job->mass_offset);
+}
+
+int kv_attend_merges(const kv_attend *a)
+{
+    return a->n_merges;
+}
+
+static void merge_partials(kv_attend *a, const merge *m, const cpu_kernels *kernels)
+{
+    int d = a->model->head_dim;
+    tile t = {.kernels = kernels, .d = d, .group = a->group};
+    for (int r = 0; r < m->n_tokens * a->group; r++) {
+        float max = -INFINITY, sum = 0, out[KV_MAX_HEAD_DIM];
+        for (int i = 0; i < m->n_partials; i++) {
+            const float *part = a->partial + (size_t)(m->partial + i) * (size_t)a->tile_rows * (size_t)(2 + d);
+            merge_row(kernels, d, &max, &sum, out, part[r], part[a->tile_rows + r], part + 2 * a->tile_rows + r * d);
+        }
+        write_row(&t, &a->items[m->item], m->first, m->ih, r, sum, out);
+    }
+}
+
+void kv_attend_merge(kv_attend *a, int index, const cpu_kernels *kernels)
+{
+    const merge *m = &a->merge[index];
+    if (!m->n_tiles) {
+        merge_partials(a, m, kernels);
+        return;
+    }
+    kv_lane *lane = lane_of(a->items[m->item].cache, a->il, m->ih);
+    int n_padded = page_count(lane->n_slots) * PAGE_TOKENS;
+    for (int tile = 0; tile < m->n_tiles; tile++)
+        kernels->add_scaled(lane->mass, a->mass + m->mass_offset + (size_t)tile * (size_t)n_padded, lane->n_slots, 1);
+}

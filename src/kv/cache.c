@@ -1,0 +1,401 @@
+/* cache.c - the life of one sequence's cache: open, steps, fork, figures. The mechanism is in lane.c, plan.c and seal.c.
+ *
+ * Events. Under prefill:exact a prompt's rows stay fp16 until its last token; then, layer by layer, the policy decides, survivors are packed in
+ * the order of their positions and sealed by the format's windows. Under prefill:bounded the same happens at every absolute multiple
+ * of the method's grid too, where every whole page is sealed. In decode the policy is asked after every token, and what is due is sealed.
+ * Layers with a window keep their window: no policy, pages wholly behind it are given back, formats seal as elsewhere. */
+#include "kv/lane.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "kv/page_f16.h"
+#include <assert.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t n_lanes(const kv_cache *cache)
+{
+    return (size_t)cache->model->n_layer * (size_t)cache->model->n_head_kv;
+}
+
+/* Most slots that a lane may ever number: a context of live tokens, holes of a lane about to be rebuilt, one step. */
+static int max_slots(const kv_model *model)
+{
+    return 2 * model->context_tokens + 4096;
+}
+
+pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_pool *pool, kv_cache **out, pleat_error *error)
+{
+    assert(model->n_head_kv <= KV_MAX_HEADS && model->head_dim <= KV_MAX_HEAD_DIM);
+    kv_cache *cache = calloc(1, sizeof(*cache));
+    if (!cache)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a cache");
+    cache->model = model;
+    cache->method = *method;
+    cache->pool = pool;
+    cache->f16_bytes = page_f16_bytes(model->head_dim);
+    cache->wants = kv_method_wants(method, NULL);
+    for (int side = 0; side < 2; side++) {
+        method->format[side]->geometry(&method->format_config[side], (kv_side)side, model->head_dim, &cache->geometry[side]);
+        assert(cache->geometry[side].run_bytes == 0);
+    }
+    if (method->policy->cache_positions)
+        cache->segment_end = method->policy->cache_positions(&method->policy_config);
+    cache->lane = calloc(n_lanes(cache), sizeof(*cache->lane));
+    if (!cache->lane) {
+        free(cache);
+        return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache");
+    }
+    for (int il = 0; il < model->n_layer; il++)
+        for (int ih = 0; ih < model->n_head_kv; ih++)
+            lane_of(cache, il, ih)->windowed = layer_windowed(cache, il);
+    *out = cache;
+    return PLEAT_OK;
+}
+
+void kv_cache_close(kv_cache *cache)
+{
+    if (!cache)
+        return;
+    for (size_t i = 0; i < n_lanes(cache); i++)
+        lane_free(cache, &cache->lane[i]);
+    assert(atomic_load(&cache->bytes) == 0);
+    free(cache->lane);
+    free(cache);
+}
+
+void kv_cache_want(kv_cache *cache, unsigned wants)
+{
+    assert(cache->n_seen == 0);
+    cache->wants |= wants;
+}
+
+const kv_method *kv_cache_method(const kv_cache *cache)
+{
+    return &cache->method;
+}
+
+int kv_cache_tokens(const kv_cache *cache)
+{
+    return cache->n_seen;
+}
+
+/* ---- steps ---- */
+
+static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase)
+{
+    size_t bytes = 0;
+    bool decode = phase == PLEAT_DECODE, holes = lane->n_live < lane->n_slots;
+    for (int side = 0; side < 2; side++) {
+        const kv_geometry *g = &cache->geometry[side];
+        int n_slots = lane->n_slots + n_tokens, n_new_pages = page_count(n_slots) - page_count(lane->n_slots);
+        bool part_page = lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
+        bytes += (size_t)(n_new_pages + part_page) * cache->f16_bytes;
+        if (!g->page_bytes)
+            continue;
+        bool due = !decode || n_slots - lane->n_sealed[side] - g->keep_tokens >= g->step_tokens;
+        bytes += due ? g->page_bytes : 0; /* each sealed page is taken before its fp16 page is given back */
+        bytes += !decode || holes ? 2 * cache->f16_bytes : 0; /* a rebuild */
+    }
+    return bytes;
+}
+
+size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < n_lanes(cache); i++) {
+        if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens))
+            return SIZE_MAX;
+        bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase);
+    }
+    return bytes;
+}
+
+int kv_cache_cut(const kv_cache *cache, int n_tokens)
+{
+    if (!cache->method.bounded)
+        return n_tokens;
+    int n_left = cache->method.grid_tokens - cache->n_seen % cache->method.grid_tokens;
+    return n_left < n_tokens ? n_left : n_tokens;
+}
+
+int kv_cache_room(const kv_cache *cache)
+{
+    if (!cache->segment_end)
+        return cache->model->context_tokens - cache->n_seen;
+    if (cache->method.bounded)
+        return INT_MAX;
+    int most = 0;
+    for (size_t i = 0; i < n_lanes(cache); i++)
+        if (!cache->lane[i].windowed && cache->lane[i].n_live > most)
+            most = cache->lane[i].n_live;
+    return cache->model->context_tokens - most;
+}
+
+void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase)
+{
+    assert(cache->n_new == 0 && (phase != PLEAT_DECODE || (n_tokens == 1 && !cache->in_prompt)));
+    if (phase != PLEAT_DECODE && !cache->in_prompt) {
+        cache->in_prompt = true;
+        cache->prompt_from = cache->n_seen;
+    }
+    cache->n_new = n_tokens;
+    cache->phase = phase;
+}
+
+/* The slot of a decode step's token: a movable hole if there is one, else a new one. */
+static int decode_slot(kv_lane *lane)
+{
+    if (!lane->windowed && lane->n_live < lane->n_slots) {
+        for (int slot = lane->n_slots - 1; slot >= lane_lock(lane); slot--) {
+            if (lane->pos[slot] != KV_DEAD)
+                continue;
+            lane->unordered |= slot + 1 < lane->n_slots;
+            return slot;
+        }
+    }
+    return lane->n_slots++;
+}
+
+void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride, const cpu_kernels *kernels)
+{
+    kv_lane *lane = lane_of(cache, il, ih);
+    int d = cache->model->head_dim, slot = lane->n_slots;
+    if (cache->phase == PLEAT_DECODE)
+        slot = decode_slot(lane);
+    else
+        lane->n_slots += cache->n_new;
+    assert(lane->n_slots <= lane->cap_slots);
+    for (int i = 0, n; i < cache->n_new; i += n, slot += n) {
+        f16 rows[16 * KV_MAX_HEAD_DIM];
+        int page = slot / PAGE_TOKENS, first = slot % PAGE_TOKENS, left = cache->n_new - i;
+        n = PAGE_TOKENS - first < left ? PAGE_TOKENS - first : left;
+        n = n < 16 ? n : 16;
+        lane_tail_ensure(cache, lane, page);
+        for (int side = 0; side < 2; side++) {
+            const float *x = (side == KV_K ? k : v) + (size_t)i * row_stride;
+            for (int r = 0; r < n; r++)
+                kernels->f32_to_f16(x + (size_t)r * row_stride, d, rows + r * d);
+            page_f16_put((kv_side)side, d, lane->tail[side][page], first, rows, n, (size_t)d);
+        }
+        for (int r = 0; r < n; r++) {
+            lane->pos[slot + r] = cache->n_seen + i + r;
+            if (lane->mass)
+                lane->mass[slot + r] = 0;
+        }
+    }
+    lane->n_live += cache->n_new;
+}
+
+/* Gives back the pages that no later query of a windowed layer can see. */
+static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tokens)
+{
+    int n_gone = cache->n_seen + cache->n_new - window_tokens + 1; /* positions below it are behind the next query's window */
+    for (; (lane->first_page + 1) * PAGE_TOKENS <= n_gone && (lane->first_page + 1) * PAGE_TOKENS <= lane->n_slots; lane->first_page++) {
+        int page = lane->first_page;
+        for (int i = 0; i < PAGE_TOKENS; i++)
+            lane->pos[page * PAGE_TOKENS + i] = KV_DEAD;
+        lane->n_live -= PAGE_TOKENS;
+        for (int side = 0; side < 2; side++) {
+            lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
+            lane_give(cache, &lane->sealed[side][page], cache->geometry[side].page_bytes);
+        }
+    }
+}
+
+static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch)
+{
+    bool windowed = layer_windowed(cache, il);
+    if (!windowed)
+        plan_event(cache, il, event, scratch);
+    for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
+        kv_lane *lane = lane_of(cache, il, ih);
+        if (event != KV_AT_STEP && lane->n_live < lane->n_slots)
+            seal_pack(cache, lane, scratch);
+        seal_due(cache, lane, event == KV_AT_GRID, scratch);
+        seal_rebuild_if_sparse(cache, lane, scratch);
+    }
+}
+
+static bool at_grid(const kv_cache *cache)
+{
+    return cache->method.bounded && cache->phase != PLEAT_DECODE && cache->n_new > 0 &&
+           (cache->n_seen + cache->n_new) % cache->method.grid_tokens == 0;
+}
+
+void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *kernels)
+{
+    (void)kernels;
+    if (layer_windowed(cache, il))
+        for (int ih = 0; ih < cache->model->n_head_kv; ih++)
+            release_behind_window(cache, lane_of(cache, il, ih), cache->model->layer[il].window_tokens);
+    if (at_grid(cache))
+        event(cache, il, KV_AT_GRID, scratch);
+    if (cache->phase == PLEAT_PROMPT_END)
+        event(cache, il, KV_AT_PROMPT_END, scratch);
+    if (cache->phase == PLEAT_DECODE)
+        event(cache, il, KV_AT_STEP, scratch);
+}
+
+void kv_cache_end(kv_cache *cache)
+{
+    cache->evented |= at_grid(cache) || cache->phase != PLEAT_PROMPT;
+    cache->n_seen += cache->n_new;
+    cache->n_new = 0;
+    if (cache->phase == PLEAT_PROMPT_END)
+        cache->in_prompt = false;
+}
+
+/* ---- fork ---- */
+
+static bool fork_lane(kv_cache *cache, kv_lane *lane, const kv_lane *src)
+{
+    if (!lane_grow(cache, lane, src->n_slots))
+        return false;
+    memcpy(lane->pos, src->pos, (size_t)src->n_slots * sizeof(*src->pos));
+    if (lane->mass)
+        memcpy(lane->mass, src->mass, (size_t)src->n_slots * sizeof(*src->mass));
+    for (int side = 0; side < 2; side++) {
+        for (int page = src->first_page; page < page_count(src->n_slots); page++) {
+            lane->tail[side][page] = lane_take(cache, cache->f16_bytes);
+            memcpy(lane->tail[side][page], src->tail[side][page], cache->f16_bytes);
+        }
+    }
+    lane->n_slots = src->n_slots;
+    lane->n_live = src->n_live;
+    lane->first_page = src->first_page;
+    return true;
+}
+
+pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cache **out, pleat_error *error)
+{
+    if (src->evented || !src->in_prompt || method->bounded)
+        return err_set(error, PLEAT_EINPUT, "only an open prompt under prefill:exact can be taken over by %s", method->spec);
+    if (kv_method_wants(method, NULL) & ~src->wants)
+        return err_set(error, PLEAT_EINPUT, "the prompt was not run with what %s wants of it", method->spec);
+    size_t bytes = atomic_load(&src->bytes);
+    if (!kv_pool_reserve(src->pool, bytes))
+        return err_set(error, PLEAT_EFULL, "a copy of the prompt for %s needs %zu bytes of the pool; %zu are free", method->spec, bytes,
+                       kv_pool_budget_bytes(src->pool) - kv_pool_used_bytes(src->pool));
+    kv_cache *cache;
+    pleat_status status = kv_cache_open(src->model, method, src->pool, &cache, error);
+    if (status)
+        return status;
+    cache->n_seen = src->n_seen;
+    cache->prompt_from = src->prompt_from;
+    cache->in_prompt = true;
+    for (size_t i = 0; i < n_lanes(cache); i++) {
+        if (!fork_lane(cache, &cache->lane[i], &src->lane[i])) {
+            kv_cache_close(cache);
+            return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a forked cache");
+        }
+    }
+    *out = cache;
+    return PLEAT_OK;
+}
+
+/* ---- figures ---- */
+
+pleat_seq_stats kv_cache_stats(const kv_cache *cache)
+{
+    pleat_seq_stats stats = {.n_tokens = cache->n_seen, .kv_bytes = atomic_load(&cache->bytes),
+                             .kv_peak_bytes = atomic_load(&cache->peak_bytes), .n_lanes = (int)n_lanes(cache)};
+    for (size_t i = 0; i < n_lanes(cache); i++) {
+        stats.kept_tokens_total += cache->lane[i].n_live;
+        stats.evicted += cache->lane[i].evicted;
+        stats.seals += cache->lane[i].seals;
+        stats.reseals += cache->lane[i].reseals;
+    }
+    return stats;
+}
+
+void kv_cache_open_rows(const kv_cache *cache, int il, int ih, kv_side side, float *x)
+{
+    const kv_lane *lane = lane_of(cache, il, ih);
+    int d = cache->model->head_dim;
+    float rows[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    f16 half[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    for (int page = 0; page < page_count(lane->n_slots); page++) {
+        lane_rows_open(cache, lane, side, page, rows, half);
+        for (int i = 0; i < PAGE_TOKENS && page * PAGE_TOKENS + i < lane->n_slots; i++) {
+            float *row = x + (size_t)(page * PAGE_TOKENS + i) * (size_t)d;
+            if (lane->pos[page * PAGE_TOKENS + i] == KV_DEAD)
+                memset(row, 0, (size_t)d * sizeof(*row));
+            else
+                memcpy(row, rows + i * d, (size_t)d * sizeof(*row));
+        }
+    }
+}
+
+int kv_cache_slots(const kv_cache *cache, int il, int ih)
+{
+    return lane_of(cache, il, ih)->n_slots;
+}
+
+const int32_t *kv_cache_positions(const kv_cache *cache, int il, int ih)
+{
+    return lane_of(cache, il, ih)->pos;
+}
+
+const float *kv_cache_mass(const kv_cache *cache, int il, int ih)
+{
+    return lane_of(cache, il, ih)->mass;
+}
+
+int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side)
+{
+    return lane_of(cache, il, ih)->n_sealed[side];
+}
+
+/* ---- scratch ---- */
+
+void kv_scratch_close(kv_scratch *scratch)
+{
+    if (!scratch)
+        return;
+    void *parts[] = {scratch->score, scratch->order, scratch->inverse, scratch->rows[0], scratch->rows[1], scratch->packed[0],
+                     scratch->packed[1], scratch->half[0], scratch->half[1], scratch->q, scratch->q_cached, scratch->s,
+                     scratch->s_part, scratch->p_part, scratch->out, scratch->chunk_out, scratch->max, scratch->sum,
+                     scratch->chunk_max, scratch->chunk_sum, scratch->cos_sin};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
+        mem_free(parts[i]);
+    free(scratch->score_row);
+    free(scratch);
+}
+
+pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_error *error)
+{
+    kv_scratch *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a worker's scratch");
+    size_t d = (size_t)model->head_dim, heads = (size_t)model->n_head_kv, rows = 16 * (size_t)(model->n_head / model->n_head_kv);
+    s->cap_slots = max_slots(model);
+    size_t cap = (size_t)s->cap_slots;
+    s->score = mem_alloc(heads * cap, sizeof(float));
+    s->score_row = calloc(heads, sizeof(*s->score_row));
+    s->order = mem_alloc(cap, sizeof(int32_t));
+    s->inverse = mem_alloc(cap, sizeof(int32_t));
+    bool ok = s->score && s->score_row && s->order && s->inverse;
+    for (int side = 0; side < 2; side++) {
+        s->rows[side] = mem_alloc(PAGE_TOKENS * d, sizeof(float));
+        s->packed[side] = mem_alloc(PAGE_TOKENS * d, sizeof(float));
+        s->half[side] = mem_alloc(PAGE_TOKENS * d, sizeof(f16));
+        ok = ok && s->rows[side] && s->packed[side] && s->half[side];
+    }
+    s->cos_sin = mem_alloc((size_t)model->n_rot + 2, sizeof(float));
+    ok = ok && s->cos_sin;
+    float **by_row[] = {&s->q,   &s->q_cached, &s->out, &s->chunk_out, &s->s,        &s->s_part,
+                        &s->p_part, &s->max,   &s->sum, &s->chunk_max, &s->chunk_sum};
+    for (size_t i = 0; i < sizeof(by_row) / sizeof(*by_row); i++) {
+        *by_row[i] = mem_alloc(rows * (i < 4 ? d : i < 7 ? PAGE_TOKENS : 1), sizeof(float));
+        ok = ok && *by_row[i];
+    }
+    if (!ok) {
+        kv_scratch_close(s);
+        return err_set(error, PLEAT_EMEMORY, "no memory for a worker's scratch");
+    }
+    for (size_t ih = 0; ih < heads; ih++)
+        s->score_row[ih] = s->score + ih * cap;
+    *out = s;
+    return PLEAT_OK;
+}

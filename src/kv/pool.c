@@ -1,0 +1,224 @@
+/* pool.c - pages of mixed sizes under one exact byte budget.
+ *
+ * Memory comes from the system in regions of 64 MB, aligned to 64 MB and cut into 32 slabs of 2 MB; a slab serves pages of one size.
+ * The slabs' records stand at the region's start, so a page finds its region by clearing low bits, its slab by dividing, and no slab is
+ * touched (and so backed by memory) before its first page is. A slab whose pages are all free goes back to the common list and may serve
+ * another size. The budget counts pages, to the byte.
+ *
+ * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even the
+ * worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). */
+#include "kv/pool.h"
+#include "base/status.h"
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { SLAB_BYTES = 2 << 20, REGION_SLABS = 32, MAX_SIZES = 32, HEADER_BYTES = 4096 };
+#define REGION_BYTES ((size_t)SLAB_BYTES * REGION_SLABS)
+
+typedef struct slab {
+    size_t page_bytes;
+    uint8_t *base;
+    size_t usable_bytes;
+    int n_used, n_fresh, n_pages; /* fresh: handed out at least once, counted from the start */
+    void *free_page;              /* list through the pages' first word */
+    struct slab *next, *prev;     /* in the list of its size with pages left, or in the list of empty slabs */
+    bool listed;
+} slab;
+
+typedef struct region {
+    struct region *next;
+    slab slabs[REGION_SLABS];
+} region;
+_Static_assert(sizeof(region) <= HEADER_BYTES, "the records stay in front of the first page");
+
+struct kv_pool {
+    pthread_mutex_t lock;
+    size_t budget_bytes, used_bytes;
+    size_t size[MAX_SIZES];
+    slab *partial[MAX_SIZES]; /* slabs of a size that have pages left */
+    int n_sizes;
+    slab *empty;
+    size_t n_empty;
+    region *regions;
+};
+
+pleat_status kv_pool_open(size_t budget_bytes, kv_pool **out, pleat_error *error)
+{
+    kv_pool *pool = calloc(1, sizeof(*pool));
+    if (!pool)
+        return err_set(error, PLEAT_EMEMORY, "no memory for the KV pool");
+    pthread_mutex_init(&pool->lock, NULL);
+    pool->budget_bytes = budget_bytes;
+    *out = pool;
+    return PLEAT_OK;
+}
+
+void kv_pool_close(kv_pool *pool)
+{
+    if (!pool)
+        return;
+    assert(pool->used_bytes == 0);
+    for (region *r = pool->regions, *next; r; r = next) {
+        next = r->next;
+        munmap(r, REGION_BYTES);
+    }
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
+static void list_push(slab **head, slab *s)
+{
+    s->prev = NULL;
+    s->next = *head;
+    if (*head)
+        (*head)->prev = s;
+    *head = s;
+    s->listed = true;
+}
+
+static void list_remove(slab **head, slab *s)
+{
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        *head = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    s->listed = false;
+}
+
+static bool map_region(kv_pool *pool)
+{
+    uint8_t *map = mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED)
+        return false;
+    uint8_t *first = (uint8_t *)(((uintptr_t)map + REGION_BYTES - 1) / REGION_BYTES * REGION_BYTES);
+    if (first > map)
+        munmap(map, (size_t)(first - map));
+    if (first + REGION_BYTES < map + 2 * REGION_BYTES)
+        munmap(first + REGION_BYTES, (size_t)(map + 2 * REGION_BYTES - first - REGION_BYTES));
+    madvise(first, REGION_BYTES, MADV_HUGEPAGE);
+    region *r = (region *)first;
+    r->next = pool->regions;
+    pool->regions = r;
+    for (int i = REGION_SLABS - 1; i >= 0; i--) {
+        slab *s = &r->slabs[i];
+        size_t header_bytes = i == 0 ? HEADER_BYTES : 0;
+        s->base = first + (size_t)i * SLAB_BYTES + header_bytes;
+        s->usable_bytes = SLAB_BYTES - header_bytes;
+        list_push(&pool->empty, s);
+        pool->n_empty++;
+    }
+    return true;
+}
+
+static slab *slab_of(const void *page)
+{
+    uintptr_t base = (uintptr_t)page / REGION_BYTES * REGION_BYTES;
+    return &((region *)base)->slabs[((uintptr_t)page - base) / SLAB_BYTES];
+}
+
+/* Index of a size, made on first use; -1 when there are too many sizes. */
+static int size_index(kv_pool *pool, size_t page_bytes)
+{
+    for (int i = 0; i < pool->n_sizes; i++)
+        if (pool->size[i] == page_bytes)
+            return i;
+    if (pool->n_sizes == MAX_SIZES)
+        return -1;
+    pool->size[pool->n_sizes] = page_bytes;
+    return pool->n_sizes++;
+}
+
+static slab *slab_for(kv_pool *pool, int index)
+{
+    if (pool->partial[index])
+        return pool->partial[index];
+    if (!pool->empty && !map_region(pool))
+        return NULL;
+    slab *s = pool->empty;
+    list_remove(&pool->empty, s);
+    pool->n_empty--;
+    s->page_bytes = pool->size[index];
+    s->n_used = s->n_fresh = 0;
+    s->n_pages = (int)(s->usable_bytes / s->page_bytes);
+    s->free_page = NULL;
+    list_push(&pool->partial[index], s);
+    return s;
+}
+
+static void *slab_take(kv_pool *pool, int index, slab *s)
+{
+    void *page = s->free_page;
+    if (page)
+        s->free_page = *(void **)page;
+    else
+        page = s->base + (size_t)s->n_fresh++ * s->page_bytes;
+    if (++s->n_used == s->n_pages)
+        list_remove(&pool->partial[index], s);
+    return page;
+}
+
+void *kv_pool_take(kv_pool *pool, size_t page_bytes)
+{
+    assert(page_bytes && page_bytes % 64 == 0 && page_bytes <= SLAB_BYTES - HEADER_BYTES);
+    void *page = NULL;
+    pthread_mutex_lock(&pool->lock);
+    int index = size_index(pool, page_bytes);
+    if (index >= 0 && page_bytes <= pool->budget_bytes - pool->used_bytes) {
+        slab *s = slab_for(pool, index);
+        if (s) {
+            page = slab_take(pool, index, s);
+            pool->used_bytes += page_bytes;
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return page;
+}
+
+void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes)
+{
+    slab *s = slab_of(page);
+    assert(s->page_bytes == page_bytes && s->n_used > 0);
+    pthread_mutex_lock(&pool->lock);
+    int index = size_index(pool, page_bytes);
+    *(void **)page = s->free_page;
+    s->free_page = page;
+    s->n_used--;
+    pool->used_bytes -= page_bytes;
+    if (!s->listed)
+        list_push(&pool->partial[index], s);
+    if (s->n_used == 0) {
+        list_remove(&pool->partial[index], s);
+        list_push(&pool->empty, s);
+        pool->n_empty++;
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+size_t kv_pool_used_bytes(const kv_pool *pool)
+{
+    pthread_mutex_lock((pthread_mutex_t *)&pool->lock);
+    size_t used = pool->used_bytes;
+    pthread_mutex_unlock((pthread_mutex_t *)&pool->lock);
+    return used;
+}
+
+size_t kv_pool_budget_bytes(const kv_pool *pool)
+{
+    return pool->budget_bytes;
+}
+
+bool kv_pool_reserve(kv_pool *pool, size_t bytes)
+{
+    enum { USABLE = SLAB_BYTES - (64 << 10) }; /* no page is larger than the end that a slab may waste */
+    pthread_mutex_lock(&pool->lock);
+    bool ok = bytes <= pool->budget_bytes - pool->used_bytes;
+    size_t slabs = bytes / USABLE + 1 + MAX_SIZES;
+    while (ok && pool->n_empty < slabs)
+        ok = map_region(pool);
+    pthread_mutex_unlock(&pool->lock);
+    return ok;
+}

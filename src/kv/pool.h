@@ -1,0 +1,20 @@
+/* pool.h - memory for KV pages with an exact byte budget. Pages of any size that is a multiple of 64; a freed page is reused by the
+ * next of its size. Thread safe. Huge pages where the system gives them. */
+#ifndef KV_POOL_H
+#define KV_POOL_H
+#include "pleat.h"
+
+typedef struct kv_pool kv_pool;
+
+pleat_status kv_pool_open(size_t budget_bytes, kv_pool **out, pleat_error *error);
+/* Every page must have been given back (asserted). */
+void kv_pool_close(kv_pool *pool);
+/* 64-byte aligned, contents undefined; NULL when the budget or the system is at its end. */
+void *kv_pool_take(kv_pool *pool, size_t page_bytes);
+void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes);
+size_t kv_pool_used_bytes(const kv_pool *pool);   /* exact sum of pages taken */
+size_t kv_pool_budget_bytes(const kv_pool *pool);
+/* Makes the next takes of up to `bytes` succeed: true when budget and system allow that now. Only one holder at a time may reserve;
+ * pages given back meanwhile only add. */
+bool kv_pool_reserve(kv_pool *pool, size_t bytes);
+#endif

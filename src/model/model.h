@@ -1,0 +1,37 @@
+/* model.h - architectures llama, qwen2, gemma3: what a file must hold, checked, and its weights packed for this CPU. */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+#include "base/threads.h"
+#include "kv/method.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+typedef enum model_arch { MODEL_LLAMA, MODEL_QWEN2, MODEL_GEMMA3 } model_arch;
+
+typedef struct model_layer {
+    const float *attn_norm, *ffn_norm;            /* [n_embd] */
+    const float *attn_post_norm, *ffn_post_norm;  /* [n_embd] gemma3, else NULL */
+    const float *q_norm, *k_norm;                 /* [head_dim] gemma3, else NULL */
+    const float *q_bias, *k_bias, *v_bias;        /* qwen2, else NULL */
+    pack_matrix wq, wk, wv, wo, gate, up, down;
+} model_layer;
+
+struct pleat_model {
+    gguf *file;
+    tokenizer *tok;
+    model_arch arch;
+    char arch_name[32], name[128];
+    int n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab, context_tokens;
+    float norm_eps, embed_scale; /* embed_scale: sqrt(n_embd) for gemma3, else 1 */
+    float rope_magnitude;        /* factor on cos and sin (yarn), else 1 */
+    bool gelu;
+    const gguf_tensor *embed;    /* rows are opened from the mapping */
+    pack_matrix head;            /* the output matrix (tied: packed from embed) */
+    const float *out_norm;
+    model_layer *layer;          /* [n_layer] */
+    kv_layer_shape *shape;       /* [n_layer] */
+    kv_model kv;
+    void *packed;                /* one mapping with everything packed */
+    size_t packed_bytes;
+};
+#endif

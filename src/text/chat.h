@@ -1,0 +1,26 @@
+/* chat.h - chat formats: chatml, llama-2, llama-3, gemma, mistral. Recognised from the file's template by its marks (there is
+ * no template interpreter) or named by hand. What a user writes can never become a control token: only the format's own
+ * pieces are parsed for special tokens. */
+#ifndef TEXT_CHAT_H
+#define TEXT_CHAT_H
+#include "text/tokenizer.h"
+
+typedef enum chat_format { CHAT_CHATML, CHAT_LLAMA2, CHAT_LLAMA3, CHAT_GEMMA, CHAT_MISTRAL, CHAT_COUNT } chat_format;
+const char *chat_format_name(chat_format format);
+/* By name. PLEAT_EINPUT names the list. */
+pleat_status chat_format_parse(const char *name, chat_format *format, pleat_error *error);
+/* From tokenizer.chat_template. PLEAT_EINPUT when the file has none or an unknown one (with the list of names). */
+pleat_status chat_format_detect(const gguf *file, chat_format *format, pleat_error *error);
+
+typedef struct chat_message {
+    const char *role; /* "system", "user", "assistant" */
+    const char *content;
+    size_t content_bytes;
+} chat_message;
+/* Ids of the messages from `first` on, as they are appended to a conversation whose messages before `first` are already in the
+ * cache (BOS and the like only with first = 0), then the opening of the assistant's turn. Default system messages that a
+ * file's template adds by itself (SmolLM2, Qwen2.5) are added as the template does. PLEAT_EINPUT: unknown role or an order
+ * that the format cannot say. *ids malloc'ed. */
+pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                         int n_messages, int first, int32_t **ids, int *n_ids, pleat_error *error);
+#endif

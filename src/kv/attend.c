@@ -1,17 +1,17 @@
 /* attend.c - attention over pages: one online softmax for every format, policy and phase.
  *
- * Flash attention (arXiv 2205.14135) over pages of 64 slots: per row a running maximum, sum and output; per page the scores of all rows of
- * the tile, the exponentials, and the product with V, so each sealed page is unpacked once per tile and each KV byte is read once
- * for all query heads of its group. Chunks of 1,024 slots are finished on their own and merged in rising order (flash decoding), always,
- * so that splitting a lane over threads changes no bit. Masked slots add exact zeros: a lane with dead slots, a window or pages
- * skipped gives the bits of one without them.
+ * Flash attention (arXiv 2205.14135) over pages of 64 slots: per row a running maximum, sum and output; per page the
+ * scores of all rows of the tile, the exponentials, and the product with V, so each sealed page is unpacked once per
+ * tile and each KV byte is read once for all query heads of its group. Chunks of 1,024 slots are finished on their own
+ * and merged in rising order (flash decoding), always, so that splitting a lane over threads changes no bit. Masked
+ * slots add exact zeros: a lane with dead slots, a window or pages skipped gives the bits of one without them.
  *
- * Mass (H2O): the unnormalised probabilities of a tile are stored with the maximum they were taken at, and corrected once the row's end is known:
- * no second pass over K. Each tile sums its rows in order, tiles are added in order, so mass does not depend on cuts (multiples of
- * 16 tokens) or threads.
+ * Mass (H2O): the unnormalised probabilities of a tile are stored with the maximum they were taken at, and corrected
+ * once the row's end is known: no second pass over K. Each tile sums its rows in order, tiles are added in order, so
+ * mass does not depend on cuts (multiples of 16 tokens) or threads.
  *
- * Positions inside the cache (streaming): the query is rotated by the number of evicted tokens for the pages of the first segment;
- * stored keys are never touched. */
+ * Positions inside the cache (streaming): the query is rotated by the number of evicted tokens for the pages of the
+ * first segment; stored keys are never touched. */
 #include "kv/attend.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -28,7 +28,7 @@ enum { CHUNK_PAGES = ATTEND_CHUNK_TOKENS / PAGE_TOKENS, SPLIT_TASKS_PER_WORKER =
 typedef struct task {
     int item, ih, first, n_tokens; /* first: token of the item */
     int chunk_from, chunk_to;
-    int partial;       /* index of chunk_from's partial; -1: the task merges and writes its own output */
+    int partial;        /* index of chunk_from's partial; -1: the task merges and writes its own output */
     size_t mass_offset; /* of the tile's mass row */
 } task;
 
@@ -56,8 +56,8 @@ struct kv_attend {
 
 /* ---- memory ---- */
 
-pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens, int n_workers, kv_attend **out, pleat_error *error)
-{
+pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens, int n_workers, kv_attend **out,
+                            pleat_error *error) {
     kv_attend *a = calloc(1, sizeof(*a));
     if (!a)
         return err_set(error, PLEAT_EMEMORY, "no memory for attention");
@@ -80,8 +80,7 @@ pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens
     return PLEAT_OK;
 }
 
-void kv_attend_close(kv_attend *a)
-{
+void kv_attend_close(kv_attend *a) {
     if (!a)
         return;
     for (int w = 0; a->p && a->p_max && w < a->n_workers; w++) {
@@ -97,8 +96,7 @@ void kv_attend_close(kv_attend *a)
     free(a);
 }
 
-static bool grow_probabilities(kv_attend *a, int n_slots)
-{
+static bool grow_probabilities(kv_attend *a, int n_slots) {
     if (n_slots <= a->cap_p)
         return true;
     int cap = page_count(n_slots + n_slots / 4) * PAGE_TOKENS;
@@ -115,14 +113,12 @@ static bool grow_probabilities(kv_attend *a, int n_slots)
     return true;
 }
 
-static int tile_count(int position, int n_tokens)
-{
+static int tile_count(int position, int n_tokens) {
     return (position + n_tokens - 1) / ATTEND_TILE_TOKENS - position / ATTEND_TILE_TOKENS + 1;
 }
 
 /* Most slots of any lane of the cache once this step's tokens are in. */
-static int most_slots(const kv_cache *cache)
-{
+static int most_slots(const kv_cache *cache) {
     int most = 0;
     for (int il = 0; il < cache->model->n_layer; il++)
         for (int ih = 0; ih < cache->model->n_head_kv; ih++)
@@ -130,8 +126,7 @@ static int most_slots(const kv_cache *cache)
     return page_count(most + cache->n_new) * PAGE_TOKENS;
 }
 
-pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_items, pleat_error *error)
-{
+pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_items, pleat_error *error) {
     int n_lane_tiles = 0, mass_slots = 0, most_chunks = 1;
     size_t n_mass = 0;
     for (int i = 0; i < n_items; i++) {
@@ -157,8 +152,7 @@ pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_ite
 /* ---- which tasks ---- */
 
 /* Chunks that some query from position `first` on can see. */
-static void chunk_range(const kv_cache *cache, const kv_lane *lane, int first, int window, int *from, int *to)
-{
+static void chunk_range(const kv_cache *cache, const kv_lane *lane, int first, int window, int *from, int *to) {
     int page = lane->first_page;
     if (window && (first - window + 1) / PAGE_TOKENS > page)
         page = (first - window + 1) / PAGE_TOKENS;
@@ -167,17 +161,21 @@ static void chunk_range(const kv_cache *cache, const kv_lane *lane, int first, i
     *to = (page_count(lane->n_slots) - 1) / CHUNK_PAGES + 1;
 }
 
-static void add_tile(kv_attend *a, int i, int ih, int first, int n_tokens, bool split, size_t mass_offset, int *n_partials)
-{
+static void add_tile(kv_attend *a, int i, int ih, int first, int n_tokens, bool split, size_t mass_offset,
+                     int *n_partials) {
     const kv_cache *cache = a->items[i].cache;
     task t = {.item = i, .ih = ih, .first = first, .n_tokens = n_tokens, .partial = -1, .mass_offset = mass_offset};
-    chunk_range(cache, lane_of(cache, a->il, ih), cache->n_seen + first, a->model->layer[a->il].window_tokens, &t.chunk_from,
-                &t.chunk_to);
+    chunk_range(cache, lane_of(cache, a->il, ih), cache->n_seen + first, a->model->layer[a->il].window_tokens,
+                &t.chunk_from, &t.chunk_to);
     if (!split || t.chunk_to - t.chunk_from < 2) {
         a->task[a->n_tasks++] = t;
         return;
     }
-    merge m = {.item = i, .ih = ih, .first = first, .n_tokens = n_tokens, .partial = *n_partials,
+    merge m = {.item = i,
+               .ih = ih,
+               .first = first,
+               .n_tokens = n_tokens,
+               .partial = *n_partials,
                .n_partials = t.chunk_to - t.chunk_from};
     for (int chunk = t.chunk_from, chunk_to = t.chunk_to; chunk < chunk_to; chunk++) {
         t.chunk_from = chunk;
@@ -189,8 +187,7 @@ static void add_tile(kv_attend *a, int i, int ih, int first, int n_tokens, bool 
 }
 
 /* The tiles of one lane, last one first: it sees most. */
-static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offset, int *n_partials)
-{
+static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offset, int *n_partials) {
     const kv_cache *cache = a->items[i].cache;
     const kv_lane *lane = lane_of(cache, a->il, ih);
     bool mass = lane->mass && !lane->windowed;
@@ -208,8 +205,7 @@ static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offse
     *mass_offset += (size_t)n_tiles * (size_t)n_padded;
 }
 
-int kv_attend_layer(kv_attend *a, const kv_attend_item *items, int n_items, int il)
-{
+int kv_attend_layer(kv_attend *a, const kv_attend_item *items, int n_items, int il) {
     int n_lane_tiles = 0, n_partials = 0;
     size_t mass_offset = 0;
     a->items = items;
@@ -235,9 +231,9 @@ typedef struct tile {
     const cpu_kernels *kernels;
     kv_scratch *scratch;
     int d, group, n_rows, window;
-    int t_first, t_last;  /* positions of its queries */
-    bool shifted;         /* the first segment is read with q_cached */
-    float *p, *p_max;     /* the worker's, or NULL without mass */
+    int t_first, t_last; /* positions of its queries */
+    bool shifted;        /* the first segment is read with q_cached */
+    float *p, *p_max;    /* the worker's, or NULL without mass */
     int p_stride;
 } tile;
 
@@ -246,8 +242,7 @@ typedef struct page_span { /* what a page's positions say */
     int32_t low, high; /* of all 64, dead ones are KV_DEAD */
 } page_span;
 
-static void span_read(const kv_lane *lane, int page, page_span *span)
-{
+static void span_read(const kv_lane *lane, int page, page_span *span) {
     int n = lane->n_slots - page * PAGE_TOKENS;
     n = n < PAGE_TOKENS ? n : PAGE_TOKENS;
     memcpy(span->pos, lane->pos + page * PAGE_TOKENS, (size_t)n * sizeof(*span->pos));
@@ -261,15 +256,13 @@ static void span_read(const kv_lane *lane, int page, page_span *span)
     }
 }
 
-static int sealed_in_page(const kv_lane *lane, int side, int page)
-{
+static int sealed_in_page(const kv_lane *lane, int side, int page) {
     int n = lane->n_sealed[side] - page * PAGE_TOKENS;
     return n < 0 ? 0 : n > PAGE_TOKENS ? PAGE_TOKENS : n;
 }
 
 /* Score and mix for formats without their own: the page is opened once per tile. */
-static void score_open(const tile *t, const float *rows, const float *q, float *s)
-{
+static void score_open(const tile *t, const float *rows, const float *q, float *s) {
     for (int r = 0; r < t->n_rows; r++)
         for (int i = 0; i < PAGE_TOKENS; i++) {
             float dot = 0;
@@ -279,16 +272,14 @@ static void score_open(const tile *t, const float *rows, const float *q, float *
         }
 }
 
-static void mix_open(const tile *t, const float *rows, const float *p, float *o)
-{
+static void mix_open(const tile *t, const float *rows, const float *p, float *o) {
     for (int r = 0; r < t->n_rows; r++)
         for (int i = 0; i < PAGE_TOKENS; i++)
             for (int j = 0; j < t->d; j++)
                 o[r * t->d + j] += p[r * PAGE_TOKENS + i] * rows[i * t->d + j];
 }
 
-static void sealed_score(const tile *t, int page, const float *q, float *s, const void *prefetch)
-{
+static void sealed_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
     const kv_method *method = &t->cache->method;
     kv_page view = lane_page(t->lane, KV_K, page);
     if (method->format[KV_K]->score) {
@@ -299,8 +290,7 @@ static void sealed_score(const tile *t, int page, const float *q, float *s, cons
     score_open(t, t->scratch->rows[KV_K], q, s);
 }
 
-static void sealed_mix(const tile *t, int page, const float *p, float *o, const void *prefetch)
-{
+static void sealed_mix(const tile *t, int page, const float *p, float *o, const void *prefetch) {
     const kv_method *method = &t->cache->method;
     kv_page view = lane_page(t->lane, KV_V, page);
     if (method->format[KV_V]->mix) {
@@ -312,8 +302,7 @@ static void sealed_mix(const tile *t, int page, const float *p, float *o, const 
 }
 
 /* s [rows][64] of one page under one rotation of the queries; a page may be sealed in its first slots only. */
-static void page_score(const tile *t, int page, const float *q, float *s, const void *prefetch)
-{
+static void page_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
     int n_sealed = sealed_in_page(t->lane, KV_K, page);
     const uint8_t *tail = t->lane->tail[KV_K][page];
     if (n_sealed == 0) {
@@ -329,8 +318,7 @@ static void page_score(const tile *t, int page, const float *q, float *s, const 
                (size_t)(PAGE_TOKENS - n_sealed) * sizeof(*s));
 }
 
-static void page_mix(const tile *t, int page, float *p, float *o, const void *prefetch)
-{
+static void page_mix(const tile *t, int page, float *p, float *o, const void *prefetch) {
     int n_sealed = sealed_in_page(t->lane, KV_V, page);
     const uint8_t *tail = t->lane->tail[KV_V][page];
     if (n_sealed == 0) {
@@ -352,8 +340,7 @@ static void page_mix(const tile *t, int page, float *p, float *o, const void *pr
 }
 
 /* Scores of one page with the right rotation per slot, masked. */
-static void page_score_masked(const tile *t, int page, const page_span *span, const void *prefetch)
-{
+static void page_score_masked(const tile *t, int page, const page_span *span, const void *prefetch) {
     kv_scratch *w = t->scratch;
     bool cached = t->shifted && span->low < t->cache->segment_end;
     if (!cached || span->high >= t->cache->segment_end)
@@ -377,16 +364,14 @@ static void page_score_masked(const tile *t, int page, const page_span *span, co
     }
 }
 
-static const void *next_page_bytes(const tile *t, int side, int page)
-{
+static const void *next_page_bytes(const tile *t, int side, int page) {
     if (page + 1 >= page_count(t->lane->n_slots))
         return NULL;
     return sealed_in_page(t->lane, side, page + 1) ? t->lane->sealed[side][page + 1] : t->lane->tail[side][page + 1];
 }
 
 /* One page into the running softmax of the chunk. */
-static void page_attend(const tile *t, int page, float *max, float *sum, float *out)
-{
+static void page_attend(const tile *t, int page, float *max, float *sum, float *out) {
     page_span span;
     span_read(t->lane, page, &span);
     bool unseen = span.low > t->t_last;
@@ -410,15 +395,15 @@ static void page_attend(const tile *t, int page, float *max, float *sum, float *
         if (correction != 1)
             t->kernels->scale(out + r * t->d, t->d, correction);
         if (t->p) {
-            memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS, PAGE_TOKENS * sizeof(*s));
+            memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS,
+                   PAGE_TOKENS * sizeof(*s));
             t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = max[r] == -INFINITY ? 0 : max[r];
         }
     }
     page_mix(t, page, s, out, next_page_bytes(t, KV_V, page));
 }
 
-static void chunk_attend(const tile *t, int chunk, float *max, float *sum, float *out)
-{
+static void chunk_attend(const tile *t, int chunk, float *max, float *sum, float *out) {
     for (int r = 0; r < t->n_rows; r++) {
         max[r] = -INFINITY;
         sum[r] = 0;
@@ -432,9 +417,8 @@ static void chunk_attend(const tile *t, int chunk, float *max, float *sum, float
 }
 
 /* Row `part` merged into row `all` by log-sum-exp. */
-static void merge_row(const cpu_kernels *kernels, int d, float *max, float *sum, float *out, float part_max, float part_sum,
-                      const float *part_out)
-{
+static void merge_row(const cpu_kernels *kernels, int d, float *max, float *sum, float *out, float part_max,
+                      float part_sum, const float *part_out) {
     if (part_max == -INFINITY)
         return;
     if (*max == -INFINITY) {
@@ -450,40 +434,39 @@ static void merge_row(const cpu_kernels *kernels, int d, float *max, float *sum,
     kernels->add_scaled(out, part_out, d, add);
 }
 
-static void write_row(const tile *t, const kv_attend_item *item, int first, int ih, int r, float sum, const float *out)
-{
-    float *to = item->out + (size_t)(first + r / t->group) * item->out_stride + (size_t)((ih * t->group + r % t->group) * t->d);
+static void write_row(const tile *t, const kv_attend_item *item, int first, int ih, int r, float sum,
+                      const float *out) {
+    float *to =
+        item->out + (size_t)(first + r / t->group) * item->out_stride + (size_t)((ih * t->group + r % t->group) * t->d);
     memcpy(to, out, (size_t)t->d * sizeof(*to));
     t->kernels->scale(to, t->d, 1 / sum);
 }
 
 /* Adds up the tile's probabilities per slot, rows in order. */
-static void tile_mass(const tile *t, const float *max, const float *sum, float *mass)
-{
+static void tile_mass(const tile *t, const float *max, const float *sum, float *mass) {
     int n_pages = page_count(t->lane->n_slots);
     memset(mass, 0, (size_t)(n_pages * PAGE_TOKENS) * sizeof(*mass));
     for (int r = 0; r < t->n_rows; r++)
         for (int page = 0; page < n_pages; page++) {
             float factor = expf(t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] - max[r]) / sum[r];
-            t->kernels->add_scaled(mass + page * PAGE_TOKENS, t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS,
-                                   PAGE_TOKENS, factor);
+            t->kernels->add_scaled(mass + page * PAGE_TOKENS,
+                                   t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, PAGE_TOKENS, factor);
         }
 }
 
-static void load_queries(tile *t, const kv_attend_item *item, int first, int ih)
-{
+static void load_queries(tile *t, const kv_attend_item *item, int first, int ih) {
     kv_scratch *w = t->scratch;
     float scale = t->cache->model->score_scale;
     for (int r = 0; r < t->n_rows; r++) {
-        const float *q = item->q + (size_t)(first + r / t->group) * item->q_stride + (size_t)((ih * t->group + r % t->group) * t->d);
+        const float *q =
+            item->q + (size_t)(first + r / t->group) * item->q_stride + (size_t)((ih * t->group + r % t->group) * t->d);
         for (int j = 0; j < t->d; j++)
             w->q[r * t->d + j] = q[j] * scale;
     }
 }
 
 /* Rotates the queries from their true positions to those inside the cache. */
-static void load_cached_queries(const tile *t, int il, int shift)
-{
+static void load_cached_queries(const tile *t, int il, int shift) {
     kv_scratch *w = t->scratch;
     const kv_model *model = t->cache->model;
     const float *rope = model->layer[il].rope_inv;
@@ -500,13 +483,19 @@ static void load_cached_queries(const tile *t, int il, int shift)
         t->kernels->rope(w->q_cached + r * t->d, model->n_rot, model->rope_neox, w->cos_sin);
 }
 
-static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *scratch, const cpu_kernels *kernels)
-{
+static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *scratch, const cpu_kernels *kernels) {
     const kv_attend_item *item = &a->items[job->item];
     kv_lane *lane = lane_of(item->cache, a->il, job->ih);
-    tile t = {.cache = item->cache, .lane = lane, .kernels = kernels, .scratch = scratch, .d = a->model->head_dim,
-              .group = a->group, .n_rows = job->n_tokens * a->group, .window = a->model->layer[a->il].window_tokens,
-              .t_first = item->cache->n_seen + job->first, .t_last = item->cache->n_seen + job->first + job->n_tokens - 1};
+    tile t = {.cache = item->cache,
+              .lane = lane,
+              .kernels = kernels,
+              .scratch = scratch,
+              .d = a->model->head_dim,
+              .group = a->group,
+              .n_rows = job->n_tokens * a->group,
+              .window = a->model->layer[a->il].window_tokens,
+              .t_first = item->cache->n_seen + job->first,
+              .t_last = item->cache->n_seen + job->first + job->n_tokens - 1};
     if (lane->mass && !lane->windowed) {
         t.p = a->p[worker];
         t.p_max = a->p_max[worker];
@@ -520,8 +509,7 @@ static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *sc
     return t;
 }
 
-void kv_attend_task(kv_attend *a, int index, int worker, kv_scratch *w, const cpu_kernels *kernels)
-{
+void kv_attend_task(kv_attend *a, int index, int worker, kv_scratch *w, const cpu_kernels *kernels) {
     const task *job = &a->task[index];
     tile t = tile_begin(a, job, worker, w, kernels);
     if (job->partial >= 0) {
@@ -543,13 +531,11 @@ void kv_attend_task(kv_attend *a, int index, int worker, kv_scratch *w, const cp
         tile_mass(&t, w->max, w->sum, a->mass + job->mass_offset);
 }
 
-int kv_attend_merges(const kv_attend *a)
-{
+int kv_attend_merges(const kv_attend *a) {
     return a->n_merges;
 }
 
-static void merge_partials(kv_attend *a, const merge *m, const cpu_kernels *kernels)
-{
+static void merge_partials(kv_attend *a, const merge *m, const cpu_kernels *kernels) {
     int d = a->model->head_dim;
     tile t = {.kernels = kernels, .d = d, .group = a->group};
     for (int r = 0; r < m->n_tokens * a->group; r++) {
@@ -562,8 +548,7 @@ static void merge_partials(kv_attend *a, const merge *m, const cpu_kernels *kern
     }
 }
 
-void kv_attend_merge(kv_attend *a, int index, const cpu_kernels *kernels)
-{
+void kv_attend_merge(kv_attend *a, int index, const cpu_kernels *kernels) {
     const merge *m = &a->merge[index];
     if (!m->n_tiles) {
         merge_partials(a, m, kernels);
@@ -571,6 +556,6 @@ void kv_attend_merge(kv_attend *a, int index, const cpu_kernels *kernels)
     }
     kv_lane *lane = lane_of(a->items[m->item].cache, a->il, m->ih);
     int n_padded = page_count(lane->n_slots) * PAGE_TOKENS;
-    for (int tile = 0; tile < m->n_tiles; tile++)
-        kernels->add_scaled(lane->mass, a->mass + m->mass_offset + (size_t)tile * (size_t)n_padded, lane->n_slots, 1);
+    for (int i = 0; i < m->n_tiles; i++)
+        kernels->add_scaled(lane->mass, a->mass + m->mass_offset + (size_t)i * (size_t)n_padded, lane->n_slots, 1);
 }

@@ -1,9 +1,11 @@
-/* cache.c - the life of one sequence's cache: open, steps, fork, figures. The mechanism is in lane.c, plan.c and seal.c.
+/* cache.c - the life of one sequence's cache: open, steps, fork, figures. The mechanism is in lane.c, plan.c and
+ * seal.c.
  *
- * Events. Under prefill:exact a prompt's rows stay fp16 until its last token; then, layer by layer, the policy decides, survivors are packed in
- * the order of their positions and sealed by the format's windows. Under prefill:bounded the same happens at every absolute multiple
- * of the method's grid too, where every whole page is sealed. In decode the policy is asked after every token, and what is due is sealed.
- * Layers with a window keep their window: no policy, pages wholly behind it are given back, formats seal as elsewhere. */
+ * Events. Under prefill:exact a prompt's rows stay fp16 until its last token; then, layer by layer, the policy decides,
+ * survivors are packed in the order of their positions and sealed by the format's windows. Under prefill:bounded the
+ * same happens at every absolute multiple of the method's grid too, where every whole page is sealed. In decode the
+ * policy is asked after every token, and what is due is sealed. Layers with a window keep their window: no policy,
+ * pages wholly behind it are given back, formats seal as elsewhere. */
 #include "kv/lane.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -13,19 +15,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t n_lanes(const kv_cache *cache)
-{
+static size_t n_lanes(const kv_cache *cache) {
     return (size_t)cache->model->n_layer * (size_t)cache->model->n_head_kv;
 }
 
 /* Most slots that a lane may ever number: a context of live tokens, holes of a lane about to be rebuilt, one step. */
-static int max_slots(const kv_model *model)
-{
+static int max_slots(const kv_model *model) {
     return 2 * model->context_tokens + 4096;
 }
 
-pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_pool *pool, kv_cache **out, pleat_error *error)
-{
+pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_pool *pool, kv_cache **out,
+                           pleat_error *error) {
     assert(model->n_head_kv <= KV_MAX_HEADS && model->head_dim <= KV_MAX_HEAD_DIM);
     kv_cache *cache = calloc(1, sizeof(*cache));
     if (!cache)
@@ -36,7 +36,8 @@ pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_po
     cache->f16_bytes = page_f16_bytes(model->head_dim);
     cache->wants = kv_method_wants(method, NULL);
     for (int side = 0; side < 2; side++) {
-        method->format[side]->geometry(&method->format_config[side], (kv_side)side, model->head_dim, &cache->geometry[side]);
+        method->format[side]->geometry(&method->format_config[side], (kv_side)side, model->head_dim,
+                                       &cache->geometry[side]);
         assert(cache->geometry[side].run_bytes == 0);
     }
     if (method->policy->cache_positions)
@@ -53,8 +54,7 @@ pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_po
     return PLEAT_OK;
 }
 
-void kv_cache_close(kv_cache *cache)
-{
+void kv_cache_close(kv_cache *cache) {
     if (!cache)
         return;
     for (size_t i = 0; i < n_lanes(cache); i++)
@@ -64,32 +64,29 @@ void kv_cache_close(kv_cache *cache)
     free(cache);
 }
 
-void kv_cache_want(kv_cache *cache, unsigned wants)
-{
+void kv_cache_want(kv_cache *cache, unsigned wants) {
     assert(cache->n_seen == 0);
     cache->wants |= wants;
 }
 
-const kv_method *kv_cache_method(const kv_cache *cache)
-{
+const kv_method *kv_cache_method(const kv_cache *cache) {
     return &cache->method;
 }
 
-int kv_cache_tokens(const kv_cache *cache)
-{
+int kv_cache_tokens(const kv_cache *cache) {
     return cache->n_seen;
 }
 
 /* ---- steps ---- */
 
-static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase)
-{
+static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase) {
     size_t bytes = 0;
     bool decode = phase == PLEAT_DECODE, holes = lane->n_live < lane->n_slots;
     for (int side = 0; side < 2; side++) {
         const kv_geometry *g = &cache->geometry[side];
         int n_slots = lane->n_slots + n_tokens, n_new_pages = page_count(n_slots) - page_count(lane->n_slots);
-        bool part_page = lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
+        bool part_page =
+            lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
         bytes += (size_t)(n_new_pages + part_page) * cache->f16_bytes;
         if (!g->page_bytes)
             continue;
@@ -100,8 +97,7 @@ static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_
     return bytes;
 }
 
-size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase)
-{
+size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
     size_t bytes = 0;
     for (size_t i = 0; i < n_lanes(cache); i++) {
         if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens))
@@ -111,16 +107,14 @@ size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase)
     return bytes;
 }
 
-int kv_cache_cut(const kv_cache *cache, int n_tokens)
-{
+int kv_cache_cut(const kv_cache *cache, int n_tokens) {
     if (!cache->method.bounded)
         return n_tokens;
     int n_left = cache->method.grid_tokens - cache->n_seen % cache->method.grid_tokens;
     return n_left < n_tokens ? n_left : n_tokens;
 }
 
-int kv_cache_room(const kv_cache *cache)
-{
+int kv_cache_room(const kv_cache *cache) {
     if (!cache->segment_end)
         return cache->model->context_tokens - cache->n_seen;
     if (cache->method.bounded)
@@ -132,8 +126,7 @@ int kv_cache_room(const kv_cache *cache)
     return cache->model->context_tokens - most;
 }
 
-void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase)
-{
+void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase) {
     assert(cache->n_new == 0 && (phase != PLEAT_DECODE || (n_tokens == 1 && !cache->in_prompt)));
     if (phase != PLEAT_DECODE && !cache->in_prompt) {
         cache->in_prompt = true;
@@ -144,8 +137,7 @@ void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase)
 }
 
 /* The slot of a decode step's token: a movable hole if there is one, else a new one. */
-static int decode_slot(kv_lane *lane)
-{
+static int decode_slot(kv_lane *lane) {
     if (!lane->windowed && lane->n_live < lane->n_slots) {
         for (int slot = lane->n_slots - 1; slot >= lane_lock(lane); slot--) {
             if (lane->pos[slot] != KV_DEAD)
@@ -157,8 +149,8 @@ static int decode_slot(kv_lane *lane)
     return lane->n_slots++;
 }
 
-void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride, const cpu_kernels *kernels)
-{
+void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride,
+                     const cpu_kernels *kernels) {
     kv_lane *lane = lane_of(cache, il, ih);
     int d = cache->model->head_dim, slot = lane->n_slots;
     if (cache->phase == PLEAT_DECODE)
@@ -188,10 +180,11 @@ void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const floa
 }
 
 /* Gives back the pages that no later query of a windowed layer can see. */
-static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tokens)
-{
-    int n_gone = cache->n_seen + cache->n_new - window_tokens + 1; /* positions below it are behind the next query's window */
-    for (; (lane->first_page + 1) * PAGE_TOKENS <= n_gone && (lane->first_page + 1) * PAGE_TOKENS <= lane->n_slots; lane->first_page++) {
+static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tokens) {
+    int n_gone =
+        cache->n_seen + cache->n_new - window_tokens + 1; /* positions below it are behind the next query's window */
+    for (; (lane->first_page + 1) * PAGE_TOKENS <= n_gone && (lane->first_page + 1) * PAGE_TOKENS <= lane->n_slots;
+         lane->first_page++) {
         int page = lane->first_page;
         for (int i = 0; i < PAGE_TOKENS; i++)
             lane->pos[page * PAGE_TOKENS + i] = KV_DEAD;
@@ -203,8 +196,7 @@ static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tok
     }
 }
 
-static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch)
-{
+static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) {
     bool windowed = layer_windowed(cache, il);
     if (!windowed)
         plan_event(cache, il, event, scratch);
@@ -217,14 +209,12 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch)
     }
 }
 
-static bool at_grid(const kv_cache *cache)
-{
+static bool at_grid(const kv_cache *cache) {
     return cache->method.bounded && cache->phase != PLEAT_DECODE && cache->n_new > 0 &&
            (cache->n_seen + cache->n_new) % cache->method.grid_tokens == 0;
 }
 
-void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *kernels)
-{
+void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *kernels) {
     (void)kernels;
     if (layer_windowed(cache, il))
         for (int ih = 0; ih < cache->model->n_head_kv; ih++)
@@ -237,8 +227,7 @@ void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const c
         event(cache, il, KV_AT_STEP, scratch);
 }
 
-void kv_cache_end(kv_cache *cache)
-{
+void kv_cache_end(kv_cache *cache) {
     cache->evented |= at_grid(cache) || cache->phase != PLEAT_PROMPT;
     cache->n_seen += cache->n_new;
     cache->n_new = 0;
@@ -248,8 +237,7 @@ void kv_cache_end(kv_cache *cache)
 
 /* ---- fork ---- */
 
-static bool fork_lane(kv_cache *cache, kv_lane *lane, const kv_lane *src)
-{
+static bool fork_lane(kv_cache *cache, kv_lane *lane, const kv_lane *src) {
     if (!lane_grow(cache, lane, src->n_slots))
         return false;
     memcpy(lane->pos, src->pos, (size_t)src->n_slots * sizeof(*src->pos));
@@ -267,16 +255,16 @@ static bool fork_lane(kv_cache *cache, kv_lane *lane, const kv_lane *src)
     return true;
 }
 
-pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cache **out, pleat_error *error)
-{
+pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cache **out, pleat_error *error) {
     if (src->evented || !src->in_prompt || method->bounded)
-        return err_set(error, PLEAT_EINPUT, "only an open prompt under prefill:exact can be taken over by %s", method->spec);
+        return err_set(error, PLEAT_EINPUT, "only an open prompt under prefill:exact can be taken over by %s",
+                       method->spec);
     if (kv_method_wants(method, NULL) & ~src->wants)
         return err_set(error, PLEAT_EINPUT, "the prompt was not run with what %s wants of it", method->spec);
     size_t bytes = atomic_load(&src->bytes);
     if (!kv_pool_reserve(src->pool, bytes))
-        return err_set(error, PLEAT_EFULL, "a copy of the prompt for %s needs %zu bytes of the pool; %zu are free", method->spec, bytes,
-                       kv_pool_budget_bytes(src->pool) - kv_pool_used_bytes(src->pool));
+        return err_set(error, PLEAT_EFULL, "a copy of the prompt for %s needs %zu bytes of the pool; %zu are free",
+                       method->spec, bytes, kv_pool_budget_bytes(src->pool) - kv_pool_used_bytes(src->pool));
     kv_cache *cache;
     pleat_status status = kv_cache_open(src->model, method, src->pool, &cache, error);
     if (status)
@@ -296,10 +284,11 @@ pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cach
 
 /* ---- figures ---- */
 
-pleat_seq_stats kv_cache_stats(const kv_cache *cache)
-{
-    pleat_seq_stats stats = {.n_tokens = cache->n_seen, .kv_bytes = atomic_load(&cache->bytes),
-                             .kv_peak_bytes = atomic_load(&cache->peak_bytes), .n_lanes = (int)n_lanes(cache)};
+pleat_seq_stats kv_cache_stats(const kv_cache *cache) {
+    pleat_seq_stats stats = {.n_tokens = cache->n_seen,
+                             .kv_bytes = atomic_load(&cache->bytes),
+                             .kv_peak_bytes = atomic_load(&cache->peak_bytes),
+                             .n_lanes = (int)n_lanes(cache)};
     for (size_t i = 0; i < n_lanes(cache); i++) {
         stats.kept_tokens_total += cache->lane[i].n_live;
         stats.evicted += cache->lane[i].evicted;
@@ -309,8 +298,7 @@ pleat_seq_stats kv_cache_stats(const kv_cache *cache)
     return stats;
 }
 
-void kv_cache_open_rows(const kv_cache *cache, int il, int ih, kv_side side, float *x)
-{
+void kv_cache_open_rows(const kv_cache *cache, int il, int ih, kv_side side, float *x) {
     const kv_lane *lane = lane_of(cache, il, ih);
     int d = cache->model->head_dim;
     float rows[PAGE_TOKENS * KV_MAX_HEAD_DIM];
@@ -327,48 +315,44 @@ void kv_cache_open_rows(const kv_cache *cache, int il, int ih, kv_side side, flo
     }
 }
 
-int kv_cache_slots(const kv_cache *cache, int il, int ih)
-{
+int kv_cache_slots(const kv_cache *cache, int il, int ih) {
     return lane_of(cache, il, ih)->n_slots;
 }
 
-const int32_t *kv_cache_positions(const kv_cache *cache, int il, int ih)
-{
+const int32_t *kv_cache_positions(const kv_cache *cache, int il, int ih) {
     return lane_of(cache, il, ih)->pos;
 }
 
-const float *kv_cache_mass(const kv_cache *cache, int il, int ih)
-{
+const float *kv_cache_mass(const kv_cache *cache, int il, int ih) {
     return lane_of(cache, il, ih)->mass;
 }
 
-int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side)
-{
+int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side) {
     return lane_of(cache, il, ih)->n_sealed[side];
 }
 
 /* ---- scratch ---- */
 
-void kv_scratch_close(kv_scratch *scratch)
-{
+void kv_scratch_close(kv_scratch *scratch) {
     if (!scratch)
         return;
-    void *parts[] = {scratch->score, scratch->order, scratch->inverse, scratch->rows[0], scratch->rows[1], scratch->packed[0],
-                     scratch->packed[1], scratch->half[0], scratch->half[1], scratch->q, scratch->q_cached, scratch->s,
-                     scratch->s_part, scratch->p_part, scratch->out, scratch->chunk_out, scratch->max, scratch->sum,
-                     scratch->chunk_max, scratch->chunk_sum, scratch->cos_sin};
+    void *parts[] = {scratch->score,     scratch->order,     scratch->inverse, scratch->rows[0],   scratch->rows[1],
+                     scratch->packed[0], scratch->packed[1], scratch->half[0], scratch->half[1],   scratch->q,
+                     scratch->q_cached,  scratch->s,         scratch->s_part,  scratch->p_part,    scratch->out,
+                     scratch->chunk_out, scratch->max,       scratch->sum,     scratch->chunk_max, scratch->chunk_sum,
+                     scratch->cos_sin};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     free(scratch->score_row);
     free(scratch);
 }
 
-pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_error *error)
-{
+pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_error *error) {
     kv_scratch *s = calloc(1, sizeof(*s));
     if (!s)
         return err_set(error, PLEAT_EMEMORY, "no memory for a worker's scratch");
-    size_t d = (size_t)model->head_dim, heads = (size_t)model->n_head_kv, rows = 16 * (size_t)(model->n_head / model->n_head_kv);
+    size_t d = (size_t)model->head_dim, heads = (size_t)model->n_head_kv,
+           rows = 16 * (size_t)(model->n_head / model->n_head_kv);
     s->cap_slots = max_slots(model);
     size_t cap = (size_t)s->cap_slots;
     s->score = mem_alloc(heads * cap, sizeof(float));
@@ -384,8 +368,8 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
     }
     s->cos_sin = mem_alloc((size_t)model->n_rot + 2, sizeof(float));
     ok = ok && s->cos_sin;
-    float **by_row[] = {&s->q,   &s->q_cached, &s->out, &s->chunk_out, &s->s,        &s->s_part,
-                        &s->p_part, &s->max,   &s->sum, &s->chunk_max, &s->chunk_sum};
+    float **by_row[] = {&s->q,      &s->q_cached, &s->out, &s->chunk_out, &s->s,        &s->s_part,
+                        &s->p_part, &s->max,      &s->sum, &s->chunk_max, &s->chunk_sum};
     for (size_t i = 0; i < sizeof(by_row) / sizeof(*by_row); i++) {
         *by_row[i] = mem_alloc(rows * (i < 4 ? d : i < 7 ? PAGE_TOKENS : 1), sizeof(float));
         ok = ok && *by_row[i];

@@ -7,7 +7,8 @@
  *   4. per layer, when all lanes have their rows: kv_attend tasks (attend.h);
  *   5. after the last layer, per layer, in any thread: kv_cache_finish_layer(): event, plan, eviction, sealing;
  *   6. kv_cache_end(cache).
- * Nothing in 2 to 6 can fail. A query at position t sees the slots whose position is at most t (and inside the layer's window). */
+ * Nothing in 2 to 6 can fail. A query at position t sees the slots whose position is at most t (and inside the layer's
+ * window). */
 #ifndef KV_CACHE_H
 #define KV_CACHE_H
 #include "kv/method.h"
@@ -16,7 +17,8 @@
 typedef struct kv_cache kv_cache;
 
 /* The model and pool must outlive it; the method is copied. PLEAT_EMEMORY. */
-pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_pool *pool, kv_cache **out, pleat_error *error);
+pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_pool *pool, kv_cache **out,
+                           pleat_error *error);
 void kv_cache_close(kv_cache *cache); /* gives every page back; NULL is fine */
 /* A copy of src's open prompt (no event since its start, prefill:exact, a first turn) under another method.
  * PLEAT_EFULL: no pages; PLEAT_EINPUT: src is past its prompt, or lacks what the method wants. */
@@ -26,18 +28,21 @@ void kv_cache_want(kv_cache *cache, unsigned wants);
 
 const kv_method *kv_cache_method(const kv_cache *cache);
 int kv_cache_tokens(const kv_cache *cache); /* seen so far = position of the next token */
-/* Upper bound of the pool bytes that a step of n tokens may take before it gives any back. Also grows the lanes' own arrays for it, so that
- * the step itself allocates nothing: SIZE_MAX when the system has no memory for them. The cache's contents do not change. */
+/* Upper bound of the pool bytes that a step of n tokens may take before it gives any back. Also grows the lanes' own
+ * arrays for it, so that the step itself allocates nothing: SIZE_MAX when the system has no memory for them. The
+ * cache's contents do not change. */
 size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase);
 /* How many of n further prompt tokens one step may take (grid points under bounded; any otherwise). */
 int kv_cache_cut(const kv_cache *cache, int n_tokens);
-/* Tokens until the model's context ends. With positions inside the cache only live tokens count, so decode never ends; under bounded such
- * a prompt may have any length (INT_MAX). */
+/* Tokens until the model's context ends. With positions inside the cache only live tokens count, so decode never ends;
+ * under bounded such a prompt may have any length (INT_MAX). */
 int kv_cache_room(const kv_cache *cache);
 
 void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase);
-/* k, v: rows of the n new tokens for head ih, [n] with row_stride floats between them, K already rotated to its position. */
-void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride, const cpu_kernels *);
+/* k, v: rows of the n new tokens for head ih, [n] with row_stride floats between them, K already rotated to its
+ * position. */
+void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride,
+                     const cpu_kernels *);
 /* worker-owned scratch; see kv_scratch_open. */
 typedef struct kv_scratch kv_scratch;
 void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *);
@@ -56,7 +61,9 @@ const float *kv_cache_mass(const kv_cache *cache, int il, int ih);        /* [n_
 /* Slots below this are sealed on that side. */
 int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side);
 
-/* Fills an empty cache with n synthetic tokens (rows drawn per layer, head and token from rng, keys of realistic spread), ended as a
- * prompt: for timing decode without a long prefill. On failure (PLEAT_EFULL, PLEAT_EMEMORY) the cache can only be closed. */
-pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scratch *scratch, const cpu_kernels *, pleat_error *error);
+/* Fills an empty cache with n synthetic tokens (rows drawn per layer, head and token from rng, keys of realistic
+ * spread), ended as a prompt: for timing decode without a long prefill. On failure (PLEAT_EFULL, PLEAT_EMEMORY) the
+ * cache can only be closed. */
+pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scratch *scratch, const cpu_kernels *,
+                           pleat_error *error);
 #endif

@@ -1,9 +1,10 @@
 /* fill.c - a cache of synthetic tokens, for timing decode without a long prefill.
  *
- * The rows are drawn, not computed, but everything after that is the real thing: they are appended as a prompt, and the method's prompt-end
- * event evicts and seals them layer by layer, so that at most one layer stands in fp16 at a time. What decode reads (pages, formats,
- * dead slots, lane lengths) is what a real prompt of this length leaves; only the values differ, and no kernel's time depends on
- * values. Keys get a fixed offset per channel with a few large channels, as real keys have; mass is drawn, falling with position. */
+ * The rows are drawn, not computed, but everything after that is the real thing: they are appended as a prompt, and the
+ * method's prompt-end event evicts and seals them layer by layer, so that at most one layer stands in fp16 at a time.
+ * What decode reads (pages, formats, dead slots, lane lengths) is what a real prompt of this length leaves; only the
+ * values differ, and no kernel's time depends on values. Keys get a fixed offset per channel with a few large channels,
+ * as real keys have; mass is drawn, falling with position. */
 #include "base/rng.h"
 #include "base/status.h"
 #include "kv/lane.h"
@@ -12,8 +13,7 @@
 enum { FILL_ROWS = 64 };
 
 /* Four draws from one word: cheap, bounded, mean 0, about unit variance. */
-static void draw_row(uint64_t seed, uint64_t stream, uint64_t counter, int d, float *x)
-{
+static void draw_row(uint64_t seed, uint64_t stream, uint64_t counter, int d, float *x) {
     for (int j = 0; j < d; j += 4) {
         uint64_t u = rng_u64(seed, stream, counter * (KV_MAX_HEAD_DIM / 4) + (uint64_t)j / 4);
         for (int i = 0; i < 4 && j + i < d; i++)
@@ -21,14 +21,12 @@ static void draw_row(uint64_t seed, uint64_t stream, uint64_t counter, int d, fl
     }
 }
 
-static void draw_mass(kv_lane *lane, uint64_t seed, uint64_t stream)
-{
+static void draw_mass(kv_lane *lane, uint64_t seed, uint64_t stream) {
     for (int slot = 0; lane->mass && slot < lane->n_slots; slot++)
         lane->mass[slot] = (float)(rng_uniform(seed, stream, (uint64_t)slot) / (1 + slot));
 }
 
-static void fill_lane(kv_cache *cache, int il, int ih, int n_tokens, uint64_t seed, const cpu_kernels *kernels)
-{
+static void fill_lane(kv_cache *cache, int il, int ih, int n_tokens, uint64_t seed, const cpu_kernels *kernels) {
     int d = cache->model->head_dim;
     float k[FILL_ROWS * KV_MAX_HEAD_DIM], v[FILL_ROWS * KV_MAX_HEAD_DIM], offset[KV_MAX_HEAD_DIM];
     uint64_t stream = 4 * ((uint64_t)il * (uint64_t)cache->model->n_head_kv + (uint64_t)ih);
@@ -51,9 +49,8 @@ static void fill_lane(kv_cache *cache, int il, int ih, int n_tokens, uint64_t se
     draw_mass(lane_of(cache, il, ih), seed, stream + 3);
 }
 
-pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scratch *scratch, const cpu_kernels *kernels,
-                           pleat_error *error)
-{
+pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scratch *scratch,
+                           const cpu_kernels *kernels, pleat_error *error) {
     const kv_model *model = cache->model;
     kv_cache_begin(cache, n_tokens, PLEAT_PROMPT_END);
     for (int il = 0; il < model->n_layer; il++) {
@@ -61,10 +58,12 @@ pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scra
         for (int ih = 0; ih < model->n_head_kv; ih++) {
             if (!lane_grow(cache, lane_of(cache, il, ih), n_tokens))
                 return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache of %d tokens", n_tokens);
-            bytes += 2 * cache->f16_bytes * (size_t)(page_count(n_tokens) + 2) + cache->geometry[0].page_bytes + cache->geometry[1].page_bytes;
+            bytes += 2 * cache->f16_bytes * (size_t)(page_count(n_tokens) + 2) + cache->geometry[0].page_bytes +
+                     cache->geometry[1].page_bytes;
         }
         if (!kv_pool_reserve(cache->pool, bytes))
-            return err_set(error, PLEAT_EFULL, "layer %d of a cache of %d tokens needs %zu bytes of the pool; %zu are free", il, n_tokens,
+            return err_set(error, PLEAT_EFULL,
+                           "layer %d of a cache of %d tokens needs %zu bytes of the pool; %zu are free", il, n_tokens,
                            bytes, kv_pool_budget_bytes(cache->pool) - kv_pool_used_bytes(cache->pool));
         for (int ih = 0; ih < model->n_head_kv; ih++)
             fill_lane(cache, il, ih, n_tokens, seed, kernels);

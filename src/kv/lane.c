@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots)
-{
+bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
     int cap_slots = lane->cap_slots, cap_mass = lane->cap_slots;
     if (n_slots <= cap_slots)
         return true;
@@ -29,8 +28,7 @@ bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots)
     return true;
 }
 
-uint8_t *lane_take(kv_cache *cache, size_t page_bytes)
-{
+uint8_t *lane_take(kv_cache *cache, size_t page_bytes) {
     uint8_t *page = kv_pool_take(cache->pool, page_bytes);
     assert(page && "the step reserved its pages");
     size_t now = atomic_fetch_add(&cache->bytes, page_bytes) + page_bytes, peak = atomic_load(&cache->peak_bytes);
@@ -39,8 +37,7 @@ uint8_t *lane_take(kv_cache *cache, size_t page_bytes)
     return page;
 }
 
-void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes)
-{
+void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes) {
     if (!*page)
         return;
     kv_pool_give(cache->pool, *page, page_bytes);
@@ -48,8 +45,7 @@ void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes)
     *page = NULL;
 }
 
-void lane_free(kv_cache *cache, kv_lane *lane)
-{
+void lane_free(kv_cache *cache, kv_lane *lane) {
     for (int side = 0; side < 2; side++) {
         for (int p = 0; p < lane->cap_pages; p++) {
             lane_give(cache, &lane->sealed[side][p], cache->geometry[side].page_bytes);
@@ -63,8 +59,7 @@ void lane_free(kv_cache *cache, kv_lane *lane)
     memset(lane, 0, sizeof(*lane));
 }
 
-void lane_tail_ensure(kv_cache *cache, kv_lane *lane, int page)
-{
+void lane_tail_ensure(kv_cache *cache, kv_lane *lane, int page) {
     for (int side = 0; side < 2; side++) {
         if (lane->tail[side][page] || (page + 1) * PAGE_TOKENS <= lane->n_sealed[side])
             continue;
@@ -73,8 +68,7 @@ void lane_tail_ensure(kv_cache *cache, kv_lane *lane, int page)
     }
 }
 
-void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x, f16 *half)
-{
+void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x, f16 *half) {
     int d = cache->model->head_dim;
     int n_sealed = lane->n_sealed[side] - page * PAGE_TOKENS;
     n_sealed = n_sealed < 0 ? 0 : n_sealed > PAGE_TOKENS ? PAGE_TOKENS : n_sealed;
@@ -90,8 +84,7 @@ void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, in
         x[n_sealed * d + i] = f16_to_f32(half[i]);
 }
 
-void lane_trim(kv_cache *cache, kv_lane *lane)
-{
+void lane_trim(kv_cache *cache, kv_lane *lane) {
     for (int side = 0; side < 2; side++) {
         int n_sealed_pages = page_count(lane->n_sealed[side]), n_pages = page_count(lane->n_slots);
         for (int p = 0; p < lane->cap_pages; p++) {
@@ -103,8 +96,7 @@ void lane_trim(kv_cache *cache, kv_lane *lane)
     }
 }
 
-void lane_kill(kv_lane *lane, int slot)
-{
+void lane_kill(kv_lane *lane, int slot) {
     assert(lane->pos[slot] != KV_DEAD);
     lane->pos[slot] = KV_DEAD;
     if (lane->mass)

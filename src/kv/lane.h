@@ -1,8 +1,8 @@
 /* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, fill.c and attend.c only.
  *
- * A lane numbers its slots 0..n_slots-1; slot i of both sides lies in page i / 64. On each side the slots below n_sealed lie in sealed
- * pages, the others in fp16 pages (a page may be both: its sealed rows first). Order in a lane has no meaning for attention; pos says
- * which token a slot holds, KV_DEAD that it holds none.
+ * A lane numbers its slots 0..n_slots-1; slot i of both sides lies in page i / 64. On each side the slots below
+ * n_sealed lie in sealed pages, the others in fp16 pages (a page may be both: its sealed rows first). Order in a lane
+ * has no meaning for attention; pos says which token a slot holds, KV_DEAD that it holds none.
  *
  *   slot:      0        64       128      192      256
  *   K  sealed |########|########|                          n_sealed[K] = 128
@@ -15,13 +15,14 @@
 #ifndef KV_LANE_H
 #define KV_LANE_H
 #include "kv/cache.h"
+#include <stdatomic.h>
 
 typedef struct kv_lane {
     int n_slots, n_live;
     int n_sealed[2];
-    int first_page;     /* windowed layers: pages below it were released */
-    bool unordered;     /* movable slots are not in the order of their positions */
-    bool windowed;      /* slots are positions; nothing moves, whole pages are released behind the window */
+    int first_page; /* windowed layers: pages below it were released */
+    bool unordered; /* movable slots are not in the order of their positions */
+    bool windowed;  /* slots are positions; nothing moves, whole pages are released behind the window */
     int cap_slots, cap_pages;
     uint8_t **sealed[2]; /* [cap_pages] or NULL where there is none */
     uint8_t **tail[2];   /* [cap_pages] fp16 pages */
@@ -35,26 +36,26 @@ struct kv_cache {
     kv_method method;
     kv_pool *pool;
     kv_geometry geometry[2];
-    size_t f16_bytes;  /* of an fp16 page */
+    size_t f16_bytes; /* of an fp16 page */
     unsigned wants;
-    int n_seen;        /* tokens before this step */
-    int n_new;         /* of this step */
+    int n_seen; /* tokens before this step */
+    int n_new;  /* of this step */
     pleat_phase phase;
-    int prompt_from;   /* first token of the current or last prompt */
+    int prompt_from;         /* first token of the current or last prompt */
     bool in_prompt, evented; /* evented: some event has changed the cache (it cannot be forked) */
-    int segment_end;   /* positions below it form the first segment; 0: original positions */
+    int segment_end;         /* positions below it form the first segment; 0: original positions */
     _Atomic size_t bytes, peak_bytes;
-    kv_lane *lane;     /* [n_layer][n_head_kv] */
+    kv_lane *lane; /* [n_layer][n_head_kv] */
 };
 
 struct kv_scratch {
     int cap_slots;
-    float *score;     /* [n_head_kv][cap_slots] */
-    float **score_row; /* [n_head_kv] into score */
+    float *score;             /* [n_head_kv][cap_slots] */
+    float **score_row;        /* [n_head_kv] into score */
     int32_t *order, *inverse; /* [cap_slots] */
-    float *rows[2];   /* [64][d] one page of each side */
-    float *packed[2]; /* [64][d] */
-    f16 *half[2];     /* [64][d] */
+    float *rows[2];           /* [64][d] one page of each side */
+    float *packed[2];         /* [64][d] */
+    f16 *half[2];             /* [64][d] */
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;    /* [rows][d] */
     float *s, *s_part, *p_part;               /* [rows][64] */
@@ -64,34 +65,32 @@ struct kv_scratch {
     int cos_sin_shift;                        /* by how many positions */
 };
 
-static inline int page_count(int n_slots)
-{
+static inline int page_count(int n_slots) {
     return (n_slots + PAGE_TOKENS - 1) / PAGE_TOKENS;
 }
-static inline kv_lane *lane_of(const kv_cache *cache, int il, int ih)
-{
+static inline kv_lane *lane_of(const kv_cache *cache, int il, int ih) {
     return &cache->lane[(size_t)il * (size_t)cache->model->n_head_kv + (size_t)ih];
 }
-static inline bool layer_windowed(const kv_cache *cache, int il)
-{
+static inline bool layer_windowed(const kv_cache *cache, int il) {
     return cache->model->layer[il].window_tokens > 0;
 }
-static inline int lane_lock(const kv_lane *lane)
-{
+static inline int lane_lock(const kv_lane *lane) {
     return lane->n_sealed[0] > lane->n_sealed[1] ? lane->n_sealed[0] : lane->n_sealed[1];
 }
-static inline kv_page lane_page(const kv_lane *lane, kv_side side, int page)
-{
+static inline kv_page lane_page(const kv_lane *lane, kv_side side, int page) {
     return (kv_page){.bytes = lane->sealed[side][page], .n_run_pages = 1};
 }
 
 /* lane.c: pages and rows. Taking a page cannot fail after kv_cache_step_bytes was reserved (asserted). */
-bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots); /* room in the lane's own arrays; false: no memory, unchanged */
-void lane_free(kv_cache *cache, kv_lane *lane);              /* gives every page back and frees the arrays */
+bool lane_grow(kv_cache *cache, kv_lane *lane,
+               int n_slots);                    /* room in the lane's own arrays; false: no memory, unchanged */
+void lane_free(kv_cache *cache, kv_lane *lane); /* gives every page back and frees the arrays */
 uint8_t *lane_take(kv_cache *cache, size_t page_bytes);
 void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes); /* *page may be NULL; becomes NULL */
-void lane_tail_ensure(kv_cache *cache, kv_lane *lane, int page);    /* fp16 pages of both sides where slots are not sealed */
-void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x, f16 *half); /* [64][d] */
+void lane_tail_ensure(kv_cache *cache, kv_lane *lane,
+                      int page); /* fp16 pages of both sides where slots are not sealed */
+void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x,
+                    f16 *half);                 /* [64][d] */
 void lane_trim(kv_cache *cache, kv_lane *lane); /* gives back pages that hold no slot of their kind */
 void lane_kill(kv_lane *lane, int slot);        /* the slot's token is evicted */
 

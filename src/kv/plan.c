@@ -1,23 +1,22 @@
-/* plan.c - what stays at an event. The policy gives a budget and a score per slot, the split shares the budget out, and each lane
- * keeps its best: higher score first, then the smaller position (methods.md's tie rule lives here, once, for every policy).
+/* plan.c - what stays at an event. The policy gives a budget and a score per slot, the split shares the budget out, and
+ * each lane keeps its best: higher score first, then the smaller position (methods.md's tie rule lives here, once, for
+ * every policy).
  *
- * Slots scored INFINITY (windows, sinks) always stay, even when they alone exceed the budget. Cost: a step event drops one token of
- * each lane and is one scan; a prompt's end selects by quickselect, linear in the slots. */
+ * Slots scored INFINITY (windows, sinks) always stay, even when they alone exceed the budget. Cost: a step event drops
+ * one token of each lane and is one scan; a prompt's end selects by quickselect, linear in the slots. */
 #include "kv/lane.h"
 #include <limits.h>
 #include <math.h>
 
 /* True when slot a leaves before slot b. */
-static bool leaves_first(const float *score, const int32_t *pos, int a, int b)
-{
+static bool leaves_first(const float *score, const int32_t *pos, int a, int b) {
     if (score[a] != score[b])
         return score[a] < score[b];
     return pos[a] > pos[b];
 }
 
 /* Moves the n_drop slots that leave first to the front of order[0..n). */
-static void select_leaving(int32_t *order, int n, int n_drop, const float *score, const int32_t *pos)
-{
+static void select_leaving(int32_t *order, int n, int n_drop, const float *score, const int32_t *pos) {
     int low = 0, high = n - 1;
     while (low < high) {
         int32_t pivot = order[low + (high - low) / 2];
@@ -44,8 +43,7 @@ static void select_leaving(int32_t *order, int n, int n_drop, const float *score
     }
 }
 
-static void evict_to(kv_lane *lane, int keep, float *score, int32_t *order)
-{
+static void evict_to(kv_lane *lane, int keep, float *score, int32_t *order) {
     int n = 0, n_forced = 0;
     for (int slot = 0; slot < lane->n_slots; slot++) {
         if (lane->pos[slot] == KV_DEAD)
@@ -71,15 +69,13 @@ static void evict_to(kv_lane *lane, int keep, float *score, int32_t *order)
         lane_kill(lane, order[i]);
 }
 
-static void force_sinks(const kv_cache *cache, kv_lane *lane, float *score)
-{
+static void force_sinks(const kv_cache *cache, kv_lane *lane, float *score) {
     for (int slot = 0; slot < lane->n_slots; slot++)
         if (lane->pos[slot] < cache->method.sinks_tokens)
             score[slot] = INFINITY;
 }
 
-void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch)
-{
+void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) {
     const kv_method *method = &cache->method;
     int n_heads = cache->model->n_head_kv;
     int n_slots[KV_MAX_HEADS], n_live[KV_MAX_HEADS], keep[KV_MAX_HEADS];
@@ -94,9 +90,16 @@ void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch)
         mass[ih] = lane->mass;
         most_live = lane->n_live > most_live ? lane->n_live : most_live;
     }
-    kv_view view = {.model = cache->model, .il = il, .event = event, .n_seen = cache->n_seen + cache->n_new,
-                    .n_prompt = cache->n_seen + cache->n_new - cache->prompt_from, .n_slots = n_slots, .n_live = n_live,
-                    .pos = pos, .mass = lane_of(cache, il, 0)->mass ? mass : NULL, .cache = cache};
+    kv_view view = {.model = cache->model,
+                    .il = il,
+                    .event = event,
+                    .n_seen = cache->n_seen + cache->n_new,
+                    .n_prompt = cache->n_seen + cache->n_new - cache->prompt_from,
+                    .n_slots = n_slots,
+                    .n_live = n_live,
+                    .pos = pos,
+                    .mass = lane_of(cache, il, 0)->mass ? mass : NULL,
+                    .cache = cache};
     int budget = method->policy->budget(&method->policy_config, &view);
     if (budget == INT_MAX)
         return;

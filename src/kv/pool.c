@@ -1,12 +1,12 @@
 /* pool.c - pages of mixed sizes under one exact byte budget.
  *
- * Memory comes from the system in regions of 64 MB, aligned to 64 MB and cut into 32 slabs of 2 MB; a slab serves pages of one size.
- * The slabs' records stand at the region's start, so a page finds its region by clearing low bits, its slab by dividing, and no slab is
- * touched (and so backed by memory) before its first page is. A slab whose pages are all free goes back to the common list and may serve
- * another size. The budget counts pages, to the byte.
+ * Memory comes from the system in regions of 64 MB, aligned to 64 MB and cut into 32 slabs of 2 MB; a slab serves pages
+ * of one size. The slabs' records stand at the region's start, so a page finds its region by clearing low bits, its
+ * slab by dividing, and no slab is touched (and so backed by memory) before its first page is. A slab whose pages are
+ * all free goes back to the common list and may serve another size. The budget counts pages, to the byte.
  *
- * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even the
- * worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). */
+ * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even
+ * the worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). */
 #include "kv/pool.h"
 #include "base/status.h"
 #include <assert.h>
@@ -44,8 +44,7 @@ struct kv_pool {
     region *regions;
 };
 
-pleat_status kv_pool_open(size_t budget_bytes, kv_pool **out, pleat_error *error)
-{
+pleat_status kv_pool_open(size_t budget_bytes, kv_pool **out, pleat_error *error) {
     kv_pool *pool = calloc(1, sizeof(*pool));
     if (!pool)
         return err_set(error, PLEAT_EMEMORY, "no memory for the KV pool");
@@ -55,8 +54,7 @@ pleat_status kv_pool_open(size_t budget_bytes, kv_pool **out, pleat_error *error
     return PLEAT_OK;
 }
 
-void kv_pool_close(kv_pool *pool)
-{
+void kv_pool_close(kv_pool *pool) {
     if (!pool)
         return;
     assert(pool->used_bytes == 0);
@@ -68,8 +66,7 @@ void kv_pool_close(kv_pool *pool)
     free(pool);
 }
 
-static void list_push(slab **head, slab *s)
-{
+static void list_push(slab **head, slab *s) {
     s->prev = NULL;
     s->next = *head;
     if (*head)
@@ -78,8 +75,7 @@ static void list_push(slab **head, slab *s)
     s->listed = true;
 }
 
-static void list_remove(slab **head, slab *s)
-{
+static void list_remove(slab **head, slab *s) {
     if (s->prev)
         s->prev->next = s->next;
     else
@@ -89,9 +85,9 @@ static void list_remove(slab **head, slab *s)
     s->listed = false;
 }
 
-static bool map_region(kv_pool *pool)
-{
-    uint8_t *map = mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+static bool map_region(kv_pool *pool) {
+    uint8_t *map =
+        mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return false;
     uint8_t *first = (uint8_t *)(((uintptr_t)map + REGION_BYTES - 1) / REGION_BYTES * REGION_BYTES);
@@ -114,15 +110,13 @@ static bool map_region(kv_pool *pool)
     return true;
 }
 
-static slab *slab_of(const void *page)
-{
+static slab *slab_of(const void *page) {
     uintptr_t base = (uintptr_t)page / REGION_BYTES * REGION_BYTES;
     return &((region *)base)->slabs[((uintptr_t)page - base) / SLAB_BYTES];
 }
 
 /* Index of a size, made on first use; -1 when there are too many sizes. */
-static int size_index(kv_pool *pool, size_t page_bytes)
-{
+static int size_index(kv_pool *pool, size_t page_bytes) {
     for (int i = 0; i < pool->n_sizes; i++)
         if (pool->size[i] == page_bytes)
             return i;
@@ -132,8 +126,7 @@ static int size_index(kv_pool *pool, size_t page_bytes)
     return pool->n_sizes++;
 }
 
-static slab *slab_for(kv_pool *pool, int index)
-{
+static slab *slab_for(kv_pool *pool, int index) {
     if (pool->partial[index])
         return pool->partial[index];
     if (!pool->empty && !map_region(pool))
@@ -149,8 +142,7 @@ static slab *slab_for(kv_pool *pool, int index)
     return s;
 }
 
-static void *slab_take(kv_pool *pool, int index, slab *s)
-{
+static void *slab_take(kv_pool *pool, int index, slab *s) {
     void *page = s->free_page;
     if (page)
         s->free_page = *(void **)page;
@@ -161,8 +153,7 @@ static void *slab_take(kv_pool *pool, int index, slab *s)
     return page;
 }
 
-void *kv_pool_take(kv_pool *pool, size_t page_bytes)
-{
+void *kv_pool_take(kv_pool *pool, size_t page_bytes) {
     assert(page_bytes && page_bytes % 64 == 0 && page_bytes <= SLAB_BYTES - HEADER_BYTES);
     void *page = NULL;
     pthread_mutex_lock(&pool->lock);
@@ -178,8 +169,7 @@ void *kv_pool_take(kv_pool *pool, size_t page_bytes)
     return page;
 }
 
-void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes)
-{
+void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
     slab *s = slab_of(page);
     assert(s->page_bytes == page_bytes && s->n_used > 0);
     pthread_mutex_lock(&pool->lock);
@@ -198,21 +188,18 @@ void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes)
     pthread_mutex_unlock(&pool->lock);
 }
 
-size_t kv_pool_used_bytes(const kv_pool *pool)
-{
+size_t kv_pool_used_bytes(const kv_pool *pool) {
     pthread_mutex_lock((pthread_mutex_t *)&pool->lock);
     size_t used = pool->used_bytes;
     pthread_mutex_unlock((pthread_mutex_t *)&pool->lock);
     return used;
 }
 
-size_t kv_pool_budget_bytes(const kv_pool *pool)
-{
+size_t kv_pool_budget_bytes(const kv_pool *pool) {
     return pool->budget_bytes;
 }
 
-bool kv_pool_reserve(kv_pool *pool, size_t bytes)
-{
+bool kv_pool_reserve(kv_pool *pool, size_t bytes) {
     enum { USABLE = SLAB_BYTES - (64 << 10) }; /* no page is larger than the end that a slab may waste */
     pthread_mutex_lock(&pool->lock);
     bool ok = bytes <= pool->budget_bytes - pool->used_bytes;

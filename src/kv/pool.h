@@ -1,5 +1,5 @@
-/* pool.h - memory for KV pages with an exact byte budget. Pages of any size that is a multiple of 64; a freed page is reused by the
- * next of its size. Thread safe. Huge pages where the system gives them. */
+/* pool.h - memory for KV pages with an exact byte budget. Pages of any size that is a multiple of 64; a freed page is
+ * reused by the next of its size. Thread safe. Huge pages where the system gives them. */
 #ifndef KV_POOL_H
 #define KV_POOL_H
 #include "pleat.h"
@@ -12,9 +12,9 @@ void kv_pool_close(kv_pool *pool);
 /* 64-byte aligned, contents undefined; NULL when the budget or the system is at its end. */
 void *kv_pool_take(kv_pool *pool, size_t page_bytes);
 void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes);
-size_t kv_pool_used_bytes(const kv_pool *pool);   /* exact sum of pages taken */
+size_t kv_pool_used_bytes(const kv_pool *pool); /* exact sum of pages taken */
 size_t kv_pool_budget_bytes(const kv_pool *pool);
-/* Makes the next takes of up to `bytes` succeed: true when budget and system allow that now. Only one holder at a time may reserve;
- * pages given back meanwhile only add. */
+/* Makes the next takes of up to `bytes` succeed: true when budget and system allow that now. Only one holder at a time
+ * may reserve; pages given back meanwhile only add. */
 bool kv_pool_reserve(kv_pool *pool, size_t bytes);
 #endif

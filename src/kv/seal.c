@@ -1,26 +1,26 @@
-/* seal.c - the order of a lane's rows, sealing and rebuilding: everything that moves bytes inside a lane after attention.
+/* seal.c - the order of a lane's rows, sealing and rebuilding: everything that moves bytes inside a lane after
+ * attention.
  *
- * Sealing follows each side's geometry: of the slots not sealed yet the newest `keep` stay fp16, and of the others `step` at a
- * time are sealed, oldest first (KIVI's K: keep 0, step 128; its V: keep 128, step 64; int8: keep 0, step 64). Before that the
- * movable slots are packed in the order of their positions, so evicted tokens are never sealed.
+ * Sealing follows each side's geometry: of the slots not sealed yet the newest `keep` stay fp16, and of the others
+ * `step` at a time are sealed, oldest first (KIVI's K: keep 0, step 128; its V: keep 128, step 64; int8: keep 0, step
+ * 64). Before that the movable slots are packed in the order of their positions, so evicted tokens are never sealed.
  *
- * A hole (a dead slot among sealed ones) is filled with a row that is due for sealing when every sealed side can take a single row;
- * that is how int8 under h2o-512 stays at its pages. Other formats (KIVI's K shares scales among tokens) keep their holes
- * until the lane has more than 1.4 times the pages that its live tokens need, the tail's page not counted; then it is rebuilt:
- * opened, packed and sealed again, in place, page by page. Rebuilding is the one place where a row is quantised twice. */
+ * A hole (a dead slot among sealed ones) is filled with a row that is due for sealing when every sealed side can take a
+ * single row; that is how int8 under h2o-512 stays at its pages. Other formats (KIVI's K shares scales among tokens)
+ * keep their holes until the lane has more than 1.4 times the pages that its live tokens need, the tail's page not
+ * counted; then it is rebuilt: opened, packed and sealed again, in place, page by page. Rebuilding is the one place
+ * where a row is quantised twice. */
 #include "kv/lane.h"
 #include "kv/page_f16.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-static bool side_seals(const kv_cache *cache, int side)
-{
+static bool side_seals(const kv_cache *cache, int side) {
     return cache->geometry[side].page_bytes > 0;
 }
 
-static void move_slot(kv_cache *cache, kv_lane *lane, int dst, int src)
-{
+static void move_slot(kv_cache *cache, kv_lane *lane, int dst, int src) {
     int d = cache->model->head_dim;
     for (int side = 0; side < 2; side++)
         page_f16_move((kv_side)side, d, lane->tail[side][dst / PAGE_TOKENS], dst % PAGE_TOKENS,
@@ -30,8 +30,7 @@ static void move_slot(kv_cache *cache, kv_lane *lane, int dst, int src)
         lane->mass[dst] = lane->mass[src];
 }
 
-static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b)
-{
+static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b) {
     int d = cache->model->head_dim;
     f16 row_a[KV_MAX_HEAD_DIM], row_b[KV_MAX_HEAD_DIM];
     for (int side = 0; side < 2; side++) {
@@ -51,14 +50,12 @@ static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b)
     }
 }
 
-static int by_position(const void *a, const void *b, void *pos)
-{
+static int by_position(const void *a, const void *b, void *pos) {
     int32_t x = ((const int32_t *)pos)[*(const int32_t *)a], y = ((const int32_t *)pos)[*(const int32_t *)b];
     return (x > y) - (x < y);
 }
 
-void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch)
-{
+void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     if (lane->windowed)
         return;
     int lock = lane_lock(lane), n = 0, n_span = lane->n_slots - lock;
@@ -94,8 +91,7 @@ void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch)
     lane_trim(cache, lane);
 }
 
-static int due_tokens(const kv_cache *cache, const kv_lane *lane, int side, bool all)
-{
+static int due_tokens(const kv_cache *cache, const kv_lane *lane, int side, bool all) {
     const kv_geometry *g = &cache->geometry[side];
     if (!g->page_bytes)
         return 0;
@@ -107,8 +103,7 @@ static int due_tokens(const kv_cache *cache, const kv_lane *lane, int side, bool
 }
 
 /* Gives dead rows among n the value of a live neighbour, so that they widen no group's range. */
-static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x)
-{
+static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x) {
     int live = -1;
     for (int i = 0; i < n && live < 0; i++)
         if (lane->pos[slot + i] != KV_DEAD)
@@ -123,22 +118,19 @@ static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x
     }
 }
 
-static uint64_t page_seed(const kv_lane *lane, int side, int page)
-{
+static uint64_t page_seed(const kv_lane *lane, int side, int page) {
     return (uint64_t)lane->seals << 24 ^ (uint64_t)page << 1 ^ (uint64_t)side;
 }
 
-static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int page, int first, int n, const float *x)
-{
+static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int page, int first, int n, const float *x) {
     if (!lane->sealed[side][page])
         lane->sealed[side][page] = lane_take(cache, cache->geometry[side].page_bytes);
     kv_page view = lane_page(lane, (kv_side)side, page);
-    cache->method.format[side]->seal(&cache->method.format_config[side], (kv_side)side, cache->model->head_dim, x, first, n, &view,
-                                     page_seed(lane, side, page));
+    cache->method.format[side]->seal(&cache->method.format_config[side], (kv_side)side, cache->model->head_dim, x,
+                                     first, n, &view, page_seed(lane, side, page));
 }
 
-static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_scratch *scratch)
-{
+static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_scratch *scratch) {
     int d = cache->model->head_dim;
     while (n_due > 0) {
         int slot = lane->n_sealed[side], page = slot / PAGE_TOKENS, first = slot % PAGE_TOKENS;
@@ -160,8 +152,7 @@ static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_sc
 }
 
 /* Rows at the front of the movable slots that are due on every side that seals. */
-static int due_on_all_sides(const kv_cache *cache, const kv_lane *lane, bool all)
-{
+static int due_on_all_sides(const kv_cache *cache, const kv_lane *lane, bool all) {
     int n = lane->n_slots - lane_lock(lane);
     for (int side = 0; side < 2; side++) {
         if (!side_seals(cache, side))
@@ -173,8 +164,7 @@ static int due_on_all_sides(const kv_cache *cache, const kv_lane *lane, bool all
 }
 
 /* Puts rows that are due for sealing in holes among the sealed slots. */
-static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch)
-{
+static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
     int d = cache->model->head_dim, lock = lane_lock(lane), n_due = due_on_all_sides(cache, lane, all);
     for (int side = 0; side < 2; side++)
         if (side_seals(cache, side) && !cache->geometry[side].row_writable)
@@ -188,7 +178,8 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
             float *x = scratch->rows[side];
             page_f16_get((kv_side)side, d, lane->tail[side][src / PAGE_TOKENS], src % PAGE_TOKENS, 1, half);
             if (hole >= lane->n_sealed[side]) {
-                page_f16_put((kv_side)side, d, lane->tail[side][hole / PAGE_TOKENS], hole % PAGE_TOKENS, half, 1, (size_t)d);
+                page_f16_put((kv_side)side, d, lane->tail[side][hole / PAGE_TOKENS], hole % PAGE_TOKENS, half, 1,
+                             (size_t)d);
                 continue;
             }
             for (int j = 0; j < d; j++)
@@ -207,8 +198,7 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
         seal_pack(cache, lane, scratch);
 }
 
-void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch)
-{
+void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
     if (!due_tokens(cache, lane, KV_K, all) && !due_tokens(cache, lane, KV_V, all))
         return;
     if (!lane->windowed) {
@@ -231,8 +221,7 @@ typedef struct rebuild {
 } rebuild;
 
 /* Writes the gathered rows to their page: the first ones sealed, those from new_sealed on in fp16. */
-static void rebuild_flush(rebuild *b)
-{
+static void rebuild_flush(rebuild *b) {
     int d = b->cache->model->head_dim, page = (b->n_written - 1) / PAGE_TOKENS, n = b->n_written - page * PAGE_TOKENS;
     int n_seal = b->new_sealed - page * PAGE_TOKENS;
     n_seal = n_seal < 0 ? 0 : n_seal > n ? n : n_seal;
@@ -254,8 +243,7 @@ static void rebuild_flush(rebuild *b)
 }
 
 /* Writes never overtake reads: the page being written is at most the one whose rows were all opened just before. */
-static void rebuild_side(rebuild *b)
-{
+static void rebuild_side(rebuild *b) {
     int d = b->cache->model->head_dim;
     float *x = b->scratch->rows[b->side];
     for (int page = 0; page < page_count(b->lane->n_slots); page++) {
@@ -264,7 +252,8 @@ static void rebuild_side(rebuild *b)
         for (int i = 0; i < (n < PAGE_TOKENS ? n : PAGE_TOKENS); i++) {
             if (b->lane->pos[page * PAGE_TOKENS + i] == KV_DEAD)
                 continue;
-            memcpy(b->packed + (size_t)(b->n_written % PAGE_TOKENS) * (size_t)d, x + (size_t)i * (size_t)d, (size_t)d * sizeof(*x));
+            memcpy(b->packed + (size_t)(b->n_written % PAGE_TOKENS) * (size_t)d, x + (size_t)i * (size_t)d,
+                   (size_t)d * sizeof(*x));
             if (++b->n_written % PAGE_TOKENS == 0)
                 rebuild_flush(b);
         }
@@ -273,22 +262,24 @@ static void rebuild_side(rebuild *b)
         rebuild_flush(b);
 }
 
-static int live_below(const kv_lane *lane, int end)
-{
+static int live_below(const kv_lane *lane, int end) {
     int n = 0;
     for (int slot = 0; slot < end; slot++)
         n += lane->pos[slot] != KV_DEAD;
     return n;
 }
 
-static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch)
-{
+static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     int new_sealed[2];
     for (int side = 0; side < 2; side++) {
         int n = live_below(lane, lane->n_sealed[side]);
         new_sealed[side] = cache->geometry[side].row_writable ? n : n / PAGE_TOKENS * PAGE_TOKENS;
-        rebuild b = {.cache = cache, .lane = lane, .side = side, .new_sealed = new_sealed[side],
-                     .packed = scratch->packed[side], .scratch = scratch};
+        rebuild b = {.cache = cache,
+                     .lane = lane,
+                     .side = side,
+                     .new_sealed = new_sealed[side],
+                     .packed = scratch->packed[side],
+                     .scratch = scratch};
         rebuild_side(&b);
         assert(b.n_written == lane->n_live);
     }
@@ -307,13 +298,11 @@ static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch)
     lane_trim(cache, lane);
 }
 
-static bool sparse(const kv_lane *lane)
-{
+static bool sparse(const kv_lane *lane) {
     return (page_count(lane->n_slots) - 1) * 10 > page_count(lane->n_live) * 14;
 }
 
-void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch)
-{
+void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     if (lane->windowed || !sparse(lane))
         return;
     seal_pack(cache, lane, scratch);

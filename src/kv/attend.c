@@ -118,12 +118,12 @@ static int tile_count(int position, int n_tokens) {
 }
 
 /* Most slots of any lane of the cache once this step's tokens are in. */
-static int most_slots(const kv_cache *cache) {
+static int most_slots(const kv_cache *cache, int n_tokens) {
     int most = 0;
     for (int il = 0; il < cache->model->n_layer; il++)
         for (int ih = 0; ih < cache->model->n_head_kv; ih++)
             most = lane_of(cache, il, ih)->n_slots > most ? lane_of(cache, il, ih)->n_slots : most;
-    return page_count(most + cache->n_new) * PAGE_TOKENS;
+    return page_count(most + n_tokens) * PAGE_TOKENS;
 }
 
 pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_items, pleat_error *error) {
@@ -131,7 +131,7 @@ pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_ite
     size_t n_mass = 0;
     for (int i = 0; i < n_items; i++) {
         const kv_cache *cache = items[i].cache;
-        int n_slots = most_slots(cache), n_tiles = cache->n_new ? tile_count(cache->n_seen, cache->n_new) : 0;
+        int n_slots = most_slots(cache, items[i].n_tokens), n_tiles = tile_count(cache->n_seen, items[i].n_tokens);
         int n_chunks = n_slots / ATTEND_CHUNK_TOKENS + 1;
         n_lane_tiles += n_tiles * a->model->n_head_kv;
         most_chunks = n_chunks > most_chunks ? n_chunks : most_chunks;

@@ -24,8 +24,8 @@ typedef struct kv_attend kv_attend;
 pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens, int n_workers, kv_attend **out,
                             pleat_error *error);
 void kv_attend_close(kv_attend *attend);
-/* Before a step, after kv_cache_begin of all its items: takes the memory that its layers need, so that nothing fails
- * later. */
+/* Before a step and its kv_cache_begin, from the items' n_tokens: takes the memory that its layers need, so that
+ * nothing fails later. PLEAT_EMEMORY: no cache has changed. */
 pleat_status kv_attend_plan(kv_attend *attend, const kv_attend_item *items, int n_items, pleat_error *error);
 /* One layer: returns how many tasks there are; then every task once, in any thread; then every merge task once, in any
  * thread. q and out pointers may differ from kv_attend_plan's. */

@@ -1,0 +1,45 @@
+/* plan.c - how many bytes of the pool a request will take at most, before it starts. */
+#include "engine/engine.h"
+#include "kv/page_f16.h"
+#include <limits.h>
+
+static size_t pages(int n_tokens) {
+    return ((size_t)n_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
+}
+
+/* Bytes of one side of a lane that holds n live tokens in decode: sealed pages, up to 1.4 times the ideal while holes
+ * wait for a rebuild, the fp16 tail, and the pages that sealing or a rebuild takes before it gives others back. */
+static size_t side_bytes(const kv_geometry *g, size_t f16_bytes, int n) {
+    if (!g->page_bytes)
+        return (pages(n) + 2) * f16_bytes;
+    int n_tail = g->keep_tokens + (g->step_tokens > PAGE_TOKENS ? g->step_tokens : PAGE_TOKENS);
+    n_tail = n < n_tail ? n : n_tail;
+    size_t n_sealed = pages(n) * 14 / 10 + 2;
+    return n_sealed * g->page_bytes + (pages(n_tail) + 4) * f16_bytes;
+}
+
+size_t engine_plan_bytes(const pleat_model *model, const kv_method *method, int prompt_tokens, int new_tokens) {
+    size_t f16_bytes = page_f16_bytes(model->head_dim), total = 0;
+    int n_all = prompt_tokens + new_tokens;
+    int n_kept = method->policy->bound_tokens ? method->policy->bound_tokens(&method->policy_config) : INT_MAX;
+    int n_exact = method->bounded ? method->grid_tokens : prompt_tokens; /* prompt tokens in fp16 at a time */
+    n_exact = n_exact < prompt_tokens ? n_exact : prompt_tokens;
+    for (int il = 0; il < model->n_layer; il++) {
+        int window = model->shape[il].window_tokens, n = n_all < n_kept ? n_all : n_kept;
+        if (window)
+            n = n_all < window + 2 * PAGE_TOKENS ? n_all : window + 2 * PAGE_TOKENS;
+        size_t bytes = 0;
+        for (int side = 0; side < 2; side++) {
+            kv_geometry g;
+            method->format[side]->geometry(&method->format_config[side], (kv_side)side, model->head_dim, &g);
+            size_t decode = side_bytes(&g, f16_bytes, n), prefill = (pages(n_exact) + 2) * f16_bytes;
+            if (method->bounded)
+                prefill += decode;
+            else
+                prefill += 2 * f16_bytes + (g.page_bytes ? pages(n) * g.page_bytes : 0);
+            bytes += prefill > decode ? prefill : decode;
+        }
+        total += bytes * (size_t)model->n_head_kv;
+    }
+    return total;
+}

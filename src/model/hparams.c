@@ -1,0 +1,190 @@
+/* hparams.c - the numbers of a model, from the metadata of its file.
+ *
+ * Keys are `ARCH.name` as the GGUF specification has them. Where a gemma3 file is silent (some converters leave the
+ * local layers out), the architecture's own values hold: a window of 512, every sixth layer global, rope base 10,000 on
+ * local layers. */
+#include "model/model.h"
+#include "base/status.h"
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GEMMA3_PERIOD = 6, GEMMA3_27B_LAYERS = 62, MAX_LAYERS = 1024, MAX_WIDTH = 1 << 20 };
+
+static const char *const arch_names[] = {"llama", "qwen2", "gemma3"};
+
+static const char *key_of(const pleat_model *model, const char *name, char out[96]) {
+    snprintf(out, 96, "%s.%s", model->arch_name, name);
+    return out;
+}
+
+/* An integer of the architecture; without a fallback (< 0) it must be there. */
+static pleat_status get_int(const pleat_model *model, const char *name, int low, int high, int fallback, int *value,
+                            pleat_error *error) {
+    char key[96];
+    int64_t x = fallback;
+    bool found = false;
+    pleat_status status = gguf_get_int(model->file, key_of(model, name, key), low, high, &x, &found, error);
+    if (status)
+        return status;
+    if (!found && fallback < 0)
+        return err_set(error, PLEAT_EINPUT, "%s: the key %s is missing", gguf_path(model->file), key);
+    *value = (int)x;
+    return PLEAT_OK;
+}
+
+static pleat_status read_arch(pleat_model *model, pleat_error *error) {
+    const char *path = gguf_path(model->file);
+    gguf_string s;
+    bool found = false;
+    pleat_status status = gguf_get_string(model->file, "general.architecture", &s, &found, error);
+    if (status)
+        return status;
+    if (!found)
+        return err_set(error, PLEAT_EINPUT, "%s: the key general.architecture is missing", path);
+    for (size_t i = 0; i < sizeof(arch_names) / sizeof(*arch_names); i++) {
+        if (s.n == strlen(arch_names[i]) && !memcmp(s.bytes, arch_names[i], s.n)) {
+            model->arch = (model_arch)i;
+            snprintf(model->arch_name, sizeof(model->arch_name), "%s", arch_names[i]);
+            return PLEAT_OK;
+        }
+    }
+    return err_set(error, PLEAT_EINPUT, "%s: general.architecture is \"%.*s\"; known are llama, qwen2 and gemma3", path,
+                   (int)(s.n < 40 ? s.n : 40), s.bytes);
+}
+
+static pleat_status read_name(pleat_model *model, pleat_error *error) {
+    gguf_string s = {.bytes = "", .n = 0};
+    bool found = false;
+    pleat_status status = gguf_get_string(model->file, "general.name", &s, &found, error);
+    if (status)
+        return status;
+    if (!found)
+        s = (gguf_string){.bytes = model->arch_name, .n = strlen(model->arch_name)};
+    snprintf(model->name, sizeof(model->name), "%.*s", (int)(s.n < 120 ? s.n : 120), s.bytes);
+    return PLEAT_OK;
+}
+
+static pleat_status read_sizes(pleat_model *model, pleat_error *error) {
+    int n_experts = 0, value_dim = 0;
+    const struct {
+        const char *name;
+        int low, high, fallback, *value;
+    } keys[] = {
+        {"block_count", 1, MAX_LAYERS, -1, &model->n_layer},
+        {"embedding_length", 32, MAX_WIDTH, -1, &model->n_embd},
+        {"feed_forward_length", 32, MAX_WIDTH, -1, &model->n_ff},
+        {"context_length", 64, 1 << 24, -1, &model->context_tokens},
+        {"attention.head_count", 1, 4096, -1, &model->n_head},
+        {"attention.head_count_kv", 1, KV_MAX_HEADS, 0, &model->n_head_kv},
+        {"attention.key_length", 1, 1 << 16, 0, &model->head_dim},
+        {"attention.value_length", 1, 1 << 16, 0, &value_dim},
+        {"expert_count", 0, 1 << 16, 0, &n_experts},
+    };
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+        pleat_status status =
+            get_int(model, keys[i].name, keys[i].low, keys[i].high, keys[i].fallback, keys[i].value, error);
+        if (status)
+            return status;
+    }
+    const char *path = gguf_path(model->file);
+    if (n_experts)
+        return err_set(error, PLEAT_EINPUT, "%s: %s.expert_count is %d; mixtures of experts are not supported", path,
+                       model->arch_name, n_experts);
+    model->n_head_kv = model->n_head_kv ? model->n_head_kv : model->n_head;
+    if (!model->head_dim && model->n_embd % model->n_head)
+        return err_set(error, PLEAT_EINPUT, "%s: an embedding_length of %d cannot be shared by %d heads", path,
+                       model->n_embd, model->n_head);
+    model->head_dim = model->head_dim ? model->head_dim : model->n_embd / model->n_head;
+    if (value_dim && value_dim != model->head_dim)
+        return err_set(error, PLEAT_EINPUT, "%s: keys of %d and values of %d elements: both must be the same", path,
+                       model->head_dim, value_dim);
+    return PLEAT_OK;
+}
+
+static pleat_status check_heads(const pleat_model *model, pleat_error *error) {
+    const char *path = gguf_path(model->file);
+    int d = model->head_dim;
+    if (d % 32 || d > KV_MAX_HEAD_DIM)
+        return err_set(error, PLEAT_EINPUT, "%s: heads of %d elements; they must be a multiple of 32, at most %d", path,
+                       d, KV_MAX_HEAD_DIM);
+    if (model->n_head_kv > KV_MAX_HEADS || model->n_head % model->n_head_kv ||
+        model->n_head / model->n_head_kv > KV_MAX_GROUP)
+        return err_set(error, PLEAT_EINPUT,
+                       "%s: %d query heads cannot share %d KV heads (a multiple, at most %d each, at most %d KV heads)",
+                       path, model->n_head, model->n_head_kv, KV_MAX_GROUP, KV_MAX_HEADS);
+    return PLEAT_OK;
+}
+
+static pleat_status read_floats(pleat_model *model, pleat_error *error) {
+    char key[96];
+    double eps = 0, softcap = 0;
+    bool found = false, unused;
+    pleat_status status =
+        gguf_get_float(model->file, key_of(model, "attention.layer_norm_rms_epsilon", key), &eps, &found, error);
+    if (status)
+        return status;
+    if (!found || !(eps > 0 && eps < 1))
+        return err_set(error, PLEAT_EINPUT, "%s: the key %s must be there and between 0 and 1", gguf_path(model->file),
+                       key);
+    model->norm_eps = (float)eps;
+    static const char *const softcaps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
+    for (int i = 0; i < 2; i++) {
+        status = gguf_get_float(model->file, key_of(model, softcaps[i], key), &softcap, &unused, error);
+        if (status)
+            return status;
+        if (softcap != 0)
+            return err_set(error, PLEAT_EINPUT, "%s: %s is %g; soft-capped logits are not supported",
+                           gguf_path(model->file), key, softcap);
+    }
+    return PLEAT_OK;
+}
+
+/* Windows of gemma3's local layers; a window on another architecture would change its answers silently. */
+static pleat_status read_windows(pleat_model *model, pleat_error *error) {
+    bool gemma = model->arch == MODEL_GEMMA3;
+    int window = 0, period = GEMMA3_PERIOD;
+    pleat_status status = get_int(model, "attention.sliding_window", 1, INT_MAX, gemma ? 512 : 0, &window, error);
+    if (!status && gemma)
+        status = get_int(model, "attention.sliding_window_pattern", 1, MAX_LAYERS, GEMMA3_PERIOD, &period, error);
+    if (status)
+        return status;
+    if (window && !gemma && window < model->context_tokens)
+        return err_set(error, PLEAT_EINPUT, "%s: %s.attention.sliding_window is %d; windows are known for gemma3 only",
+                       gguf_path(model->file), model->arch_name, window);
+    for (int il = 0; gemma && il < model->n_layer; il++)
+        model->shape[il].window_tokens = (il + 1) % period ? window : 0;
+    return PLEAT_OK;
+}
+
+pleat_status hparams_read(pleat_model *model, pleat_error *error) {
+    pleat_status status = read_arch(model, error);
+    status = status ? status : read_name(model, error);
+    status = status ? status : read_sizes(model, error);
+    status = status ? status : check_heads(model, error);
+    status = status ? status : read_floats(model, error);
+    if (status)
+        return status;
+    model->layer = calloc((size_t)model->n_layer, sizeof(*model->layer));
+    model->shape = calloc((size_t)model->n_layer, sizeof(*model->shape));
+    if (!model->layer || !model->shape)
+        return err_set(error, PLEAT_EMEMORY, "no memory for %d layers", model->n_layer);
+    status = read_windows(model, error);
+    if (status)
+        return status;
+    bool gemma = model->arch == MODEL_GEMMA3;
+    int scale_dim = gemma && model->n_layer == GEMMA3_27B_LAYERS ? model->n_embd / model->n_head : model->head_dim;
+    model->embed_scale = gemma ? sqrtf((float)model->n_embd) : 1;
+    model->kv = (kv_model){.name = model->name,
+                           .n_layer = model->n_layer,
+                           .n_head = model->n_head,
+                           .n_head_kv = model->n_head_kv,
+                           .head_dim = model->head_dim,
+                           .rope_neox = model->arch != MODEL_LLAMA,
+                           .score_scale = 1 / sqrtf((float)scale_dim),
+                           .context_tokens = model->context_tokens,
+                           .layer = model->shape};
+    return PLEAT_OK;
+}

@@ -1,0 +1,82 @@
+/* model.c - opening and closing a model, and what the public face says of one. */
+#include "model/model.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include <stdlib.h>
+
+static pleat_status open_parts(pleat_model *model, const char *path, int n_threads, pleat_error *error) {
+    threads *pool = NULL;
+    pleat_status status = gguf_open(path, &model->file, error);
+    status = status ? status : hparams_read(model, error);
+    status = status ? status : rope_read(model, error);
+    status = status ? status : tokenizer_open(model->file, &model->tok, error);
+    if (status)
+        return status;
+    model->n_vocab = tokenizer_n_vocab(model->tok);
+    status = threads_open(n_threads, &pool, error);
+    if (status)
+        return status;
+    status = tensors_pack(model, pool, error);
+    threads_close(pool);
+    return status;
+}
+
+pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **out, pleat_error *error) {
+    pleat_model *model = calloc(1, sizeof(*model));
+    if (!model)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a model");
+    pleat_status status = open_parts(model, path, n_threads, error);
+    if (status) {
+        pleat_model_close(model);
+        return status;
+    }
+    *out = model;
+    return PLEAT_OK;
+}
+
+void pleat_model_close(pleat_model *model) {
+    if (!model)
+        return;
+    if (model->packed)
+        mem_unmap(model->packed, model->packed_bytes);
+    mem_free(model->rope_inv[0]);
+    mem_free(model->rope_inv[1]);
+    free(model->layer);
+    free(model->shape);
+    if (model->tok)
+        tokenizer_close(model->tok);
+    if (model->file)
+        gguf_close(model->file);
+    free(model);
+}
+
+pleat_model_info pleat_model_describe(const pleat_model *model) {
+    size_t lane_bytes = 2 * sizeof(uint16_t) * (size_t)model->head_dim;
+    return (pleat_model_info){.path = gguf_path(model->file),
+                              .architecture = model->arch_name,
+                              .name = model->name,
+                              .n_layer = model->n_layer,
+                              .n_head = model->n_head,
+                              .n_head_kv = model->n_head_kv,
+                              .head_dim = model->head_dim,
+                              .n_embd = model->n_embd,
+                              .n_vocab = model->n_vocab,
+                              .context_tokens = model->context_tokens,
+                              .file_bytes = gguf_file_bytes(model->file),
+                              .packed_bytes = model->packed_bytes,
+                              .f16_token_bytes = lane_bytes * (size_t)model->n_layer * (size_t)model->n_head_kv};
+}
+
+pleat_status pleat_tokenize(const pleat_model *model, const char *text, size_t text_bytes, bool special, int32_t **ids,
+                            int *n_ids, pleat_error *error) {
+    return tokenizer_encode(model->tok, text, text_bytes, special ? TOKENIZER_SPECIAL : TOKENIZER_PLAIN, ids, n_ids,
+                            error);
+}
+
+const char *pleat_token_bytes(const pleat_model *model, int32_t id, bool special, size_t *n_bytes) {
+    return tokenizer_bytes(model->tok, id, special, n_bytes);
+}
+
+bool pleat_token_ends(const pleat_model *model, int32_t id) {
+    return tokenizer_ends(model->tok, id);
+}

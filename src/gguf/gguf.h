@@ -1,15 +1,27 @@
 /* gguf.h - a GGUF file (v2, v3), mapped read-only, every count, size, offset, type and name checked before use.
  *
  * Owns the mapping and an index of metadata and tensors. Knows nothing of architectures. After gguf_open has said
- * PLEAT_OK every pointer handed out lies inside the file; nothing was allocated beyond the file's size plus a fixed margin. */
+ * PLEAT_OK every pointer handed out lies inside the file; nothing was allocated beyond the file's size plus a fixed
+ * margin. */
 #ifndef GGUF_GGUF_H
 #define GGUF_GGUF_H
 #include "pleat.h"
 #include "cpu/blocks.h" /* block_type */
 
 typedef enum gguf_type { /* the file's own numbers */
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64,
-    GGUF_I64, GGUF_F64,
+                         GGUF_U8,
+                         GGUF_I8,
+                         GGUF_U16,
+                         GGUF_I16,
+                         GGUF_U32,
+                         GGUF_I32,
+                         GGUF_F32,
+                         GGUF_BOOL,
+                         GGUF_STRING,
+                         GGUF_ARRAY,
+                         GGUF_U64,
+                         GGUF_I64,
+                         GGUF_F64,
 } gguf_type;
 
 typedef struct gguf_string {
@@ -45,8 +57,8 @@ gguf_string gguf_key_at(const gguf *file, int index, gguf_type *type);
 /* Value as text for a person (arrays: type, length and the first few), at most cap - 1 bytes; returns out. */
 const char *gguf_value_text(const gguf *file, int index, char *out, size_t cap);
 
-/* Typed look-ups. found = false and PLEAT_OK when the key is not there (*value untouched); PLEAT_EINPUT when it is there
- * with another type or out of [low, high]. Integers of any width and sign are accepted where they fit. */
+/* Typed look-ups. found = false and PLEAT_OK when the key is not there (*value untouched); PLEAT_EINPUT when it is
+ * there with another type or out of [low, high]. Integers of any width and sign are accepted where they fit. */
 pleat_status gguf_get_int(const gguf *file, const char *key, int64_t low, int64_t high, int64_t *value, bool *found,
                           pleat_error *error);
 pleat_status gguf_get_float(const gguf *file, const char *key, double *value, bool *found, pleat_error *error);

@@ -1,0 +1,583 @@
+/* test_cache.c - the cache mechanism: every format x policy against a double reference of what it holds, bit-equality
+ * where it is promised, bytes, windows, slot reuse, bounded prefill, forks, second turns. */
+#include "support/drive.h"
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+static const drive_shape plain = {.n_head = 6, .n_head_kv = 2, .d = 64};
+static const drive_shape windowed = {.n_head = 4, .n_head_kv = 1, .d = 64, .window = 100};
+#define POOL ((size_t)1 << 30)
+
+/* Every format of methods.def in the variants that take another way through the cache, and every policy. */
+static const char *const formats[] = {"f16",
+                                      "int8",
+                                      "int8:group=row",
+                                      "int8:axis=channel",
+                                      "int8:tail=128",
+                                      "kivi:bits=4",
+                                      "kivi:bits=2",
+                                      "kivi:bits=4,residual=64,group=64",
+                                      "kivi:bits=4,vseal=token",
+                                      "kivi:bits=2,params=8",
+                                      "k=kivi(bits=4),v=int8",
+                                      "k=int8,v=f16",
+                                      "k=f16,v=kivi(bits=2)"};
+static const char *const policies[] = {"all",
+                                       "streaming:sinks=16,recent=112",
+                                       "streaming:sinks=16,recent=112,pos=original",
+                                       "h2o:heavy=48,recent=80",
+                                       "h2o:heavy=48,recent=80,norm=1",
+                                       "h2o:heavy=48,recent=80+sinks:n=4"};
+enum { N_FORMATS = sizeof(formats) / sizeof(*formats), N_POLICIES = sizeof(policies) / sizeof(*policies) };
+
+/* ---- against the reference ---- */
+
+static void compare(const drive *d, const float *got, const double *want, const char *what, int step) {
+    int n = d->model.n_head * d->model.head_dim;
+    double error = 0, size = 0;
+    for (int i = 0; i < n; i++) {
+        double e = (double)got[i] - want[i];
+        error += e * e;
+        size += want[i] * want[i];
+    }
+    if (!(sqrt(error / size) < 1e-3))
+        fail_msg("%s, step %d: relative error %g", what, step, sqrt(error / size));
+}
+
+static void decode_and_compare(drive *d, kv_cache *cache, const char *what, int n_steps) {
+    size_t width = (size_t)(d->model.n_head * d->model.head_dim);
+    float *out = malloc(drive_out_floats(d, 1) * sizeof(*out));
+    double *want = malloc(DRIVE_LAYERS * width * sizeof(*want));
+    for (int step = 0; step < n_steps; step++) {
+        for (int il = 0; il < DRIVE_LAYERS; il++)
+            drive_expect(d, cache, 7, il, want + (size_t)il * width, NULL);
+        drive_decode(d, cache, 7, 1, out);
+        for (int il = 0; il < DRIVE_LAYERS; il++)
+            compare(d, out + (size_t)il * width, want + (size_t)il * width, what, step);
+        assert_int_equal(kv_cache_stats(cache).kv_bytes, kv_pool_used_bytes(d->pool));
+    }
+    free(out);
+    free(want);
+}
+
+static void one_method(drive_shape shape, const char *spec, int prompt, int steps) {
+    drive d;
+    drive_open(&d, shape, POOL);
+    kv_cache *cache = drive_cache(&d, spec);
+    drive_prompt(&d, cache, 7, prompt, 512, true, NULL);
+    decode_and_compare(&d, cache, spec, steps);
+    drive_prompt(&d, cache, 7, 70, 64, true, NULL); /* a second turn */
+    decode_and_compare(&d, cache, spec, 3);
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
+static void every_combination_matches_the_reference(void **state) {
+    (void)state;
+    char spec[200];
+    for (int i = 0; i < N_FORMATS; i++)
+        for (int j = 0; j < N_POLICIES; j++)
+            for (int bounded = 0; bounded < 2; bounded++) {
+                snprintf(spec, sizeof(spec), "%s+%s+prefill:%s", formats[i], policies[j],
+                         bounded ? "bounded" : "exact");
+                one_method(plain, spec, 600, 40);
+            }
+}
+
+static void windowed_layers_match_the_reference(void **state) {
+    (void)state;
+    char spec[200];
+    for (int i = 0; i < N_FORMATS; i++)
+        for (int j = 0; j < N_POLICIES; j += 3) {
+            snprintf(spec, sizeof(spec), "%s+%s", formats[i], policies[j]);
+            one_method(windowed, spec, 333, 40);
+        }
+}
+
+static void heads_of_128_and_256(void **state) {
+    (void)state;
+    one_method((drive_shape){.n_head = 3, .n_head_kv = 3, .d = 128}, "kivi:bits=4+h2o:heavy=48,recent=80", 300, 20);
+    one_method((drive_shape){.n_head = 4, .n_head_kv = 1, .d = 256, .window = 64}, "kivi:bits=2", 300, 20);
+    one_method((drive_shape){.n_head = 7, .n_head_kv = 1, .d = 128}, "int8+streaming:sinks=4,recent=60", 300, 20);
+}
+
+/* Thousands of steps, so that holes, rebuilds and reuse all happen. */
+static void long_decode_matches_the_reference(void **state) {
+    (void)state;
+    static const char *const list[] = {"int8+h2o:heavy=48,recent=80", "kivi:bits=4+h2o:heavy=48,recent=80",
+                                       "kivi:bits=4,vseal=token+streaming:sinks=16,recent=112",
+                                       "k=f16,v=kivi(bits=2)+h2o:heavy=48,recent=80"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, plain, POOL);
+        kv_cache *cache = drive_cache(&d, list[i]);
+        drive_prompt(&d, cache, 7, 200, 512, true, NULL);
+        drive_decode(&d, cache, 7, 1000, NULL);
+        decode_and_compare(&d, cache, list[i], 70);
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
+/* ---- bits ---- */
+
+typedef struct run {
+    int cut, n_workers;
+    bool backwards, company; /* company: other sequences in every decode step */
+} run;
+
+/* Output of a prompt of n tokens and 20 decode steps. */
+static void run_bits(drive_shape shape, const char *spec, int n, run r, float *prompt, float *last) {
+    drive d;
+    drive_open(&d, shape, POOL);
+    d.n_workers = r.n_workers;
+    d.backwards = r.backwards;
+    kv_cache *cache = drive_cache(&d, spec), *other = drive_cache(&d, "f16"), *third = drive_cache(&d, "kivi+h2o");
+    drive_prompt(&d, other, 3, 90, 64, true, NULL);
+    drive_prompt(&d, third, 4, 700, 512, true, NULL);
+    drive_prompt(&d, cache, 7, n, r.cut, true, prompt);
+    for (int i = 0; i < 20; i++) {
+        drive_item items[] = {
+            {other, 3, 1, PLEAT_DECODE, NULL}, {cache, 7, 1, PLEAT_DECODE, last}, {third, 4, 1, PLEAT_DECODE, NULL}};
+        drive_step(&d, r.company ? items : items + 1, r.company ? 3 : 1);
+    }
+    kv_cache_close(cache);
+    kv_cache_close(other);
+    kv_cache_close(third);
+    drive_close(&d);
+}
+
+static void bits_do_not_depend_on_the_schedule(void **state) {
+    (void)state;
+    enum { N = 1234 };
+    static const run runs[] = {{512, 1, false, false}, {64, 1, false, false}, {128, 2, true, true},
+                               {192, 4, false, true},  {256, 3, true, false}, {1024, 2, true, true}};
+    static const char *const list[] = {"f16", "int8+h2o:heavy=48,recent=80", "kivi+streaming:sinks=16,recent=112",
+                                       "kivi:bits=2+h2o:heavy=48,recent=80+prefill:bounded", "int8+prefill:bounded"};
+    drive d;
+    drive_open(&d, plain, POOL);
+    size_t n_prompt = drive_out_floats(&d, N), n_last = drive_out_floats(&d, 1);
+    drive_close(&d);
+    for (int shape = 0; shape < 2; shape++)
+        for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+            float *prompt[2] = {malloc(n_prompt * sizeof(float)), malloc(n_prompt * sizeof(float))};
+            float *last[2] = {malloc(n_last * sizeof(float)), malloc(n_last * sizeof(float))};
+            memset(prompt[0], 0, n_prompt * sizeof(float));
+            memset(prompt[1], 0, n_prompt * sizeof(float));
+            memset(last[0], 0, n_last * sizeof(float));
+            memset(last[1], 0, n_last * sizeof(float));
+            drive_shape s = shape ? windowed : plain;
+            run_bits(s, list[i], N, runs[0], prompt[0], last[0]);
+            for (size_t j = 1; j < sizeof(runs) / sizeof(*runs); j++) {
+                run_bits(s, list[i], N, runs[j], prompt[1], last[1]);
+                assert_memory_equal(prompt[0], prompt[1], n_prompt * sizeof(float));
+                assert_memory_equal(last[0], last[1], n_last * sizeof(float));
+            }
+            for (int k = 0; k < 2; k++) {
+                free(prompt[k]);
+                free(last[k]);
+            }
+        }
+}
+
+/* f16: a token's output is the same bits by prefill and by decode. */
+static void decode_equals_prefill(void **state) {
+    (void)state;
+    enum { N = 1300, FROM = 1000 };
+    for (int shape = 0; shape < 2; shape++) {
+        drive d;
+        drive_open(&d, shape ? windowed : plain, POOL);
+        size_t width = (size_t)(d.model.n_head * d.model.head_dim);
+        float *all = malloc(drive_out_floats(&d, N) * sizeof(*all)),
+              *one = malloc(drive_out_floats(&d, 1) * sizeof(*one));
+        kv_cache *a = drive_cache(&d, "f16"), *b = drive_cache(&d, "f16");
+        drive_prompt(&d, a, 7, N, 512, true, all);
+        drive_prompt(&d, b, 7, FROM, 512, true, NULL);
+        for (int t = FROM; t < N; t++) {
+            drive_decode(&d, b, 7, 1, one);
+            for (size_t il = 0; il < DRIVE_LAYERS; il++)
+                assert_memory_equal(all + (il * N + (size_t)t) * width, one + il * width, width * sizeof(float));
+        }
+        kv_cache_close(a);
+        kv_cache_close(b);
+        free(all);
+        free(one);
+        drive_close(&d);
+    }
+}
+
+/* Prompt of 500 and 60 steps under spec give f16's bits. */
+static void assert_f16_bits(const char *spec, bool equal) {
+    enum { N = 500 };
+    drive d;
+    drive_open(&d, plain, POOL);
+    float *out[2];
+    for (int i = 0; i < 2; i++) {
+        kv_cache *cache = drive_cache(&d, i ? spec : "f16");
+        out[i] = malloc(drive_out_floats(&d, 1) * sizeof(float));
+        drive_prompt(&d, cache, 7, N, 512, true, NULL);
+        drive_decode(&d, cache, 7, 60, out[i]);
+        kv_cache_close(cache);
+    }
+    if (equal)
+        assert_memory_equal(out[0], out[1], drive_out_floats(&d, 1) * sizeof(float));
+    else
+        assert_memory_not_equal(out[0], out[1], drive_out_floats(&d, 1) * sizeof(float));
+    free(out[0]);
+    free(out[1]);
+    drive_close(&d);
+}
+
+static void budget_or_tail_above_the_length_is_f16(void **state) {
+    (void)state;
+    assert_f16_bits("streaming:sinks=64,recent=600", true);
+    assert_f16_bits("h2o:heavy=64,recent=600", true);
+    assert_f16_bits("h2o:heavy=600,recent=16,norm=1", true);
+    assert_f16_bits("kivi:bits=2,residual=640", true);
+    assert_f16_bits("int8:tail=640", true);
+    assert_f16_bits("kivi:bits=4,residual=640,vseal=token+h2o:heavy=64,recent=600+prefill:exact", true);
+    assert_f16_bits("streaming:sinks=64,recent=100", false);
+    assert_f16_bits("kivi:bits=4,residual=128", false);
+}
+
+/* Streaming has one segment until the first eviction, at exactly sinks + recent tokens. */
+static void streaming_is_f16_until_it_evicts(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, plain, POOL);
+    kv_cache *a = drive_cache(&d, "f16"), *b = drive_cache(&d, "streaming:sinks=16,recent=84");
+    float *x = malloc(drive_out_floats(&d, 1) * sizeof(*x)), *y = malloc(drive_out_floats(&d, 1) * sizeof(*y));
+    drive_prompt(&d, a, 7, 90, 64, true, NULL);
+    drive_prompt(&d, b, 7, 90, 64, true, NULL);
+    for (int n = 91; n <= 110; n++) { /* tokens that the step attends over */
+        drive_decode(&d, a, 7, 1, x);
+        drive_decode(&d, b, 7, 1, y);
+        if (n <= 100)
+            assert_memory_equal(x, y, drive_out_floats(&d, 1) * sizeof(*x));
+        else
+            assert_memory_not_equal(x, y, drive_out_floats(&d, 1) * sizeof(*x));
+    }
+    kv_cache_close(a);
+    kv_cache_close(b);
+    free(x);
+    free(y);
+    drive_close(&d);
+}
+
+/* ---- what is kept ---- */
+
+static void kivi_windows_are_the_papers(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int n, steps, k_sealed, v_sealed;
+    } list[] = {
+        {"kivi:residual=128,vseal=page", 1000, 0, 896, 832},
+        {"kivi:residual=128,vseal=page", 1000, 30, 1024, 896},
+        {"kivi:residual=128,vseal=page", 256, 0, 256, 128},
+        {"kivi:residual=128,vseal=page", 100, 0, 0, 0},
+        {"kivi:residual=128,vseal=token", 1000, 0, 896, 872},
+        {"kivi:residual=128,vseal=token", 1000, 30, 1024, 902},
+        {"kivi:residual=128,vseal=token", 100, 30, 128, 2},
+        {"kivi:residual=128,vseal=token", 256, 0, 256, 128},
+        {"int8", 1000, 30, 1024, 1024},
+        {"int8:tail=128", 1000, 0, 832, 832},
+    };
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, plain, POOL);
+        kv_cache *cache = drive_cache(&d, list[i].spec);
+        drive_prompt(&d, cache, 7, list[i].n, 512, true, NULL);
+        drive_decode(&d, cache, 7, list[i].steps, NULL);
+        for (int ih = 0; ih < d.model.n_head_kv; ih++) {
+            assert_int_equal(kv_cache_sealed(cache, 0, ih, KV_K), list[i].k_sealed);
+            assert_int_equal(kv_cache_sealed(cache, 1, ih, KV_V), list[i].v_sealed);
+        }
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
+/* H2O beside a simulation in double over the full attention of what is kept. */
+static void h2o_keeps_what_its_definition_keeps(void **state) {
+    (void)state;
+    enum { HEAVY = 10, RECENT = 20, STEPS = 300 };
+    drive d;
+    drive_open(&d, plain, POOL);
+    kv_cache *cache = drive_cache(&d, "h2o:heavy=10,recent=20");
+    double out[6 * 64], *mass[2], acc[2][STEPS + 8] = {{0}};
+    bool kept[2][STEPS + 8] = {{0}};
+    mass[0] = malloc(1000 * sizeof(double));
+    mass[1] = malloc(1000 * sizeof(double));
+    drive_prompt(&d, cache, 7, 1, 64, true, NULL);
+    for (int ih = 0; ih < 2; ih++) {
+        kept[ih][0] = true;
+        acc[ih][0] = 3; /* one token takes all of three heads */
+    }
+    for (int t = 1; t < STEPS; t++) {
+        drive_expect(&d, cache, 7, 0, out, mass);
+        for (int ih = 0; ih < 2; ih++) {
+            const int32_t *pos = kv_cache_positions(cache, 0, ih);
+            int n = kv_cache_slots(cache, 0, ih), n_live = 1;
+            for (int i = 0; i < n; i++)
+                if (pos[i] != KV_DEAD) {
+                    acc[ih][pos[i]] += mass[ih][i];
+                    n_live++;
+                }
+            acc[ih][t] = mass[ih][n];
+            kept[ih][t] = true;
+            int worst = -1;
+            for (int p = 0; p <= t - RECENT; p++)
+                if (kept[ih][p] && (worst < 0 || acc[ih][p] < acc[ih][worst]))
+                    worst = p;
+            if (n_live > HEAVY + RECENT)
+                kept[ih][worst] = false;
+        }
+        drive_decode(&d, cache, 7, 1, NULL);
+        for (int ih = 0; ih < 2; ih++) {
+            const int32_t *pos = kv_cache_positions(cache, 0, ih);
+            int n_live = 0;
+            for (int i = 0; i < kv_cache_slots(cache, 0, ih); i++)
+                if (pos[i] != KV_DEAD) {
+                    assert_true(kept[ih][pos[i]]);
+                    assert_true(fabs((double)kv_cache_mass(cache, 0, ih)[i] - acc[ih][pos[i]]) <
+                                1e-3 * (1 + acc[ih][pos[i]]));
+                    n_live++;
+                }
+            assert_int_equal(n_live, t + 1 < HEAVY + RECENT ? t + 1 : HEAVY + RECENT);
+        }
+    }
+    kv_cache_close(cache);
+    free(mass[0]);
+    free(mass[1]);
+    drive_close(&d);
+}
+
+/* Pages that n live tokens need in one lane of a format, without the tail's page. */
+static size_t ideal_bytes(const kv_method *method, int d, int n) {
+    size_t bytes = 0;
+    for (int side = 0; side < 2; side++) {
+        kv_geometry g;
+        method->format[side]->geometry(&method->format_config[side], (kv_side)side, d, &g);
+        int n_tail = g.page_bytes ? g.keep_tokens : 0;
+        bytes += (size_t)(n - n_tail + 63) / 64 * (g.page_bytes ? g.page_bytes : (size_t)(128 * d));
+        bytes += (size_t)(n_tail + (g.page_bytes ? g.step_tokens + 63 : 0) + 63) / 64 * (size_t)(128 * d);
+    }
+    return bytes;
+}
+
+static void h2o_512_stays_near_its_ideal_bytes(void **state) {
+    (void)state;
+    static const char *const list[] = {"h2o-512",
+                                       "int8+h2o-512",
+                                       "kivi-4+h2o-512",
+                                       "kivi-2+h2o-512",
+                                       "kivi:bits=4,vseal=token+h2o-512",
+                                       "k=kivi(bits=4),v=int8+h2o-512",
+                                       "k=f16,v=kivi(bits=2)+h2o-512"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, (drive_shape){.n_head = 2, .n_head_kv = 1, .d = 64}, POOL);
+        kv_cache *cache = drive_cache(&d, list[i]);
+        drive_prompt(&d, cache, 7, 1024, 512, true, NULL);
+        size_t most = 0;
+        for (int step = 0; step < 4096; step++) {
+            drive_decode(&d, cache, 7, 1, NULL);
+            size_t now = kv_pool_used_bytes(d.pool);
+            most = now > most ? now : most;
+        }
+        size_t ideal = DRIVE_LAYERS * ideal_bytes(kv_cache_method(cache), 64, 512);
+        if (most > ideal * 3 / 2)
+            fail_msg("%s: %zu bytes, ideal %zu", list[i], most, ideal);
+        assert_int_equal(kv_cache_stats(cache).kept_tokens_total, 512 * DRIVE_LAYERS);
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
+static void bounded_prefill_bounds_the_peak(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, (drive_shape){.n_head = 2, .n_head_kv = 1, .d = 64}, POOL);
+    static const char *const list[] = {"h2o-512", "streaming-512", "kivi-4+h2o-512", "int8+streaming-512"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        size_t peak[2];
+        for (int long_prompt = 0; long_prompt < 2; long_prompt++) {
+            char spec[100];
+            snprintf(spec, sizeof(spec), "%s+prefill:bounded", list[i]);
+            kv_cache *cache = drive_cache(&d, spec);
+            drive_prompt(&d, cache, 7, long_prompt ? 6000 : 1500, 512, true, NULL);
+            peak[long_prompt] = kv_cache_stats(cache).kv_peak_bytes;
+            kv_cache_close(cache);
+        }
+        size_t budget_and_grid = DRIVE_LAYERS * 2 * (512 + 512 + 128) * 64 * 2;
+        assert_true(peak[1] <= budget_and_grid);
+        assert_true(peak[1] <= peak[0] * 11 / 10);
+    }
+    drive_close(&d);
+}
+
+static void pages_behind_a_window_are_given_back(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, (drive_shape){.n_head = 2, .n_head_kv = 1, .d = 64, .window = 64}, POOL);
+    kv_cache *cache = drive_cache(&d, "streaming:sinks=4,recent=60");
+    drive_prompt(&d, cache, 7, 64, 64, true, NULL);
+    drive_decode(&d, cache, 7, 200, NULL);
+    size_t now = kv_pool_used_bytes(d.pool);
+    drive_decode(&d, cache, 7, 640, NULL);
+    assert_int_equal(kv_pool_used_bytes(d.pool), now);
+    assert_true(now <= 2 * 128 * 64 * (2 + 3)); /* at most two pages of layer 0 and three of the window, both sides */
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
+/* ---- turns, forks, ends ---- */
+
+/* A fork of an f16 prompt is the same bits as a prompt run under the method itself. */
+static void forks_equal_runs_of_their_own(void **state) {
+    (void)state;
+    static const char *const list[] = {"f16", "int8", "kivi-2", "h2o:heavy=48,recent=80",
+                                       "kivi-4+streaming:sinks=4,recent=100"};
+    drive d;
+    drive_open(&d, windowed, POOL);
+    size_t n = drive_out_floats(&d, 1);
+    float *x = malloc(n * sizeof(*x)), *y = malloc(n * sizeof(*y));
+    kv_cache *src = drive_cache(&d, "f16");
+    kv_cache_want(src, KV_WANT_MASS);
+    drive_prompt(&d, src, 7, 777, 512, false, NULL);
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        kv_method method = drive_method(&d, list[i]);
+        kv_cache *fork, *own = drive_cache(&d, list[i]);
+        assert_int_equal(kv_cache_fork(src, &method, &fork, NULL), PLEAT_OK);
+        drive_item end = {.cache = fork, .n_tokens = 0, .phase = PLEAT_PROMPT_END};
+        assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(fork, 0, PLEAT_PROMPT_END)));
+        kv_cache_begin(end.cache, 0, PLEAT_PROMPT_END);
+        for (int il = 0; il < DRIVE_LAYERS; il++)
+            kv_cache_finish_layer(fork, il, d.scratch[0], d.kernels);
+        kv_cache_end(fork);
+        drive_prompt(&d, own, 7, 777, 512, true, NULL);
+        assert_int_equal(kv_cache_stats(fork).kv_bytes, kv_cache_stats(own).kv_bytes);
+        drive_decode(&d, fork, 7, 30, x);
+        drive_decode(&d, own, 7, 30, y);
+        assert_memory_equal(x, y, n * sizeof(*x));
+        kv_cache_close(fork);
+        kv_cache_close(own);
+    }
+    kv_cache_close(src);
+    free(x);
+    free(y);
+    drive_close(&d);
+}
+
+static void forks_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, plain, (size_t)3 << 20);
+    kv_cache *src = drive_cache(&d, "f16"), *fork = NULL;
+    kv_method h2o = drive_method(&d, "h2o-512"), same = drive_method(&d, "f16"),
+              bounded = drive_method(&d, "int8+prefill:bounded");
+    pleat_error error;
+    drive_prompt(&d, src, 7, 2000, 512, false, NULL);
+    assert_int_equal(kv_cache_fork(src, &h2o, &fork, &error), PLEAT_EINPUT);
+    assert_non_null(strstr(error.text, "h2o"));
+    assert_int_equal(kv_cache_fork(src, &bounded, &fork, &error), PLEAT_EINPUT);
+    size_t before = kv_pool_used_bytes(d.pool);
+    assert_int_equal(kv_cache_fork(src, &same, &fork, &error), PLEAT_EFULL);
+    assert_int_equal(kv_pool_used_bytes(d.pool), before);
+    drive_prompt(&d, src, 7, 48, 512, true, NULL);
+    assert_int_equal(kv_cache_fork(src, &same, &fork, &error), PLEAT_EINPUT);
+    assert_null(fork);
+    kv_cache_close(src);
+    drive_close(&d);
+}
+
+/* A second turn attends to the compressed past and, under exact, to its own tokens in fp16. */
+static void second_turn_sees_itself_in_fp16(void **state) {
+    (void)state;
+    enum { FIRST = 600, SECOND = 150 };
+    drive d;
+    drive_open(&d, plain, POOL);
+    kv_cache *cache = drive_cache(&d, "kivi:bits=2,residual=64");
+    drive_prompt(&d, cache, 7, FIRST, 512, true, NULL);
+    drive_decode(&d, cache, 7, 5, NULL);
+    int sealed = kv_cache_sealed(cache, 0, 0, KV_K);
+    drive_prompt(&d, cache, 7, 59 + 64, 64, false, NULL);
+    assert_int_equal(kv_cache_sealed(cache, 0, 0, KV_K), sealed);
+    assert_int_equal(kv_cache_slots(cache, 0, 0), FIRST + 5 + 59 + 64);
+    drive_prompt(&d, cache, 7, 30, 64, true, NULL);
+    assert_int_equal(kv_cache_sealed(cache, 0, 0, KV_K), (FIRST + 5 + 59 + 64 + 30) / 64 * 64);
+    decode_and_compare(&d, cache, "second turn", 3);
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
+static void room_counts_live_tokens_only_for_streaming(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, (drive_shape){.n_head = 2, .n_head_kv = 1, .d = 64, .context_tokens = 256}, POOL);
+    kv_cache *a = drive_cache(&d, "h2o:heavy=4,recent=60"), *b = drive_cache(&d, "streaming:sinks=4,recent=60");
+    drive_prompt(&d, a, 7, 200, 64, true, NULL);
+    drive_prompt(&d, b, 7, 200, 64, true, NULL);
+    assert_int_equal(kv_cache_room(a), 56);
+    assert_int_equal(kv_cache_room(b), 256 - 63);
+    drive_decode(&d, b, 7, 700, NULL);
+    assert_int_equal(kv_cache_room(b), 256 - 63);
+    assert_int_equal(kv_cache_tokens(b), 900);
+    kv_cache_close(a);
+    kv_cache_close(b);
+    drive_close(&d);
+}
+
+/* A synthetic fill leaves the lanes that a real prompt of this length leaves. */
+static void fill_looks_like_a_prompt(void **state) {
+    (void)state;
+    static const char *const list[] = {"f16", "int8", "kivi-4", "h2o-512", "streaming-512", "kivi-2+h2o-512"};
+    drive d;
+    drive_open(&d, windowed, POOL);
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        kv_cache *real = drive_cache(&d, list[i]), *filled = drive_cache(&d, list[i]);
+        drive_prompt(&d, real, 7, 1500, 512, true, NULL);
+        assert_int_equal(kv_cache_fill(filled, 1500, 5, d.scratch[0], d.kernels, NULL), PLEAT_OK);
+        pleat_seq_stats a = kv_cache_stats(real), b = kv_cache_stats(filled);
+        assert_int_equal(a.kv_bytes, b.kv_bytes);
+        assert_int_equal(a.kept_tokens_total, b.kept_tokens_total);
+        assert_int_equal(a.seals, b.seals);
+        assert_true(b.kv_peak_bytes <= a.kv_peak_bytes);
+        decode_and_compare(&d, filled, list[i], 0);
+        drive_decode(&d, filled, 7, 5, NULL);
+        kv_cache_close(real);
+        kv_cache_close(filled);
+    }
+    drive_close(&d);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_combination_matches_the_reference),
+        cmocka_unit_test(windowed_layers_match_the_reference),
+        cmocka_unit_test(heads_of_128_and_256),
+        cmocka_unit_test(long_decode_matches_the_reference),
+        cmocka_unit_test(bits_do_not_depend_on_the_schedule),
+        cmocka_unit_test(decode_equals_prefill),
+        cmocka_unit_test(budget_or_tail_above_the_length_is_f16),
+        cmocka_unit_test(streaming_is_f16_until_it_evicts),
+        cmocka_unit_test(kivi_windows_are_the_papers),
+        cmocka_unit_test(h2o_keeps_what_its_definition_keeps),
+        cmocka_unit_test(h2o_512_stays_near_its_ideal_bytes),
+        cmocka_unit_test(bounded_prefill_bounds_the_peak),
+        cmocka_unit_test(pages_behind_a_window_are_given_back),
+        cmocka_unit_test(forks_equal_runs_of_their_own),
+        cmocka_unit_test(forks_that_cannot_be_are_refused),
+        cmocka_unit_test(second_turn_sees_itself_in_fp16),
+        cmocka_unit_test(room_counts_live_tokens_only_for_streaming),
+        cmocka_unit_test(fill_looks_like_a_prompt),
+    };
+    return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
+}

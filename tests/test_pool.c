@@ -1,0 +1,140 @@
+/* test_pool.c - the pool's budget is exact to the byte, freed pages come back, a reservation holds whatever the sizes.
+ */
+#include "kv/pool.h"
+#include <pthread.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+static kv_pool *open_pool(size_t bytes) {
+    kv_pool *pool;
+    assert_int_equal(kv_pool_open(bytes, &pool, NULL), PLEAT_OK);
+    return pool;
+}
+
+static void budget_is_exact(void **state) {
+    (void)state;
+    kv_pool *pool = open_pool(8192 * 3 + 64);
+    void *a = kv_pool_take(pool, 8192), *b = kv_pool_take(pool, 8192), *c = kv_pool_take(pool, 8192);
+    assert_non_null(a);
+    assert_non_null(b);
+    assert_non_null(c);
+    assert_int_equal(kv_pool_used_bytes(pool), 3 * 8192);
+    assert_null(kv_pool_take(pool, 128));
+    void *last = kv_pool_take(pool, 64);
+    assert_non_null(last);
+    assert_null(kv_pool_take(pool, 64));
+    kv_pool_give(pool, b, 8192);
+    assert_int_equal(kv_pool_used_bytes(pool), 2 * 8192 + 64);
+    b = kv_pool_take(pool, 8192);
+    assert_non_null(b);
+    kv_pool_give(pool, a, 8192);
+    kv_pool_give(pool, b, 8192);
+    kv_pool_give(pool, c, 8192);
+    kv_pool_give(pool, last, 64);
+    assert_int_equal(kv_pool_used_bytes(pool), 0);
+    kv_pool_close(pool);
+}
+
+static void pages_are_aligned_and_apart(void **state) {
+    (void)state;
+    enum { N = 600 };
+    static const size_t sizes[] = {1024, 1344, 2048, 8192, 32768, 65536};
+    kv_pool *pool = open_pool((size_t)1 << 30);
+    uint8_t *page[N];
+    for (int i = 0; i < N; i++) {
+        page[i] = kv_pool_take(pool, sizes[i % 6]);
+        assert_non_null(page[i]);
+        assert_int_equal((uintptr_t)page[i] % 64, 0);
+        memset(page[i], i & 255, sizes[i % 6]);
+    }
+    for (int i = 0; i < N; i++)
+        for (size_t j = 0; j < sizes[i % 6]; j++)
+            assert_int_equal(page[i][j], i & 255);
+    for (int i = N - 1; i >= 0; i--)
+        kv_pool_give(pool, page[i], sizes[i % 6]);
+    kv_pool_close(pool);
+}
+
+/* Memory freed in one size must serve another: else a long run would grow without end. */
+static void empty_slabs_change_size(void **state) {
+    (void)state;
+    enum { ROUNDS = 40, N = 2000 };
+    kv_pool *pool = open_pool((size_t)64 << 20);
+    uintptr_t low = UINTPTR_MAX, high = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        size_t bytes = 8192 + 64 * (size_t)(round % 20);
+        static uint8_t *page[N];
+        for (int i = 0; i < N; i++) {
+            page[i] = kv_pool_take(pool, bytes);
+            assert_non_null(page[i]);
+            low = (uintptr_t)page[i] < low ? (uintptr_t)page[i] : low;
+            high = (uintptr_t)page[i] > high ? (uintptr_t)page[i] : high;
+        }
+        for (int i = 0; i < N; i++)
+            kv_pool_give(pool, page[i], bytes);
+    }
+    assert_true(high - low < ((size_t)64 << 20));
+    kv_pool_close(pool);
+}
+
+static void reservation_holds(void **state) {
+    (void)state;
+    kv_pool *pool = open_pool((size_t)32 << 20);
+    assert_false(kv_pool_reserve(pool, ((size_t)32 << 20) + 1));
+    assert_true(kv_pool_reserve(pool, (size_t)32 << 20));
+    void *page[600];
+    size_t left = (size_t)32 << 20, size[600];
+    int n = 0;
+    for (; n < 600 && left >= 65536; n++) {
+        size[n] = 64 * (size_t)(1 + n * 37 % 20) * 50;
+        page[n] = kv_pool_take(pool, size[n]);
+        assert_non_null(page[n]);
+        left -= size[n];
+    }
+    assert_false(kv_pool_reserve(pool, left + 1));
+    while (n--)
+        kv_pool_give(pool, page[n], size[n]);
+    kv_pool_close(pool);
+}
+
+static void *churn(void *context) {
+    kv_pool *pool = context;
+    void *page[64];
+    for (int round = 0; round < 200; round++) {
+        for (int i = 0; i < 64; i++) {
+            page[i] = kv_pool_take(pool, 64 * (size_t)(1 + i));
+            if (page[i])
+                memset(page[i], i, 64 * (size_t)(1 + i));
+        }
+        for (int i = 0; i < 64; i++)
+            if (page[i])
+                kv_pool_give(pool, page[i], 64 * (size_t)(1 + i));
+    }
+    return NULL;
+}
+
+static void threads_share_it(void **state) {
+    (void)state;
+    kv_pool *pool = open_pool(64 * 64 * 65); /* too little for all at once: some takes say no */
+    pthread_t thread[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, churn, pool), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(thread[i], NULL);
+    assert_int_equal(kv_pool_used_bytes(pool), 0);
+    kv_pool_close(pool);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(budget_is_exact),         cmocka_unit_test(pages_are_aligned_and_apart),
+        cmocka_unit_test(empty_slabs_change_size), cmocka_unit_test(reservation_holds),
+        cmocka_unit_test(threads_share_it),
+    };
+    return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}

@@ -37,7 +37,8 @@ all: $(BUILD)/pleat $(LIB)
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
+	@echo CC $<
+	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
 
 $(LIB): $(OBJECTS)
 	@rm -f $@

@@ -123,8 +123,11 @@ static uint64_t page_seed(const kv_lane *lane, int side, int page) {
 }
 
 static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int page, int first, int n, const float *x) {
-    if (!lane->sealed[side][page])
-        lane->sealed[side][page] = lane_take(cache, cache->geometry[side].page_bytes);
+    if (!lane->sealed[side][page]) {
+        size_t bytes = cache->geometry[side].page_bytes;
+        lane->sealed[side][page] = lane_take(cache, bytes);
+        memset(lane->sealed[side][page], 0, bytes); /* rows not sealed yet are read with weight 0: they must be finite */
+    }
     kv_page view = lane_page(lane, (kv_side)side, page);
     cache->method.format[side]->seal(&cache->method.format_config[side], (kv_side)side, cache->model->head_dim, x,
                                      first, n, &view, page_seed(lane, side, page));

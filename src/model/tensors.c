@@ -68,7 +68,7 @@ static pleat_status find(const plan *p, const char *name, int64_t n_cols, int64_
 
 static pleat_status add_matrix(plan *p, const char *name, int n_cols, int n_rows, pack_matrix *matrix,
                                pleat_error *error) {
-    const gguf_tensor *t;
+    const gguf_tensor *t = NULL;
     pleat_status status = find(p, name, n_cols, n_rows, &t, error);
     if (status)
         return status;
@@ -84,7 +84,7 @@ static pleat_status add_matrix(plan *p, const char *name, int n_cols, int n_rows
 }
 
 static pleat_status add_vector(plan *p, const char *name, int n, const float **vector, pleat_error *error) {
-    const gguf_tensor *t;
+    const gguf_tensor *t = NULL;
     pleat_status status = find(p, name, n, 1, &t, error);
     if (status)
         return status;
@@ -141,7 +141,7 @@ static pleat_status add_layer(plan *p, int il, pleat_error *error) {
 
 static pleat_status add_embedding(plan *p, pleat_error *error) {
     pleat_model *m = p->model;
-    const gguf_tensor *t;
+    const gguf_tensor *t = NULL;
     pleat_status status = find(p, "token_embd.weight", m->n_embd, m->n_vocab, &t, error);
     if (status)
         return status;

@@ -1,0 +1,65 @@
+/* methods.c - the lists of formats, policies, splits and presets, from methods.def. */
+#include "kv/method.h"
+#include <stddef.h>
+
+#define KV_FORMAT(symbol) extern const kv_format kv_format_##symbol;
+#define KV_POLICY(symbol) extern const kv_policy kv_policy_##symbol;
+#define KV_SPLIT(symbol)  extern const kv_split kv_split_##symbol;
+#define KV_PRESET(name, spec)
+#include "kv/methods.def"
+#undef KV_FORMAT
+#undef KV_POLICY
+#undef KV_SPLIT
+#undef KV_PRESET
+
+#define KV_POLICY(symbol)
+#define KV_SPLIT(symbol)
+#define KV_PRESET(name, spec)
+#define KV_FORMAT(symbol) &kv_format_##symbol,
+const kv_format *const kv_formats[] = {
+#include "kv/methods.def"
+    NULL};
+#undef KV_FORMAT
+#undef KV_POLICY
+#define KV_FORMAT(symbol)
+#define KV_POLICY(symbol) &kv_policy_##symbol,
+const kv_policy *const kv_policies[] = {
+#include "kv/methods.def"
+    NULL};
+#undef KV_POLICY
+#undef KV_SPLIT
+#define KV_POLICY(symbol)
+#define KV_SPLIT(symbol) &kv_split_##symbol,
+const kv_split *const kv_splits[] = {
+#include "kv/methods.def"
+    NULL};
+#undef KV_SPLIT
+#undef KV_PRESET
+#define KV_SPLIT(symbol)
+#define KV_PRESET(name, spec) {name, spec},
+const kv_preset kv_presets[] = {
+#include "kv/methods.def"
+    {NULL, NULL}};
+
+unsigned kv_method_wants(const kv_method *method, int *window_tokens) {
+    int window = 0;
+    unsigned wants = method->policy->wants ? method->policy->wants(&method->policy_config, &window) : 0;
+    if (window_tokens)
+        *window_tokens = window;
+    return wants;
+}
+
+bool kv_method_is_f16(const kv_method *method) {
+    return method->format[KV_K] == kv_formats[0] && method->format[KV_V] == kv_formats[0] &&
+           method->policy == kv_policies[0];
+}
+
+double kv_method_token_bytes(const kv_method *method, int head_dim) {
+    double bytes = 0;
+    for (int side = 0; side < 2; side++) {
+        kv_geometry g;
+        method->format[side]->geometry(&method->format_config[side], (kv_side)side, head_dim, &g);
+        bytes += g.page_bytes ? (double)g.page_bytes / PAGE_TOKENS : 2.0 * head_dim;
+    }
+    return bytes;
+}

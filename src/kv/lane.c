@@ -23,8 +23,10 @@ bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
     }
     if (!mem_grow(&lane->pos, &cap_slots, n_slots, sizeof(*lane->pos)))
         return false;
+    /* Arrays may have grown by different shares; slots exist where all of them reach. */
+    cap_slots = cap_slots < cap_pages * PAGE_TOKENS ? cap_slots : cap_pages * PAGE_TOKENS;
+    lane->cap_slots = lane->mass && cap_mass < cap_slots ? cap_mass : cap_slots;
     lane->cap_pages = cap_pages;
-    lane->cap_slots = cap_slots;
     return true;
 }
 

@@ -1,6 +1,6 @@
-/* chat.h - chat formats: chatml, llama-2, llama-3, gemma, mistral. Recognised from the file's template by its marks (there is
- * no template interpreter) or named by hand. What a user writes can never become a control token: only the format's own
- * pieces are parsed for special tokens. */
+/* chat.h - chat formats: chatml, llama-2, llama-3, gemma, mistral. Recognised from the file's template by its marks
+ * (there is no template interpreter) or named by hand. What a user writes can never become a control token: only the
+ * format's own pieces are parsed for special tokens. */
 #ifndef TEXT_CHAT_H
 #define TEXT_CHAT_H
 #include "text/tokenizer.h"
@@ -17,10 +17,11 @@ typedef struct chat_message {
     const char *content;
     size_t content_bytes;
 } chat_message;
-/* Ids of the messages from `first` on, as they are appended to a conversation whose messages before `first` are already in the
- * cache (BOS and the like only with first = 0), then the opening of the assistant's turn. Default system messages that a
- * file's template adds by itself (SmolLM2, Qwen2.5) are added as the template does. PLEAT_EINPUT: unknown role or an order
- * that the format cannot say. *ids malloc'ed. */
+/* Ids of the messages from `first` on, then the opening of the assistant's turn. With first > 0 the messages before it
+ * are already in the cache, up to the last token of an assistant's answer (message first - 1): its turn is closed
+ * first. With first = 0 BOS and a system message that the file's template adds by itself (SmolLM2, Qwen2.5) stand in
+ * front. PLEAT_EINPUT: an unknown role, or an order that the format cannot say (a system message comes first, user and
+ * assistant take turns, the last one is the user's). *ids malloc'ed. */
 pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
                          int n_messages, int first, int32_t **ids, int *n_ids, pleat_error *error);
 #endif

@@ -1,0 +1,273 @@
+/* cmd_run.c - `pleat run`: one prompt, or a chat. */
+#include "cli/commands.h"
+#include "cli/print.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "engine/generate.h"
+#include "engine/engine.h"
+#include "text/chat.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const command self = {
+    .name = "run",
+    .summary = "One prompt to the terminal, streaming, in the model's chat format unless --raw; -i chats.",
+    .arguments = "",
+    .example = "pleat run -m smollm2-135m -p \"Name three rivers.\" --method kivi-4\npleat run -m smollm2-135m -i "
+               "--temp 0.7 --seed 1",
+};
+
+typedef struct settings {
+    const char *model, *prompt, *system, *method, *chat;
+    int max_tokens, threads, top_k, pool_mb;
+    double temperature, top_p, min_p, repeat_penalty, presence_penalty;
+    uint64_t seed;
+    bool raw, interactive, json;
+} settings;
+
+typedef struct session {
+    const settings *s;
+    pleat_model *model;
+    pleat_engine *engine;
+    pleat_method *method;
+    pleat_seq *seq;
+    float *logits;
+    chat_format format;
+    chat_message *message; /* contents are owned */
+    int n_messages, cap_messages;
+    generate_stream stream;
+    int32_t pending;
+    double ttft_ms;
+    int n_prompt;
+} session;
+
+static bool show(void *context, int index, const char *bytes, size_t n) {
+    (void)context;
+    (void)index;
+    return fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0;
+}
+
+static pleat_status open_session(session *x, pleat_error *error) {
+    const settings *s = x->s;
+    pleat_engine_options options = {.n_threads = s->threads, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
+    pleat_status status = model_open(s->model, s->threads, &x->model, error);
+    status = status ? status : pleat_method_parse(s->method, x->model, &x->method, error);
+    if (!status && !s->raw)
+        status = s->chat ? chat_format_parse(s->chat, &x->format, error)
+                         : chat_format_detect(x->model->file, &x->format, error);
+    status = status ? status : pleat_engine_open(x->model, &options, &x->engine, error);
+    status = status ? status : pleat_seq_open(x->engine, x->method, &x->seq, error);
+    if (status)
+        return status;
+    x->logits = mem_alloc((size_t)x->model->n_vocab, sizeof(float));
+    x->pending = -1;
+    return x->logits ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for %d logits", x->model->n_vocab);
+}
+
+static void close_session(session *x) {
+    text_free(&x->stream.answer);
+    free(x->stream.history);
+    for (int i = 0; i < x->n_messages; i++)
+        free((char *)x->message[i].content);
+    free(x->message);
+    mem_free(x->logits);
+    pleat_seq_close(x->seq);
+    pleat_engine_close(x->engine);
+    pleat_method_free(x->method);
+    pleat_model_close(x->model);
+}
+
+static pleat_status add_message(session *x, const char *role, const char *content, size_t n, pleat_error *error) {
+    char *copy = malloc(n + 1);
+    if (!copy || !mem_grow(&x->message, &x->cap_messages, x->n_messages + 1, sizeof(*x->message))) {
+        free(copy);
+        return err_set(error, PLEAT_EMEMORY, "no memory for a message of %zu bytes", n);
+    }
+    memcpy(copy, content, n);
+    copy[n] = 0;
+    x->message[x->n_messages++] = (chat_message){role, copy, n};
+    return PLEAT_OK;
+}
+
+/* The ids of the next turn; a token of the last answer that is not in the cache yet goes in front. */
+static pleat_status turn_ids(session *x, const char *prompt, size_t n, int32_t **ids, int *n_ids, pleat_error *error) {
+    int first = x->n_messages, n_new;
+    int32_t *new_ids = NULL;
+    pleat_status status;
+    if (x->s->raw) {
+        status = pleat_tokenize(x->model, prompt, n, true, &new_ids, &n_new, error);
+    } else {
+        status =
+            first == 0 && x->s->system ? add_message(x, "system", x->s->system, strlen(x->s->system), error) : PLEAT_OK;
+        status = status ? status : add_message(x, "user", prompt, n, error);
+        status = status ? status
+                        : chat_encode(x->model->tok, x->model->file, x->format, x->message, x->n_messages, first,
+                                      &new_ids, &n_new, error);
+    }
+    if (status)
+        return status;
+    bool held = x->pending >= 0;
+    *ids = malloc(((size_t)n_new + 1) * sizeof(**ids));
+    if (*ids) {
+        (*ids)[0] = x->pending;
+        memcpy(*ids + held, new_ids, (size_t)n_new * sizeof(**ids));
+        *n_ids = n_new + held;
+    }
+    free(new_ids);
+    if (!*ids)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a prompt of %d tokens", n_new);
+    return *n_ids ? PLEAT_OK : err_set(error, PLEAT_EINPUT, "the prompt has no tokens");
+}
+
+static generate_options sampling_of(const settings *s) {
+    pleat_sampling p = pleat_sampling_default();
+    p.temperature = (float)s->temperature;
+    p.top_k = s->top_k;
+    p.top_p = (float)s->top_p;
+    p.min_p = (float)s->min_p;
+    p.repeat_penalty = (float)s->repeat_penalty;
+    p.presence_penalty = (float)s->presence_penalty;
+    p.seed = s->seed;
+    return (generate_options){.max_tokens = s->max_tokens, .sampling = p};
+}
+
+static pleat_status run_turn(session *x, const char *prompt, size_t n, pleat_error *error) {
+    int32_t *ids = NULL;
+    int n_ids = 0;
+    pleat_status status = turn_ids(x, prompt, n, &ids, &n_ids, error);
+    double started = clock_seconds();
+    generate_stream *s = &x->stream;
+    if (!status)
+        status = pleat_prefill(x->engine, x->seq, ids, n_ids, true, PLEAT_LOGITS_LAST, x->logits, error);
+    if (!status && !mem_grow(&s->history, &s->cap_history, s->n_history + n_ids, sizeof(*s->history)))
+        status = err_set(error, PLEAT_EMEMORY, "no memory for a conversation of %d tokens", s->n_history + n_ids);
+    if (!status) {
+        int held = x->pending >= 0; /* it stands in the history already */
+        memcpy(s->history + s->n_history, ids + held, (size_t)(n_ids - held) * sizeof(*ids));
+        s->n_history += n_ids - held;
+        s->seq = x->seq;
+        s->logits = x->logits;
+        x->n_prompt = n_ids;
+        x->ttft_ms = (clock_seconds() - started) * 1e3;
+        text_free(&s->answer);
+        generate_options options = sampling_of(x->s);
+        status = generate_run(x->engine, s, 1, &options, x->s->json ? NULL : show, NULL, error);
+        x->pending = s->pending;
+    }
+    free(ids);
+    return status;
+}
+
+static double tpot_ms(const generate_stream *s) {
+    return s->n_steps ? s->decode_ms / s->n_steps : 0;
+}
+
+static int print_result(session *x) {
+    const generate_stream *s = &x->stream;
+    pleat_seq_stats stats = pleat_seq_describe(x->seq);
+    if (x->s->json) {
+        json_t *ids = json_array();
+        for (int i = s->n_history - s->n_ids; i < s->n_history; i++)
+            json_array_append_new(ids, json_integer(s->history[i]));
+        return print_json(
+            self.name,
+            json_pack("{s:s%,s:o,s:i,s:i,s:s,s:s,s:I,s:I,s:f,s:f}", "text", s->answer.bytes ? s->answer.bytes : "",
+                      s->answer.n, "ids", ids, "prompt_tokens", x->n_prompt, "completion_tokens", s->n_ids, "finish",
+                      s->finish, "method", pleat_method_spec(x->method), "kv_bytes", (json_int_t)stats.kv_bytes,
+                      "kv_peak_bytes", (json_int_t)stats.kv_peak_bytes, "ttft_ms", x->ttft_ms, "tpot_ms", tpot_ms(s)));
+    }
+    char bytes[16];
+    putchar('\n');
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "[%d prompt tokens in %.0f ms, %d new at %.1f ms (%s), KV cache %s, %s]\n", x->n_prompt,
+                x->ttft_ms, s->n_ids, tpot_ms(s), s->finish, text_bytes(stats.kv_bytes, bytes),
+                pleat_method_spec(x->method));
+    return EXIT_OK;
+}
+
+static int chat(session *x) {
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n;
+    int code = EXIT_OK;
+    pleat_error error;
+    bool terminal = isatty(STDIN_FILENO);
+    while (code == EXIT_OK) {
+        if (terminal)
+            fprintf(stderr, "> ");
+        if ((n = getline(&line, &cap, stdin)) < 0)
+            break;
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+            n--;
+        if (n == 0)
+            continue;
+        if (run_turn(x, line, (size_t)n, &error) ||
+            (!x->s->raw && add_message(x, "assistant", x->stream.answer.bytes ? x->stream.answer.bytes : "",
+                                       x->stream.answer.n, &error)))
+            code = print_error(self.name, &error);
+        else
+            code = print_result(x);
+        if (code == EXIT_OK && pleat_seq_room(x->seq) < 1) {
+            fprintf(stderr, "pleat run: the model's context of %d tokens is full; the chat ends here\n",
+                    x->model->context_tokens);
+            break;
+        }
+    }
+    free(line);
+    return code;
+}
+
+static int run(const settings *s) {
+    session x = {.s = s};
+    pleat_error error;
+    int code;
+    if (open_session(&x, &error))
+        code = print_error(self.name, &error);
+    else if (s->interactive)
+        code = chat(&x);
+    else if (run_turn(&x, s->prompt, strlen(s->prompt), &error))
+        code = print_error(self.name, &error);
+    else
+        code = print_result(&x);
+    close_session(&x);
+    return code;
+}
+
+int cmd_run(int argc, char **argv) {
+    settings s = {.method = "f16", .max_tokens = 512, .top_p = 1, .repeat_penalty = 1};
+    int n_arguments;
+    const option options[] = {
+        {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
+        {"prompt", 'p', OPTION_TEXT, &s.prompt, "TEXT", "the prompt", 0, 0},
+        {"interactive", 'i', OPTION_FLAG, &s.interactive, NULL, "chat: a line of input is a turn", 0, 0},
+        {"predict", 'n', OPTION_INT, &s.max_tokens, "N", "at most N new tokens", 0, 1 << 24},
+        {"method", 0, OPTION_TEXT, &s.method, "SPEC", "compression of the KV cache (see `pleat methods`)", 0, 0},
+        {"system", 0, OPTION_TEXT, &s.system, "TEXT", "system message", 0, 0},
+        {"chat", 0, OPTION_TEXT, &s.chat, "FORMAT", "chatml, llama-2, llama-3, gemma or mistral instead of the file's",
+         0, 0},
+        {"raw", 0, OPTION_FLAG, &s.raw, NULL, "the text as it is, no chat format; special-token text is parsed", 0, 0},
+        {"temp", 0, OPTION_FLOAT, &s.temperature, "T", "temperature; 0 is greedy with every penalty off", 0, 100},
+        {"top-k", 0, OPTION_INT, &s.top_k, "K", "only the K most likely tokens; 0: off", 0, 1e9},
+        {"top-p", 0, OPTION_FLOAT, &s.top_p, "P", "only the most likely tokens that sum to P", 0, 1},
+        {"min-p", 0, OPTION_FLOAT, &s.min_p, "P", "only tokens at least P times as likely as the best", 0, 1},
+        {"repeat-penalty", 0, OPTION_FLOAT, &s.repeat_penalty, "R", "over the last 64 tokens", 0.01, 100},
+        {"presence-penalty", 0, OPTION_FLOAT, &s.presence_penalty, "R", "over the last 64 tokens", -100, 100},
+        {"seed", 0, OPTION_SEED, &s.seed, "S", "of the random numbers", 0, 0},
+        {"kv-memory", 0, OPTION_INT, &s.pool_mb, "MB", "budget of the KV cache; 0: half of the free memory", 0,
+         1 << 24},
+        {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object at the end", 0, 0},
+        {0},
+    };
+    int code = options_parse(&self, options, argc, argv, &n_arguments);
+    if (code >= 0)
+        return code;
+    if (s.interactive == (s.prompt != NULL) || (s.interactive && s.json)) {
+        fprintf(stderr, "pleat run: give one of -p TEXT and -i (which has no --json)\n");
+        return EXIT_USAGE;
+    }
+    return run(&s);
+}

@@ -296,7 +296,7 @@ static int print_list(bool json) {
 }
 
 int cmd_fetch(int argc, char **argv) {
-    bool list = false, json = false, there;
+    bool list = false, json = false, there = false;
     int n_arguments;
     const option options[] = {{"list", 0, OPTION_FLAG, &list, NULL, "what there is", 0, 0},
                               {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},

@@ -1,0 +1,126 @@
+/* store.h - the study database: one SQLite file that everything measured is written to as it is made, and that the
+ * report reads.
+ *
+ * A *run* is one measurement under one set of conditions: command, model, machine, kernel level, threads, version,
+ * options. Beginning a run that the file already holds under the same conditions goes on with it: that is how a killed
+ * study resumes. Every put is one transaction on disk (WAL, synchronous=FULL) when it returns. One writer at a time;
+ * never called from the engine's threads. docs/store.md has the tables.
+ *
+ * Every function returns PLEAT_OK, PLEAT_EIO (the file cannot be read or written, or is busy), PLEAT_EINPUT (not a
+ * store, damaged, or of a newer pleat) or PLEAT_EMEMORY. Strings in structs that are read belong to the list they came
+ * in. */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+#include "pleat.h"
+
+enum { STORE_MOST_REPEATS = 32 };
+
+typedef struct store store;
+
+/* create: made when it is not there; else it must exist and is opened for reading only. */
+pleat_status store_open(const char *path, bool create, store **out, pleat_error *error);
+/* Folds the log into the one file. NULL is fine. */
+void store_close(store *s);
+
+/* ---- runs ---- */
+
+typedef struct store_run {
+    int64_t id;       /* out */
+    const char *what; /* "bench", "study" */
+    const char *model_name, *model_path, *model_hash;
+    const char *machine, *level, *version;
+    const char *options; /* JSON, sorted: part of the identity */
+    int n_threads;
+    const char *started; /* out: UTC, "2026-11-24 05:00:00" */
+    bool finished;       /* out */
+} store_run;
+
+/* Finds the newest run under the same conditions, or adds one; *resumed says which. */
+pleat_status store_run_begin(store *s, const store_run *run, int64_t *id, bool *resumed, pleat_error *error);
+pleat_status store_run_finish(store *s, int64_t id, pleat_error *error);
+
+typedef struct store_runs {
+    store_run *run;
+    int n;
+} store_runs;
+pleat_status store_runs_read(store *s, store_runs *out, pleat_error *error); /* oldest first */
+void store_runs_free(store_runs *runs);
+
+/* ---- throughput ---- */
+
+typedef struct store_point {
+    const char *label; /* as the user named the method: "kivi-4" */
+    const char *spec;  /* canonical */
+    int batch, prompt_tokens;
+    const char *stage; /* "prefill" or "decode" */
+    bool filled;       /* decode over a synthetic fill */
+    int n_repeats;
+    double rate[STORE_MOST_REPEATS]; /* tokens/s, summed over the batch */
+    double median, spread;           /* of the rates; (max - min) / median */
+    size_t kv_bytes, kv_peak_bytes;  /* of the whole batch */
+    size_t bytes_needed;             /* with error */
+    const char *error;               /* it could not be measured: why; else NULL */
+} store_point;
+
+pleat_status store_point_put(store *s, int64_t run, const store_point *point, pleat_error *error);
+/* True when the run holds this point (label, batch, prompt_tokens, stage). */
+pleat_status store_point_has(store *s, int64_t run, const store_point *point, bool *has, pleat_error *error);
+
+typedef struct store_points {
+    store_point *point;
+    int n;
+} store_points;
+pleat_status store_points_read(store *s, int64_t run, store_points *out,
+                               pleat_error *error); /* in the order of the puts */
+void store_points_free(store_points *points);
+
+/* ---- answers ---- */
+
+typedef struct store_answer {
+    const char *data_set, *sample, *klass; /* which prompt */
+    const char *prompt;
+    const char *label, *spec;
+    uint64_t seed;
+    const char *text;
+    int prompt_tokens, n_tokens;
+    const char *finish;
+    double ttft_ms, tpot_ms;
+    size_t kv_bytes;
+    int agree_tokens; /* leading tokens equal to the base's answer */
+} store_answer;
+
+/* All answers to one prompt at once: they are measured as one batch and stand or fall together. */
+pleat_status store_answers_put(store *s, int64_t run, const store_answer *answer, int n, pleat_error *error);
+pleat_status store_answers_has(store *s, int64_t run, const char *data_set, const char *sample, bool *has,
+                               pleat_error *error);
+
+typedef struct store_answers {
+    store_answer *answer;
+    int n;
+} store_answers;
+pleat_status store_answers_read(store *s, int64_t run, store_answers *out, pleat_error *error);
+void store_answers_free(store_answers *answers);
+
+/* ---- quality ---- */
+
+typedef struct store_quality {
+    const char *label, *spec, *text_name;
+    int ctx, windows, tokens;
+    double perplexity, stderr_ppl; /* of the window's scored tokens */
+    double kl_mean, kl_p99, top1_agreement;
+    double kept_share; /* live slots / tokens seen, at the end */
+    size_t kv_bytes;
+} store_quality;
+
+/* Replaces a row of the same run, label, text and ctx. */
+pleat_status store_quality_put(store *s, int64_t run, const store_quality *quality, int n, pleat_error *error);
+pleat_status store_quality_has(store *s, int64_t run, const char *label, const char *text_name, int ctx, bool *has,
+                               pleat_error *error);
+
+typedef struct store_qualities {
+    store_quality *quality;
+    int n;
+} store_qualities;
+pleat_status store_qualities_read(store *s, int64_t run, store_qualities *out, pleat_error *error);
+void store_qualities_free(store_qualities *qualities);
+#endif

@@ -1,0 +1,99 @@
+/* measure.c - see measure.h. */
+#include "measure/measure.h"
+#include "base/hash.h"
+#include "base/status.h"
+#include "cpu/detect.h"
+#include "engine/engine.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void measure_tell(const measure_watch *watch, double done, double total, const char *detail) {
+    if (watch && watch->update)
+        watch->update(watch->context, done, total, detail);
+}
+
+/* ---- methods ---- */
+
+/* The end of the first spec of a list: at ";", or at a comma after which no "key=value" goes on (specs have "=" in each
+ * of their pairs). */
+static size_t spec_end(const char *list) {
+    int depth = 0;
+    for (size_t i = 0; list[i]; i++) {
+        depth += list[i] == '(';
+        depth -= list[i] == ')';
+        if (depth == 0 && list[i] == ';')
+            return i;
+        if (depth == 0 && list[i] == ',') {
+            size_t word = strcspn(list + i + 1, ",;+:=(");
+            if (list[i + 1 + word] != '=' || !memcmp(list + i + 1, "k=", 2))
+                return i;
+        }
+    }
+    return strlen(list);
+}
+
+static pleat_status add(measure_methods *m, const char *spec, size_t n, const pleat_model *model, pleat_error *error) {
+    if (m->n == MEASURE_MOST_METHODS)
+        return err_set(error, PLEAT_EINPUT, "more than %d methods at once", MEASURE_MOST_METHODS);
+    char *label = strndup(spec, n);
+    if (!label)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a list of methods");
+    for (int i = 0; i < m->n; i++)
+        if (!strcmp(m->label[i], label)) {
+            free(label);
+            return PLEAT_OK;
+        }
+    pleat_status status = pleat_method_parse(label, model, &m->method[m->n], error);
+    if (status)
+        free(label);
+    else
+        m->label[m->n++] = label;
+    return status;
+}
+
+pleat_status measure_methods_parse(const char *list, const pleat_model *model, measure_methods *out,
+                                   pleat_error *error) {
+    measure_methods m = {.n = 0};
+    pleat_status status = add(&m, "f16", 3, model, error);
+    for (const char *at = list; !status;) {
+        size_t n = spec_end(at);
+        status = add(&m, at, n, model, error);
+        if (!at[n])
+            break;
+        at += n + 1;
+    }
+    if (status)
+        measure_methods_free(&m);
+    else
+        *out = m;
+    return status;
+}
+
+void measure_methods_free(measure_methods *m) {
+    for (int i = 0; i < m->n; i++) {
+        free(m->label[i]);
+        pleat_method_free(m->method[i]);
+    }
+    m->n = 0;
+}
+
+/* ---- identity ---- */
+
+store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
+                         measure_identity *identity) {
+    const gguf_tensor *t = gguf_tensor_at(model->file, 0);
+    const uint8_t *start = t->data - t->file_offset;
+    cpu_detect_name(identity->machine, sizeof(identity->machine));
+    snprintf(identity->hash, sizeof(identity->hash), "%016" PRIx64, hash_bytes(start, gguf_file_bytes(model->file), 0));
+    return (store_run){.what = what,
+                       .model_name = model->name,
+                       .model_path = gguf_path(model->file),
+                       .model_hash = identity->hash,
+                       .machine = identity->machine,
+                       .level = pleat_engine_level(engine),
+                       .version = PLEAT_VERSION,
+                       .options = options,
+                       .n_threads = engine_threads(engine)};
+}

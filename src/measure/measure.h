@@ -1,0 +1,35 @@
+/* measure.h - what the measurements share: methods under their labels, progress, the identity of a run. */
+#ifndef MEASURE_MEASURE_H
+#define MEASURE_MEASURE_H
+#include "pleat.h"
+#include "store/store.h"
+
+enum { MEASURE_MOST_METHODS = 32 };
+
+typedef struct measure_methods {
+    char *label[MEASURE_MOST_METHODS]; /* as the user wrote them; "f16" first */
+    pleat_method *method[MEASURE_MOST_METHODS];
+    int n;
+} measure_methods;
+
+/* A list of specs separated by commas (those inside parentheses or between a colon and the next "+" or known start of a
+ * spec do not count: separate specs that have commas of their own with ";"). f16 is put first when it is missing.
+ * PLEAT_EINPUT names the bad one. Free with measure_methods_free. */
+pleat_status measure_methods_parse(const char *list, const pleat_model *model, measure_methods *out,
+                                   pleat_error *error);
+void measure_methods_free(measure_methods *methods);
+
+/* done of total units; detail says what is being done. */
+typedef struct measure_watch {
+    void (*update)(void *context, double done, double total, const char *detail); /* NULL: nobody watches */
+    void *context;
+} measure_watch;
+void measure_tell(const measure_watch *watch, double done, double total, const char *detail);
+
+/* The conditions of a run; options is JSON, kept by the caller. Strings live in *buffer. */
+typedef struct measure_identity {
+    char machine[160], hash[24];
+} measure_identity;
+store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
+                         measure_identity *identity);
+#endif

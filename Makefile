@@ -40,6 +40,8 @@ $(BUILD)/%.o: %.c Makefile
 	@echo CC $<
 	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
 
+$(BUILD)/src/measure/assets.o: tests/data/shakespeare-40k.txt src/measure/prompts.jsonl
+
 $(LIB): $(OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^

@@ -17,7 +17,7 @@ static pleat_status read_line(const char *source, int line, const char *bytes, s
                               pleat_error *error) {
     json_error_t why;
     json_t *object = json_loadb(bytes, n, 0, &why);
-    const char *text = json_string_value(json_object_get(object, "prompt"));
+    const char *prompt = json_string_value(json_object_get(object, "prompt"));
     const char *id = json_string_value(json_object_get(object, "id"));
     const char *klass = json_string_value(json_object_get(object, "class"));
     char number[32];
@@ -25,10 +25,10 @@ static pleat_status read_line(const char *source, int line, const char *bytes, s
     pleat_status status = PLEAT_OK;
     if (!object)
         status = err_set(error, PLEAT_EINPUT, "%.150s: line %d: %s", source, line, why.text);
-    else if (!text || !*text)
+    else if (!prompt || !*prompt)
         status = err_set(error, PLEAT_EINPUT, "%.150s: line %d has no text in \"prompt\"", source, line);
     if (!status) {
-        *out = (lengths_prompt){strdup(id ? id : number), strdup(klass ? klass : ""), strdup(text)};
+        *out = (lengths_prompt){strdup(id ? id : number), strdup(klass ? klass : ""), strdup(prompt)};
         if (!out->id || !out->klass || !out->text)
             status = err_set(error, PLEAT_EMEMORY, "no memory for the prompts of %.150s", source);
     }
@@ -90,11 +90,12 @@ typedef struct pair { /* one prompt, all methods */
     int n_prompt;
 } pair;
 
-static pleat_status encode(const pleat_model *model, const char *text, int32_t **ids, int *n_ids, pleat_error *error) {
+static pleat_status encode(const pleat_model *model, const char *prompt, int32_t **ids, int *n_ids,
+                           pleat_error *error) {
     chat_format format;
     if (chat_format_detect(model->file, &format, NULL))
-        return pleat_tokenize(model, text, strlen(text), true, ids, n_ids, error);
-    chat_message message = {"user", text, strlen(text)};
+        return pleat_tokenize(model, prompt, strlen(prompt), true, ids, n_ids, error);
+    chat_message message = {"user", prompt, strlen(prompt)};
     return chat_encode(model->tok, model->file, format, &message, 1, 0, ids, n_ids, error);
 }
 

@@ -80,3 +80,7 @@ const char *pleat_token_bytes(const pleat_model *model, int32_t id, bool special
 bool pleat_token_ends(const pleat_model *model, int32_t id) {
     return tokenizer_ends(model->tok, id);
 }
+
+void model_stretch_context(pleat_model *model, int n_tokens) {
+    model->context_tokens = model->kv.context_tokens = n_tokens;
+}

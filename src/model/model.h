@@ -46,4 +46,6 @@ pleat_status hparams_read(pleat_model *model, pleat_error *error);
 pleat_status rope_read(pleat_model *model, pleat_error *error);
 /* tensors.c: checks type and shape of every tensor (an unknown one is refused by name) and packs them. */
 pleat_status tensors_pack(pleat_model *model, threads *pool, pleat_error *error);
+/* model.c: pretends a longer trained context, for timing beyond it; before any engine is opened. */
+void model_stretch_context(pleat_model *model, int n_tokens);
 #endif

@@ -1,0 +1,179 @@
+/* cmd_bench.c - `pleat bench`. */
+#include "cli/commands.h"
+#include "cli/print.h"
+#include "cli/watch.h"
+#include "base/text.h"
+#include "measure/study.h"
+#include "model/model.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const command self = {
+    .name = "bench",
+    .summary =
+        "Throughput over batch sizes, prompt lengths and methods; prefill and decode (64 tokens) apart, f16 always "
+        "among them.\n"
+        "Rates are tokens per second of the whole batch. Every point is stored as it is made; a killed run goes on.",
+    .arguments = "",
+    .example = "pleat bench -m smollm2-135m --methods int8,kivi-4 --batch 1,4 --prompt 256,1024",
+};
+
+typedef struct settings {
+    const char *model, *methods, *store;
+    option_ints batch, prompt;
+    int repeats, fill, threads, pool_mb;
+    bool beyond, json;
+} settings;
+
+static const store_point *base_of(const store_points *points, const store_point *p) {
+    for (int i = 0; i < points->n; i++) {
+        const store_point *b = &points->point[i];
+        if (!strcmp(b->label, "f16") && b->batch == p->batch && b->prompt_tokens == p->prompt_tokens &&
+            !strcmp(b->stage, p->stage) && !b->error && b->median > 0)
+            return b;
+    }
+    return NULL;
+}
+
+static bool is_agreement(const store_point *p) {
+    return !strcmp(p->label, "f16 (filled)");
+}
+
+static json_t *point_json(const store_points *points, const store_point *p) {
+    const store_point *base = base_of(points, p);
+    json_t *o = json_pack("{s:s,s:s,s:i,s:i,s:s,s:b}", "method", p->label, "spec", p->spec, "batch", p->batch,
+                          "prompt_tokens", p->prompt_tokens, "stage", p->stage, "filled", p->filled);
+    if (p->error) {
+        json_object_update_new(o,
+                               json_pack("{s:s,s:I}", "error", p->error, "bytes_needed", (json_int_t)p->bytes_needed));
+        return o;
+    }
+    json_object_update_new(o, json_pack("{s:f,s:f,s:I,s:I,s:i}", "tokens_per_s", p->median, "spread", p->spread,
+                                        "kv_bytes", (json_int_t)p->kv_bytes, "kv_peak_bytes",
+                                        (json_int_t)p->kv_peak_bytes, "repeats", p->n_repeats));
+    json_object_set_new(o, "ratio_f16", base ? json_real(p->median / base->median) : json_null());
+    return o;
+}
+
+static int print_points_json(const pleat_model *model, const pleat_engine *engine, const settings *s,
+                             const store_points *points) {
+    measure_identity identity;
+    store_run run = measure_run_of("bench", model, engine, "", &identity);
+    json_t *list = json_array(), *agreement = json_null();
+    for (int i = 0; i < points->n; i++) {
+        const store_point *p = &points->point[i];
+        if (is_agreement(p))
+            agreement =
+                json_pack("{s:i,s:f,s:f}", "prompt_tokens", p->prompt_tokens, "filled", p->rate[0], "real", p->rate[1]);
+        else
+            json_array_append_new(list, point_json(points, p));
+    }
+    return print_json(self.name,
+                      json_pack("{s:{s:s,s:s,s:i,s:s},s:s,s:o,s:o,s:s}", "machine", "cpu", run.machine, "level",
+                                run.level, "threads", run.n_threads, "version", run.version, "model", run.model_name,
+                                "points", list, "fill_agreement", agreement, "store", s->store));
+}
+
+static void print_points(const pleat_model *model, const pleat_engine *engine, const settings *s,
+                         const store_points *points) {
+    measure_identity identity;
+    store_run run = measure_run_of("bench", model, engine, "", &identity);
+    printf("%s on %s, kernels %s, %d threads\n\n", run.model_name, run.machine, run.level, run.n_threads);
+    printf("%-16s %5s %7s %-8s %10s %7s %10s %10s %6s\n", "method", "batch", "prompt", "stage", "tokens/s", "spread",
+           "KV now", "KV peak", "ratio");
+    for (int i = 0; i < points->n; i++) {
+        const store_point *p = &points->point[i], *base = base_of(points, p);
+        char now[16], peak[16];
+        if (is_agreement(p)) {
+            printf("decode over a synthetic fill of %d tokens: %.1f tokens/s, over a real prompt: %.1f\n",
+                   p->prompt_tokens, p->rate[0], p->rate[1]);
+            continue;
+        }
+        printf("%-16s %5d %7d %-8s ", p->label, p->batch, p->prompt_tokens, p->stage);
+        if (p->error)
+            printf("%s (%s needed)\n", p->error, text_bytes(p->bytes_needed, now));
+        else
+            printf("%10.1f %6.1f%% %10s %10s %5.2fx%s\n", p->median, 100 * p->spread, text_bytes(p->kv_bytes, now),
+                   text_bytes(p->kv_peak_bytes, peak), base ? p->median / base->median : 0, p->filled ? " filled" : "");
+    }
+    printf("\nstored in %s\n", s->store);
+}
+
+static pleat_status measure(const settings *s, pleat_model *model, int *code, pleat_error *error) {
+    watch w;
+    measure_watch tell = watch_of(&w, "bench");
+    measure_methods methods = {.n = 0};
+    throughput_grid grid = {.methods = &methods, .repeats = s->repeats, .fill_tokens = s->fill};
+    int most_batch = 64, longest = 0;
+    for (int i = 0; i < s->batch.n; i++) {
+        grid.batch[grid.n_batch++] = s->batch.value[i];
+        most_batch = s->batch.value[i] > most_batch ? s->batch.value[i] : most_batch;
+    }
+    for (int i = 0; i < s->prompt.n; i++) {
+        grid.prompt[grid.n_prompt++] = s->prompt.value[i];
+        longest = s->prompt.value[i] > longest ? s->prompt.value[i] : longest;
+    }
+    longest += THROUGHPUT_DECODE_TOKENS;
+    if (s->beyond && longest > model->context_tokens)
+        model_stretch_context(model, longest);
+    pleat_engine_options options = {
+        .n_threads = s->threads, .max_sequences = most_batch, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
+    pleat_engine *engine = NULL;
+    store *db = NULL;
+    store_points points = {0};
+    int64_t run = 0;
+    pleat_status status = measure_methods_parse(s->methods, model, &methods, error);
+    status = status ? status : pleat_engine_open(model, &options, &engine, error);
+    status = status ? status : store_open(s->store, true, &db, error);
+    status = status ? status : study_bench(engine, &grid, db, &run, &tell, error);
+    watch_end(&w);
+    status = status ? status : store_points_read(db, run, &points, error);
+    if (!status && s->json)
+        *code = print_points_json(model, engine, s, &points);
+    else if (!status)
+        print_points(model, engine, s, &points);
+    store_points_free(&points);
+    store_close(db);
+    pleat_engine_close(engine);
+    measure_methods_free(&methods);
+    return status;
+}
+
+int cmd_bench(int argc, char **argv) {
+    settings s = {.methods = "f16,int8,kivi-4,kivi-2,streaming-512,h2o-512",
+                  .store = "study.db",
+                  .batch = {{1, 8}, 2},
+                  .prompt = {{512, 4096}, 2},
+                  .repeats = 3,
+                  .fill = 0};
+    int n_arguments;
+    const option options[] = {
+        {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
+        {"methods", 0, OPTION_TEXT, &s.methods, "A,B", "specs or presets", 0, 0},
+        {"batch", 0, OPTION_INTS, &s.batch, "1,8", "sequences at once", 1, 512},
+        {"prompt", 0, OPTION_INTS, &s.prompt, "512,4096", "tokens of each prompt", 1, 1 << 22},
+        {"repeats", 0, OPTION_INT, &s.repeats, "N", "of each point", 1, STORE_MOST_REPEATS},
+        {"fill", 0, OPTION_INT, &s.fill, "N", "prompts of N tokens and more: decode over a synthetic fill; 0: never", 0,
+         1 << 22},
+        {"beyond-context", 0, OPTION_FLAG, &s.beyond, NULL, "also lengths beyond the model's trained context", 0, 0},
+        {"kv-memory", 0, OPTION_INT, &s.pool_mb, "MB", "budget of the KV cache; 0: half of the free memory", 0,
+         1 << 24},
+        {"store", 0, OPTION_TEXT, &s.store, "FILE", "the study database", 0, 0},
+        {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
+        {0},
+    };
+    int code = options_parse(&self, options, argc, argv, &n_arguments);
+    if (code >= 0)
+        return code;
+    pleat_error error;
+    pleat_model *model = NULL;
+    code = EXIT_OK;
+    pleat_status status = model_open(s.model, s.threads, &model, &error);
+    status = status ? status : measure(&s, model, &code, &error);
+    if (status)
+        code = print_error(self.name, &error);
+    pleat_model_close(model);
+    return code;
+}

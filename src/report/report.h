@@ -1,0 +1,10 @@
+/* report.h - the page of a stored study: one self-contained HTML file, from the store alone. */
+#ifndef REPORT_REPORT_H
+#define REPORT_REPORT_H
+#include "store/store.h"
+
+/* Writes the page of a run (0: the newest study, else the newest run) to path, through a temporary file beside it. A
+ * study that is not finished gives a page that says what is missing. PLEAT_EINPUT: no such run; PLEAT_EIO,
+ * PLEAT_EMEMORY. */
+pleat_status report_write(store *db, int64_t run, const char *path, pleat_error *error);
+#endif

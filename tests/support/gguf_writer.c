@@ -79,9 +79,9 @@ void gguf_writer_close(gguf_writer *w) {
 /* ---- metadata ---- */
 
 static size_t width_of(gguf_type type) {
-    static const uint8_t width[] = {[GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2,  [GGUF_I16] = 2,
-                                    [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4,  [GGUF_BOOL] = 1,
-                                    [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8};
+    static const uint8_t width[] = {
+        [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
+        [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8};
     assert(type < sizeof width && width[type] > 0);
     return width[type];
 }

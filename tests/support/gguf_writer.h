@@ -38,7 +38,8 @@ void gguf_writer_tensor_bytes(gguf_writer *w, const char *name, block_type type,
 
 /* ---- the file ---- */
 
-/* The whole file, malloc'ed, the caller frees. *header_bytes (may be NULL): where the padding before the data begins. */
+/* The whole file, malloc'ed, the caller frees. *header_bytes (may be NULL): where the padding before the data begins.
+ */
 uint8_t *gguf_writer_image(const gguf_writer *w, size_t *n, size_t *header_bytes);
 /* false: the file could not be written (nothing is left behind). */
 bool gguf_writer_save(const gguf_writer *w, const char *path);

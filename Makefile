@@ -26,8 +26,9 @@ ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_portable := -ffp-contract=off
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
 
-SOURCES := $(filter-out src/cli/main.c,$(wildcard src/*/*.c src/*/*/*.c))
+SOURCES := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
+CLI := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
 LIB := $(BUILD)/libpleat.a
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
@@ -46,14 +47,17 @@ $(LIB): $(OBJECTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(BUILD)/pleat: $(BUILD)/src/cli/main.o $(LIB)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/pleat: $(CLI) $(LIB)
+	@echo LD $@
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(LIB)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+	@echo LD $@
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(SUPPORT) $(LIB)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+	@echo LD $@
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
 
 tests: $(TESTS)
 bench: $(BENCHES)
@@ -72,4 +76,4 @@ clean:
 
 .PHONY: all tests bench install format clean
 .SECONDARY:
--include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d) $(BUILD)/src/cli/main.d
+-include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d)

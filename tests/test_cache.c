@@ -364,7 +364,7 @@ static size_t ideal_bytes(const kv_method *method, int d, int n) {
     size_t bytes = 0;
     for (int side = 0; side < 2; side++) {
         kv_geometry g;
-        method->format[side]->geometry(&method->format_config[side], (kv_side)side, d, &g);
+        method->coding[side].format->geometry(&method->coding[side].config, (kv_side)side, d, &g);
         int n_tail = g.page_bytes ? g.keep_tokens : 0;
         bytes += (size_t)(n - n_tail + 63) / 64 * (g.page_bytes ? g.page_bytes : (size_t)(128 * d));
         bytes += (size_t)(n_tail + (g.page_bytes ? g.step_tokens + 63 : 0) + 63) / 64 * (size_t)(128 * d);

@@ -31,7 +31,8 @@ size_t engine_plan_bytes(const pleat_model *model, const kv_method *method, int 
         size_t bytes = 0;
         for (int side = 0; side < 2; side++) {
             kv_geometry g;
-            method->format[side]->geometry(&method->format_config[side], (kv_side)side, model->head_dim, &g);
+            const kv_coding *coding = kv_method_coding(method, il, (kv_side)side);
+            coding->format->geometry(&coding->config, (kv_side)side, model->head_dim, &g);
             size_t decode = side_bytes(&g, f16_bytes, n), prefill = (pages(n_exact) + 2) * f16_bytes;
             if (method->bounded)
                 prefill += decode;

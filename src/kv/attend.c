@@ -280,24 +280,24 @@ static void mix_open(const tile *t, const float *rows, const float *p, float *o)
 }
 
 static void sealed_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
-    const kv_method *method = &t->cache->method;
+    const kv_coding *coding = &t->lane->keep[KV_K].coding;
     kv_page view = lane_page(t->lane, KV_K, page);
-    if (method->format[KV_K]->score) {
-        method->format[KV_K]->score(t->kernels, &method->format_config[KV_K], t->d, &view, q, t->n_rows, s, prefetch);
+    if (coding->format->score) {
+        coding->format->score(t->kernels, &coding->config, t->d, &view, q, t->n_rows, s, prefetch);
         return;
     }
-    method->format[KV_K]->open(&method->format_config[KV_K], KV_K, t->d, &view, t->scratch->rows[KV_K]);
+    coding->format->open(&coding->config, KV_K, t->d, &view, t->scratch->rows[KV_K]);
     score_open(t, t->scratch->rows[KV_K], q, s);
 }
 
 static void sealed_mix(const tile *t, int page, const float *p, float *o, const void *prefetch) {
-    const kv_method *method = &t->cache->method;
+    const kv_coding *coding = &t->lane->keep[KV_V].coding;
     kv_page view = lane_page(t->lane, KV_V, page);
-    if (method->format[KV_V]->mix) {
-        method->format[KV_V]->mix(t->kernels, &method->format_config[KV_V], t->d, &view, p, t->n_rows, o, prefetch);
+    if (coding->format->mix) {
+        coding->format->mix(t->kernels, &coding->config, t->d, &view, p, t->n_rows, o, prefetch);
         return;
     }
-    method->format[KV_V]->open(&method->format_config[KV_V], KV_V, t->d, &view, t->scratch->rows[KV_V]);
+    coding->format->open(&coding->config, KV_V, t->d, &view, t->scratch->rows[KV_V]);
     mix_open(t, t->scratch->rows[KV_V], p, o);
 }
 

@@ -24,6 +24,22 @@ static int max_slots(const kv_model *model) {
     return 2 * model->context_tokens + 4096;
 }
 
+static void open_layer(kv_cache *cache, int il) {
+    for (int side = 0; side < 2; side++) {
+        kv_keep *keep = &cache->keep[il][side];
+        keep->coding = *kv_method_coding(&cache->method, il, (kv_side)side);
+        keep->coding.format->geometry(&keep->coding.config, (kv_side)side, cache->model->head_dim, &keep->geometry);
+        assert(!keep->coding.format->run_bytes && !keep->geometry.sink_tokens);
+    }
+    for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
+        kv_lane *lane = lane_of(cache, il, ih);
+        lane->keep = cache->keep[il];
+        lane->il = il;
+        lane->ih = ih;
+        lane->windowed = layer_windowed(cache, il);
+    }
+}
+
 pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_pool *pool, kv_cache **out,
                            pleat_error *error) {
     assert(model->n_head_kv <= KV_MAX_HEADS && model->head_dim <= KV_MAX_HEAD_DIM);
@@ -35,21 +51,18 @@ pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_po
     cache->pool = pool;
     cache->f16_bytes = page_f16_bytes(model->head_dim);
     cache->wants = kv_method_wants(method, NULL);
-    for (int side = 0; side < 2; side++) {
-        method->format[side]->geometry(&method->format_config[side], (kv_side)side, model->head_dim,
-                                       &cache->geometry[side]);
-        assert(cache->geometry[side].run_bytes == 0);
-    }
     if (method->policy->cache_positions)
         cache->segment_end = method->policy->cache_positions(&method->policy_config);
     cache->lane = calloc(n_lanes(cache), sizeof(*cache->lane));
-    if (!cache->lane) {
+    cache->keep = calloc((size_t)model->n_layer, sizeof(*cache->keep));
+    if (!cache->lane || !cache->keep) {
+        free(cache->lane);
+        free(cache->keep);
         free(cache);
         return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache");
     }
     for (int il = 0; il < model->n_layer; il++)
-        for (int ih = 0; ih < model->n_head_kv; ih++)
-            lane_of(cache, il, ih)->windowed = layer_windowed(cache, il);
+        open_layer(cache, il);
     *out = cache;
     return PLEAT_OK;
 }
@@ -61,6 +74,7 @@ void kv_cache_close(kv_cache *cache) {
         lane_free(cache, &cache->lane[i]);
     assert(atomic_load(&cache->bytes) == 0);
     free(cache->lane);
+    free(cache->keep);
     free(cache);
 }
 
@@ -83,7 +97,7 @@ static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_
     size_t bytes = 0;
     bool decode = phase == PLEAT_DECODE, holes = lane->n_live < lane->n_slots;
     for (int side = 0; side < 2; side++) {
-        const kv_geometry *g = &cache->geometry[side];
+        const kv_geometry *g = &lane->keep[side].geometry;
         int n_slots = lane->n_slots + n_tokens, n_new_pages = page_count(n_slots) - page_count(lane->n_slots);
         bool part_page =
             lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
@@ -191,7 +205,7 @@ static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tok
         lane->n_live -= PAGE_TOKENS;
         for (int side = 0; side < 2; side++) {
             lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
-            lane_give(cache, &lane->sealed[side][page], cache->geometry[side].page_bytes);
+            lane_give(cache, &lane->sealed[side][page], lane->keep[side].geometry.page_bytes);
         }
     }
 }

@@ -58,8 +58,9 @@ pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scra
         for (int ih = 0; ih < model->n_head_kv; ih++) {
             if (!lane_grow(cache, lane_of(cache, il, ih), n_tokens))
                 return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache of %d tokens", n_tokens);
-            bytes += 2 * cache->f16_bytes * (size_t)(page_count(n_tokens) + 2) + cache->geometry[0].page_bytes +
-                     cache->geometry[1].page_bytes;
+            bytes += 2 * cache->f16_bytes * (size_t)(page_count(n_tokens) + 2) +
+                     lane_of(cache, il, 0)->keep[0].geometry.page_bytes +
+                     lane_of(cache, il, 0)->keep[1].geometry.page_bytes;
         }
         if (!kv_pool_reserve(cache->pool, bytes))
             return err_set(error, PLEAT_EFULL,

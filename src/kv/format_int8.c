@@ -104,8 +104,8 @@ static void seal_by_channel(const kv_config *c, int d, const float *x, uint8_t *
 }
 
 static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
-                 uint64_t seed) {
-    (void)seed;
+                 const kv_sealing *how) {
+    (void)how;
     if (!by_token(c, side)) {
         for (int p = 0; p < n / PAGE_TOKENS; p++)
             seal_by_channel(c, d, x + (size_t)(p * PAGE_TOKENS * d), pages[first / PAGE_TOKENS + p].bytes);

@@ -219,8 +219,8 @@ static void seal_v(const kv_config *c, int d, const float *x, int first, int n, 
 }
 
 static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
-                 uint64_t seed) {
-    (void)seed;
+                 const kv_sealing *how) {
+    (void)how;
     for (int i = 0, m; i < n; i += m) {
         int slot = (first + i) % PAGE_TOKENS;
         uint8_t *page = pages[(first + i) / PAGE_TOKENS].bytes;

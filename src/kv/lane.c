@@ -50,7 +50,7 @@ void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes) {
 void lane_free(kv_cache *cache, kv_lane *lane) {
     for (int side = 0; side < 2; side++) {
         for (int p = 0; p < lane->cap_pages; p++) {
-            lane_give(cache, &lane->sealed[side][p], cache->geometry[side].page_bytes);
+            lane_give(cache, &lane->sealed[side][p], lane->keep[side].geometry.page_bytes);
             lane_give(cache, &lane->tail[side][p], cache->f16_bytes);
         }
         free(lane->sealed[side]);
@@ -77,7 +77,8 @@ void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, in
     memset(x, 0, (size_t)PAGE_TOKENS * (size_t)d * sizeof(*x));
     if (n_sealed && lane->sealed[side][page]) {
         kv_page view = lane_page(lane, side, page);
-        cache->method.format[side]->open(&cache->method.format_config[side], side, d, &view, x);
+        const kv_coding *coding = &lane->keep[side].coding;
+        coding->format->open(&coding->config, side, d, &view, x);
     }
     if (n_sealed == PAGE_TOKENS || !lane->tail[side][page])
         return;
@@ -91,7 +92,7 @@ void lane_trim(kv_cache *cache, kv_lane *lane) {
         int n_sealed_pages = page_count(lane->n_sealed[side]), n_pages = page_count(lane->n_slots);
         for (int p = 0; p < lane->cap_pages; p++) {
             if (p >= n_sealed_pages)
-                lane_give(cache, &lane->sealed[side][p], cache->geometry[side].page_bytes);
+                lane_give(cache, &lane->sealed[side][p], lane->keep[side].geometry.page_bytes);
             if (p >= n_pages || (p + 1) * PAGE_TOKENS <= lane->n_sealed[side])
                 lane_give(cache, &lane->tail[side][p], cache->f16_bytes);
         }

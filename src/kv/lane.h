@@ -17,7 +17,15 @@
 #include "kv/cache.h"
 #include <stdatomic.h>
 
+/* How a layer keeps one side of its lanes. */
+typedef struct kv_keep {
+    kv_coding coding;
+    kv_geometry geometry;
+} kv_keep;
+
 typedef struct kv_lane {
+    const kv_keep *keep; /* [2], the layer's */
+    int il, ih;
     int n_slots, n_live;
     int n_sealed[2];
     int first_page; /* windowed layers: pages below it were released */
@@ -35,8 +43,8 @@ struct kv_cache {
     const kv_model *model;
     kv_method method;
     kv_pool *pool;
-    kv_geometry geometry[2];
-    size_t f16_bytes; /* of an fp16 page */
+    kv_keep (*keep)[2]; /* [n_layer] */
+    size_t f16_bytes;   /* of an fp16 page */
     unsigned wants;
     int n_seen; /* tokens before this step */
     int n_new;  /* of this step */

@@ -1,10 +1,10 @@
 /* method.h - what a compression method is: format x policy x split, three small interfaces.
  *
- * A *format* owns bytes and decides nothing. A *policy* decides and touches no bytes. A *split* shares a budget among layers and
- * heads. Only the cache (cache.h) moves bytes. Adding a method is one file and one line in methods.def.
+ * A *format* owns bytes and decides nothing. A *policy* decides and touches no bytes. A *split* shares a budget among
+ * layers and heads. Only the cache (cache.h) moves bytes. Adding a method is one file and one line in methods.def.
  *
- * lane: the cached tokens of one (sequence, layer, KV head). slot: an index in it. page: 64 slots of one format for one side.
- * run: pages sealed in one call (they may share a block of bytes). tail: slots not sealed yet, in fp16 pages. */
+ * lane: the cached tokens of one (sequence, layer, KV head). slot: an index in it. page: 64 slots of one format for one
+ * side. run: pages sealed in one call (they may share a block of bytes). tail: slots not sealed yet, in fp16 pages. */
 #ifndef KV_METHOD_H
 #define KV_METHOD_H
 #include "cpu/kernels.h"
@@ -17,7 +17,7 @@ typedef enum kv_side { KV_K, KV_V } kv_side;
 enum { KV_MAX_HEAD_DIM = 256, KV_MAX_GROUP = 64, KV_MAX_HEADS = 256 }; /* of KV heads */
 
 typedef struct kv_layer_shape {
-    int window_tokens;     /* a query at t sees positions > t - window; 0: all. Policies act on layers without a window */
+    int window_tokens; /* a query at t sees positions > t - window; 0: all. Policies act on layers without a window */
     const float *rope_inv; /* [n_rot/2] angle per position of each pair, scaling included */
 } kv_layer_shape;
 
@@ -29,7 +29,13 @@ typedef struct kv_model {
     float score_scale;                        /* usually 1/sqrt(head_dim) */
     int context_tokens;
     bool has_key_bias;           /* Qwen2.5: extreme K channels */
+    bool has_qk_norm;            /* gemma3: key norms nearly constant */
     const kv_layer_shape *layer; /* [n_layer] */
+    float rope_magnitude;        /* factor of the rotation's cos and sin (yarn), else 1 */
+    int n_embd;
+    /* wo [head_dim][n_embd] = the rows of the output projection that query head h's output meets (CriticalKV). */
+    void (*open_wo)(const void *owner, int il, int h, float *wo);
+    const void *owner; /* for open_wo */
 } kv_model;
 
 /* ---- parameters ---- */
@@ -49,22 +55,32 @@ typedef struct kv_param {
 
 /* ---- format ---- */
 
-/* How one side of a lane is kept. Sealing takes the oldest tail slots: step * floor((tail - keep) / step) of them, when positive. */
+/* How one side of a lane is kept. Sealing takes the oldest tail slots: step * floor((tail - keep) / step) of them, when
+ * positive. Slots count from the first page that can be sealed: behind the sinks' page, if there is one. */
 typedef struct kv_geometry {
-    size_t page_bytes;    /* of a sealed page of 64 slots; 0: never seals, fp16 pages are the format */
-    size_t run_bytes;     /* block shared by the pages of a run; 0: none (room: the cache asserts 0 until a format needs it) */
-    int run_pages;        /* most pages of a run; 1 without a block */
-    int keep_tokens;      /* newest slots that stay fp16 */
-    int step_tokens;      /* sealed at once: a multiple of 64, or 1 (then rows are sealed singly; needs row_writable) */
-    bool row_writable;    /* any row of a sealed page can be written anew without touching the others */
+    size_t page_bytes; /* of a sealed page of 64 slots; 0: never seals, fp16 pages are the format */
+    int run_pages;   /* most pages of a run. Runs start at multiples of it, counted in pages that can be sealed; what is
+                      * sealed in one call and lies between two such boundaries is one run */
+    int keep_tokens; /* newest slots that stay fp16 */
+    int step_tokens; /* sealed at once: a multiple of 64, or 1 (then rows are sealed singly; needs row_writable) */
+    int sink_tokens; /* first kept slots that stay fp16 for ever, in a page of their own (at most 64); both sides of a
+                      * lane take the larger of their two */
+    bool row_writable; /* any row of a sealed page can be written anew without touching the others */
 } kv_geometry;
 
 /* One sealed page as a format sees it. */
 typedef struct kv_page {
-    uint8_t *bytes;   /* page_bytes, 64-byte aligned */
-    uint8_t *run;     /* run_bytes or NULL */
+    uint8_t *bytes; /* page_bytes, 64-byte aligned */
+    uint8_t *run;   /* run_bytes() of its run, 64-byte aligned, shared by the run's pages; NULL without */
     int page_in_run, n_run_pages;
+    bool decode; /* the run was sealed while decoding (GEAR: with the decode rank) */
 } kv_page;
+
+/* What a format may know of the sealing itself. */
+typedef struct kv_sealing {
+    uint64_t seed; /* counter for formats that draw: of (layer, head, side, first slot); the same for the same run */
+    int il, n_layer;
+} kv_sealing;
 
 typedef struct kv_format {
     const char *name, *paper, *summary;
@@ -72,45 +88,83 @@ typedef struct kv_format {
     /* Refuses what cannot be (group against head_dim d, ...) with a sentence. d is 0 when no model is known. */
     pleat_status (*check)(const kv_config *, kv_side, int d, pleat_error *);
     void (*geometry)(const kv_config *, kv_side, int d, kv_geometry *out);
-    /* Writes rows x [n][d] as slots first..first+n-1 of the pages of one run (slot 64*p + i is row i of page p; pages [..] ordered).
-     * Whole pages, unless row_writable, when any first and n inside one page will do. seed: counter for formats that draw. */
-    void (*seal)(const kv_config *, kv_side, int d, const float *x, int first, int n, const kv_page *pages, uint64_t seed);
+    /* Bytes of the block that the n_pages pages of a run share, a multiple of 64; NULL: none. */
+    size_t (*run_bytes)(const kv_config *, kv_side, int d, int n_pages, bool decode);
+    /* What a person should know before using it on this model (model NULL: in general), or NULL. */
+    const char *(*warning)(const kv_config *, kv_side, const kv_model *model);
+    /* Writes rows x [n][d] as slots first..first+n-1 of the pages of one run (slot 64*p + i is row i of page p; pages
+     * [..] ordered). Whole pages of one run, unless row_writable, when any first and n inside one page will do. */
+    void (*seal)(const kv_config *, kv_side, int d, const float *x, int first, int n, const kv_page *pages,
+                 const kv_sealing *how);
     /* x [64][d] = the page's rows: the definition of the format, and the oracle of the next two. */
     void (*open)(const kv_config *, kv_side, int d, const kv_page *page, float *x);
     /* s[r*64 + t] = q[r*d ..] . K row t for n_rows rows; NULL: a generic path over `open`. */
-    void (*score)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, const float *q, int n_rows, float *s,
-                  const void *prefetch);
+    void (*score)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, const float *q, int n_rows,
+                  float *s, const void *prefetch);
     /* o[r*d + j] += sum_t p[r*64 + t] * V[t][j]; NULL: generic. */
-    void (*mix)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, const float *p, int n_rows, float *o,
-                const void *prefetch);
+    void (*mix)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, const float *p, int n_rows,
+                float *o, const void *prefetch);
 } kv_format;
 
 /* ---- policy ---- */
 
 enum {
-    KV_WANT_MASS = 1,      /* each slot's accumulated probability, summed over the group's query heads and all queries so far */
-    KV_WANT_WINDOW_Q = 2,  /* the newest queries, rotated, float (room for the methods to come) */
-    KV_WANT_BOUNDS = 4,    /* per-page bounds of keys (room) */
+    KV_WANT_MASS = 1,     /* each slot's accumulated probability, summed over the group's query heads and all queries */
+    KV_WANT_LAST = 2,     /* each slot's probability for the newest query, summed over the group's query heads */
+    KV_WANT_WINDOW_Q = 4, /* the newest queries, rotated, float */
+    KV_WANT_MOMENTS = 8,  /* count, sum and sum of outer products of the queries before rotation, by query head */
+    KV_WANT_BOUNDS = 16,  /* least and greatest K of each 16 slots and channel, of rows as `open` gives them */
 };
 
 typedef enum kv_event { KV_AT_GRID, KV_AT_PROMPT_END, KV_AT_STEP } kv_event;
+
+/* Queries before rotation (after their norm), since the prompt's beginning (its first skip_tokens positions left out)
+ * or, in decode, since the last event that changed the lane. */
+typedef struct kv_moments {
+    int n;
+    const float *sum;   /* [n_head][d] */
+    const float *outer; /* [n_head][d][d] */
+} kv_moments;
 
 /* Read-only view of one layer of one sequence with all its KV heads' lanes. Dead slots have pos == KV_DEAD. */
 #define KV_DEAD INT32_MAX
 typedef struct kv_view {
     const kv_model *model;
-    int il;                      /* layer */
+    int il;                    /* layer */
+    int n_full_layers, i_full; /* layers without a window, and this one's number among them */
     kv_event event;
-    int n_seen;                  /* tokens of the sequence so far: the next token's position */
-    int n_prompt;                /* tokens of the prompt this event ends or lies in */
-    const int *n_slots;          /* [n_head_kv] dead ones included */
-    const int *n_live;           /* [n_head_kv] */
-    const int32_t *const *pos;   /* [n_head_kv][n_slots] original positions */
-    const float *const *mass;    /* [n_head_kv][n_slots]; NULL unless wanted */
-    const float *window_q;       /* [n_head][window][d] or NULL */
+    int n_seen;                /* tokens of the sequence so far: the next token's position */
+    int n_prompt;              /* tokens of the prompt this event ends or lies in */
+    int max_new;               /* tokens that will be generated at most, as the request says; 0: not known */
+    int n_steps;               /* decode steps since the prompt's end, this one included */
+    const int *n_slots;        /* [n_head_kv] dead ones included */
+    const int *n_live;         /* [n_head_kv] */
+    const int32_t *const *pos; /* [n_head_kv][n_slots] original positions */
+    const float *const *mass;  /* [n_head_kv][n_slots] MASS or LAST; NULL unless wanted */
+    const float *window_q; /* [n_head][n_window_q][d], oldest first; the last one is at position n_seen - 1; or NULL */
     int n_window_q;
-    const struct kv_cache *cache; /* for kv_cache_open_rows() only */
+    kv_moments moments; /* n is 0 unless wanted */
+    const struct kv_cache *cache;
+    struct kv_scratch *scratch; /* for the functions below */
+    const cpu_kernels *kernels;
 } kv_view;
+
+/* Rows of one side of a lane as `open` gives them, [n_slots][d], dead ones zero; until the next call for that side. */
+const float *kv_view_rows(const kv_view *view, int ih, kv_side side);
+/* p[(g * n + w) * n_slots + slot] = probability that query head g of KV head ih's group gives the slot for the w-th of
+ * the newest n window queries: softmax over the live slots it can see, in float. p is [group][n][n_slots]. */
+void kv_view_window(const kv_view *view, int ih, int n, float *p);
+/* n floats of working memory, one piece per event; asserts that n is at most kv_work_floats of the policy. */
+float *kv_view_work(const kv_view *view, size_t n);
+
+/* One decode query against one lane, for policies that read less. */
+typedef struct kv_pick {
+    const kv_view *view; /* mass, window and moments are not filled */
+    int ih;
+    const float *q;          /* [group][d], rotated */
+    const f16 *const *bound; /* [n_pages]: [4][2][d] least and greatest of each 16 slots */
+    int n_pages;
+} kv_pick;
 
 typedef struct kv_policy {
     const char *name, *paper, *summary;
@@ -122,13 +176,19 @@ typedef struct kv_policy {
     int (*budget)(const kv_config *, const kv_view *);
     /* s[ih][slot]: higher stays; INFINITY: must stay. Dead slots are ignored. Ties: the smaller position stays. */
     void (*score)(const kv_config *, const kv_view *, float *const *s);
-    /* Positions inside the cache (streaming): tokens with original position below the returned bound are the first segment;
-     * evicted tokens lie between it and the rest. 0 or NULL: original positions. */
+    /* Positions inside the cache (streaming): tokens with original position below the returned bound are the first
+     * segment; evicted tokens lie between it and the rest. 0 or NULL: original positions. */
     int (*cache_positions)(const kv_config *);
     /* Most live tokens a lane can hold between decode steps, given its budget; INT_MAX: grows. For memory plans. */
     int (*bound_tokens)(const kv_config *);
-    /* Pages that a query reads, for policies that read less; NULL: all (room). */
-    int (*pick)(const kv_config *, const kv_view *, int ih, const float *q, int32_t *page);
+    /* Newest tokens that an event keeps whatever their score: splits share out what is left. NULL: 0. */
+    int (*window_tokens)(const kv_config *);
+    /* Sets the bits of the slots to read, read[g * n_pages + page], for each query head g of the group; a page without
+     * a bit is not read. false: all are read. NULL: nothing is left out. Decode only; dead slots' bits are ignored. */
+    bool (*pick)(const kv_config *, const kv_pick *, uint64_t *read);
+    /* Floats of kv_view_work that score or pick need for lanes of n_slots; NULL: none. */
+    size_t (*work_floats)(const kv_config *, const kv_model *, int n_slots);
+    const char *(*warning)(const kv_config *, const kv_model *model); /* as a format's */
 } kv_policy;
 
 /* ---- split ---- */
@@ -146,15 +206,30 @@ typedef struct kv_split {
 
 /* ---- method ---- */
 
+/* One side's format with its parameters. */
+typedef struct kv_coding {
+    const kv_format *format;
+    kv_config config;
+} kv_coding;
+
+enum { KV_MAX_LAYERS = 256, KV_MAX_EXTRA = 4 };
+
 typedef struct pleat_method {
-    const kv_format *format[2];
+    kv_coding coding[2];
     const kv_policy *policy;
     const kv_split *split;
-    kv_config format_config[2], policy_config, split_config;
+    kv_config policy_config, split_config;
     bool bounded;     /* prefill:bounded: events and seals on the grid during the prompt too */
     int grid_tokens;  /* absolute multiples of it; 512 */
     int sinks_tokens; /* modifier sinks:n=N: positions below N are never evicted; 0: off */
-    char spec[512];   /* canonical */
+    bool pin;         /* modifier pin: spans marked in a sequence are never evicted */
+    bool critical;    /* modifier critical: CriticalKV's two stages inside each head's budget */
+    kv_config critical_config;
+    /* Modifier layers: other formats for some layers. extra_of[il] - 1 indexes extra; 0: coding. */
+    kv_coding extra[KV_MAX_EXTRA][2];
+    int n_extra, first_layers, last_layers; /* of the file's layers; resolved to extra_of when a model is known */
+    uint8_t extra_of[KV_MAX_LAYERS];
+    char spec[1024]; /* canonical */
 } kv_method;
 
 /* Parses and checks (model NULL: grammar and parameters only) into *out; PLEAT_EINPUT names the part, key and value. */
@@ -162,6 +237,13 @@ pleat_status kv_method_parse(const char *spec, const kv_model *model, kv_method 
 /* What the method wants of the engine (union of KV_WANT_*). */
 unsigned kv_method_wants(const kv_method *method, int *window_tokens);
 bool kv_method_is_f16(const kv_method *method); /* f16 + all: nothing is lost */
+/* The format of a layer's side. */
+static inline const kv_coding *kv_method_coding(const kv_method *method, int il, kv_side side) {
+    int extra = method->extra_of[il];
+    return extra ? &method->extra[extra - 1][side] : &method->coding[side];
+}
+/* One or more sentences that a person should read before using it (formats' and policies' warnings), or "". */
+void kv_method_warnings(const kv_method *method, const kv_model *model, char *out, size_t cap);
 /* Pool bytes of one token's K and V in one lane, sealed, without tails. */
 double kv_method_token_bytes(const kv_method *method, int head_dim);
 

@@ -50,15 +50,19 @@ unsigned kv_method_wants(const kv_method *method, int *window_tokens) {
 }
 
 bool kv_method_is_f16(const kv_method *method) {
-    return method->format[KV_K] == kv_formats[0] && method->format[KV_V] == kv_formats[0] &&
-           method->policy == kv_policies[0];
+    bool plain = method->policy == kv_policies[0];
+    for (int i = 0; i <= method->n_extra && plain; i++) {
+        const kv_coding *coding = i ? method->extra[i - 1] : method->coding;
+        plain = coding[KV_K].format == kv_formats[0] && coding[KV_V].format == kv_formats[0];
+    }
+    return plain;
 }
 
 double kv_method_token_bytes(const kv_method *method, int head_dim) {
     double bytes = 0;
     for (int side = 0; side < 2; side++) {
         kv_geometry g;
-        method->format[side]->geometry(&method->format_config[side], (kv_side)side, head_dim, &g);
+        method->coding[side].format->geometry(&method->coding[side].config, (kv_side)side, head_dim, &g);
         bytes += g.page_bytes ? (double)g.page_bytes / PAGE_TOKENS : 2.0 * head_dim;
     }
     return bytes;

@@ -146,11 +146,11 @@ static pleat_status set_format(parser *p, const kv_format *const format[2], cons
     if (format[0] == kv_formats[0] && format[1] == kv_formats[0])
         return PLEAT_OK;
     for (int side = 0; p->set_format && side < 2; side++)
-        if (m->format[side] != format[side] || !same(&m->format_config[side], &config[side]))
-            return two_parts(p, "formats", m->format[side]->name, format[side]->name);
+        if (m->coding[side].format != format[side] || !same(&m->coding[side].config, &config[side]))
+            return two_parts(p, "formats", m->coding[side].format->name, format[side]->name);
     for (int side = 0; side < 2; side++) {
-        m->format[side] = format[side];
-        m->format_config[side] = config[side];
+        m->coding[side].format = format[side];
+        m->coding[side].config = config[side];
     }
     p->set_format = true;
     return PLEAT_OK;
@@ -346,10 +346,10 @@ static pleat_status parse_parts(parser *p, span spec, int depth) {
 static pleat_status check(const parser *p, const kv_model *model) {
     const kv_method *m = p->method;
     for (int side = 0; side < 2; side++) {
-        if (!m->format[side]->check)
+        if (!m->coding[side].format->check)
             continue;
-        pleat_status status =
-            m->format[side]->check(&m->format_config[side], (kv_side)side, model ? model->head_dim : 0, p->error);
+        pleat_status status = m->coding[side].format->check(&m->coding[side].config, (kv_side)side,
+                                                            model ? model->head_dim : 0, p->error);
         if (status)
             return status;
     }
@@ -402,22 +402,22 @@ static void put_part(sheet *s, const char *name, const kv_param *params, const k
 }
 
 static void put_format(sheet *s, const kv_method *m) {
-    if (m->format[0] == m->format[1] && same(&m->format_config[0], &m->format_config[1])) {
-        put_part(s, m->format[0]->name, m->format[0]->params, &m->format_config[0]);
+    if (m->coding[0].format == m->coding[1].format && same(&m->coding[0].config, &m->coding[1].config)) {
+        put_part(s, m->coding[0].format->name, m->coding[0].format->params, &m->coding[0].config);
         return;
     }
     for (int side = 0; side < 2; side++) {
         put(s, side ? ",v=" : "k=");
-        put(s, m->format[side]->name);
+        put(s, m->coding[side].format->name);
         put(s, "(");
-        put_pairs(s, m->format[side]->params, &m->format_config[side]);
+        put_pairs(s, m->coding[side].format->params, &m->coding[side].config);
         put(s, ")");
     }
 }
 
 static void write_canonical(kv_method *m) {
     sheet s = {.out = m->spec, .cap = sizeof(m->spec)};
-    bool plain = m->format[0] == kv_formats[0] && m->format[1] == kv_formats[0];
+    bool plain = m->coding[0].format == kv_formats[0] && m->coding[1].format == kv_formats[0];
     char text[32];
     if (!plain || m->policy == kv_policies[0])
         put_format(&s, m);
@@ -437,7 +437,7 @@ pleat_status kv_method_parse(const char *spec, const kv_model *model, kv_method 
     size_t n = strlen(spec);
     if (n > MOST_SPEC_BYTES)
         return err_set(error, PLEAT_EINPUT, "a method of %zu bytes; at most %d are possible", n, MOST_SPEC_BYTES);
-    kv_method method = {.format = {kv_formats[0], kv_formats[0]},
+    kv_method method = {.coding = {{.format = kv_formats[0]}, {.format = kv_formats[0]}},
                         .policy = kv_policies[0],
                         .split = kv_splits[0],
                         .grid_tokens = DEFAULT_GRID_TOKENS};

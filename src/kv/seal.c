@@ -16,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool side_seals(const kv_cache *cache, int side) {
-    return cache->geometry[side].page_bytes > 0;
+static bool side_seals(const kv_lane *lane, int side) {
+    return lane->keep[side].geometry.page_bytes > 0;
 }
 
 static void move_slot(kv_cache *cache, kv_lane *lane, int dst, int src) {
@@ -65,7 +65,7 @@ void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
             order[n++] = slot;
     if (n == n_span && !lane->unordered)
         return;
-    if (lane->unordered && (side_seals(cache, KV_K) || side_seals(cache, KV_V))) {
+    if (lane->unordered && (side_seals(lane, KV_K) || side_seals(lane, KV_V))) {
         qsort_r(order, (size_t)n, sizeof(*order), by_position, lane->pos);
         lane->unordered = false;
     }
@@ -91,8 +91,8 @@ void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     lane_trim(cache, lane);
 }
 
-static int due_tokens(const kv_cache *cache, const kv_lane *lane, int side, bool all) {
-    const kv_geometry *g = &cache->geometry[side];
+static int due_tokens(const kv_lane *lane, int side, bool all) {
+    const kv_geometry *g = &lane->keep[side].geometry;
     if (!g->page_bytes)
         return 0;
     int n_tail = lane->n_slots - lane->n_sealed[side];
@@ -118,19 +118,22 @@ static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x
     }
 }
 
-static uint64_t page_seed(const kv_lane *lane, int side, int page) {
-    return (uint64_t)lane->seals << 24 ^ (uint64_t)page << 1 ^ (uint64_t)side;
+/* Of the run's place alone: a run's bits do not depend on what was sealed before it. */
+static uint64_t run_seed(const kv_lane *lane, int side, int page) {
+    return (uint64_t)lane->il << 48 ^ (uint64_t)lane->ih << 36 ^ (uint64_t)page << 1 ^ (uint64_t)side;
 }
 
 static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int page, int first, int n, const float *x) {
     if (!lane->sealed[side][page]) {
-        size_t bytes = cache->geometry[side].page_bytes;
+        size_t bytes = lane->keep[side].geometry.page_bytes;
         lane->sealed[side][page] = lane_take(cache, bytes);
-        memset(lane->sealed[side][page], 0, bytes); /* rows not sealed yet are read with weight 0: they must be finite */
+        memset(lane->sealed[side][page], 0,
+               bytes); /* rows not sealed yet are read with weight 0: they must be finite */
     }
     kv_page view = lane_page(lane, (kv_side)side, page);
-    cache->method.format[side]->seal(&cache->method.format_config[side], (kv_side)side, cache->model->head_dim, x,
-                                     first, n, &view, page_seed(lane, side, page));
+    const kv_coding *coding = &lane->keep[side].coding;
+    kv_sealing how = {.seed = run_seed(lane, side, page), .il = lane->il, .n_layer = cache->model->n_layer};
+    coding->format->seal(&coding->config, (kv_side)side, cache->model->head_dim, x, first, n, &view, &how);
 }
 
 static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_scratch *scratch) {
@@ -155,12 +158,12 @@ static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_sc
 }
 
 /* Rows at the front of the movable slots that are due on every side that seals. */
-static int due_on_all_sides(const kv_cache *cache, const kv_lane *lane, bool all) {
+static int due_on_all_sides(const kv_lane *lane, bool all) {
     int n = lane->n_slots - lane_lock(lane);
     for (int side = 0; side < 2; side++) {
-        if (!side_seals(cache, side))
+        if (!side_seals(lane, side))
             continue;
-        int n_side = due_tokens(cache, lane, side, all) - (lane_lock(lane) - lane->n_sealed[side]);
+        int n_side = due_tokens(lane, side, all) - (lane_lock(lane) - lane->n_sealed[side]);
         n = n_side < n ? n_side : n;
     }
     return n;
@@ -168,9 +171,9 @@ static int due_on_all_sides(const kv_cache *cache, const kv_lane *lane, bool all
 
 /* Puts rows that are due for sealing in holes among the sealed slots. */
 static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
-    int d = cache->model->head_dim, lock = lane_lock(lane), n_due = due_on_all_sides(cache, lane, all);
+    int d = cache->model->head_dim, lock = lane_lock(lane), n_due = due_on_all_sides(lane, all);
     for (int side = 0; side < 2; side++)
-        if (side_seals(cache, side) && !cache->geometry[side].row_writable)
+        if (side_seals(lane, side) && !lane->keep[side].geometry.row_writable)
             return;
     int src = lock;
     for (int hole = 0; hole < lock && src < lock + n_due; hole++) {
@@ -202,7 +205,7 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
 }
 
 void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
-    if (!due_tokens(cache, lane, KV_K, all) && !due_tokens(cache, lane, KV_V, all))
+    if (!due_tokens(lane, KV_K, all) && !due_tokens(lane, KV_V, all))
         return;
     if (!lane->windowed) {
         seal_pack(cache, lane, scratch);
@@ -210,7 +213,7 @@ void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
             fill_holes(cache, lane, all, scratch);
     }
     for (int side = 0; side < 2; side++)
-        seal_side(cache, lane, side, due_tokens(cache, lane, side, all), scratch);
+        seal_side(cache, lane, side, due_tokens(lane, side, all), scratch);
 }
 
 /* ---- rebuilding ---- */
@@ -276,7 +279,7 @@ static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     int new_sealed[2];
     for (int side = 0; side < 2; side++) {
         int n = live_below(lane, lane->n_sealed[side]);
-        new_sealed[side] = cache->geometry[side].row_writable ? n : n / PAGE_TOKENS * PAGE_TOKENS;
+        new_sealed[side] = lane->keep[side].geometry.row_writable ? n : n / PAGE_TOKENS * PAGE_TOKENS;
         rebuild b = {.cache = cache,
                      .lane = lane,
                      .side = side,

@@ -82,6 +82,7 @@ typedef struct pleat_engine_options {
     size_t pool_bytes;    /* budget for KV pages; 0: half of the free memory */
     int max_step_tokens;  /* rows of one step, a multiple of 64; 0: 512 */
     int max_sequences;    /* 0: 64 */
+    size_t prefix_bytes;  /* what may be held of earlier prompts for later ones that begin alike; 0: nothing */
 } pleat_engine_options;
 
 /* The model must outlive the engine. PLEAT_EINPUT, PLEAT_EMEMORY. */
@@ -139,6 +140,27 @@ int pleat_seq_cut(const pleat_engine *engine, const pleat_seq *seq, int n_tokens
  * in pleat_item, for the prompt's tokens. */
 pleat_status pleat_prefill(pleat_engine *engine, pleat_seq *seq, const int32_t *tokens, int n_tokens, bool end,
                            pleat_logits want, float *logits, pleat_error *error);
+/* An empty sequence takes over what the engine still holds of a prompt that begins with the same tokens, under the same
+ * method and salt (NULL: ""; one tenant's salt never meets another's), and from then on offers its own prompt to later ones.
+ * *n_reused tokens are in the cache afterwards; the caller goes on with tokens + *n_reused, at least one. The results are
+ * those of a cold run, bit for bit. What can be reused under which method: docs/prefix_cache.md.
+ * PLEAT_EINPUT: not empty; PLEAT_EMEMORY: the sequence can only be closed. */
+pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *salt, int *n_reused,
+                             pleat_error *error);
+
+/* Moves the cache out of the pool, to memory (path NULL) or to a file that is removed when it comes back; the sequence
+ * cannot take part in a step until it is moved in again. On failure it stays where it is. Between moves it goes on bit for
+ * bit. PLEAT_EIO, PLEAT_EMEMORY; moving in also PLEAT_EFULL. */
+pleat_status pleat_seq_move_out(pleat_seq *seq, const char *path, pleat_error *error);
+pleat_status pleat_seq_move_in(pleat_seq *seq, pleat_error *error);
+/* Writes the cache and its tokens to a file that a later process can go on from: written beside it and renamed, so that
+ * path is whole or as it was. tokens [n_tokens] is what the sequence has seen. */
+pleat_status pleat_seq_save(const pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *path,
+                            pleat_error *error);
+/* A new sequence from such a file, under the method it was saved with; *tokens [*n_tokens] is malloc'ed. PLEAT_EINPUT:
+ * damaged, or of another model or version; PLEAT_EFULL, PLEAT_EIO, PLEAT_EMEMORY. */
+pleat_status pleat_seq_load(pleat_engine *engine, const char *path, pleat_seq **seq, int32_t **tokens, int *n_tokens,
+                            pleat_error *error);
 /* Room left: tokens until the model's context ends. With in-cache positions (streaming) decode never uses it up. */
 int pleat_seq_room(const pleat_seq *seq);
 

@@ -2,6 +2,7 @@
  * the end of the context. */
 #include "engine/engine.h"
 #include "engine/generate.h"
+#include "support/bed.h"
 #include "support/env.h"
 #include "support/reference_forward.h"
 #include "support/tiny_model.h"
@@ -15,79 +16,21 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-typedef struct bed { /* a tiny model with an engine */
-    tiny_options o;
-    pleat_model *model;
-    pleat_engine *engine;
-    const char *path;
-    int n_vocab;
-} bed;
-
-static bed open_bed(tiny_options o, pleat_engine_options engine_options) {
-    bed b = {.o = o, .path = env_temp("engine.gguf")};
-    pleat_error error = {""};
-    tiny_write(b.path, &o);
-    if (pleat_model_open(b.path, 1, &b.model, &error) || pleat_engine_open(b.model, &engine_options, &b.engine, &error))
-        fail_msg("%s", error.text);
-    b.n_vocab = pleat_model_describe(b.model).n_vocab;
-    return b;
-}
-
-static void close_bed(bed *b) {
-    pleat_engine_close(b->engine);
-    pleat_model_close(b->model);
-    unlink(b->path);
-}
-
-static pleat_seq *open_seq(const bed *b, const char *spec) {
-    pleat_error error = {""};
-    pleat_method *method;
-    pleat_seq *seq;
-    if (pleat_method_parse(spec, b->model, &method, &error) || pleat_seq_open(b->engine, method, &seq, &error))
-        fail_msg("%s", error.text);
-    pleat_method_free(method);
-    return seq;
-}
-
-static int32_t token_at(const bed *b, int i) {
-    return (int32_t)((unsigned)(i * 7919 + 13 * i * i + 5) % (unsigned)(b->n_vocab - 8));
-}
-
-static int32_t *tokens_of(const bed *b, int n) {
-    int32_t *ids = malloc((size_t)n * sizeof(*ids));
-    for (int i = 0; i < n; i++)
-        ids[i] = token_at(b, i);
-    return ids;
-}
-
-static void prefill(const bed *b, pleat_seq *seq, const int32_t *ids, int n, float *logits) {
-    pleat_error error = {""};
-    if (pleat_prefill(b->engine, seq, ids, n, true, logits ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE, logits, &error))
-        fail_msg("%s", error.text);
-}
-
-static void decode(const bed *b, pleat_seq *seq, int32_t token, float *logits) {
-    pleat_error error = {""};
-    pleat_item item = {seq, &token, 1, PLEAT_DECODE, logits ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE, logits};
-    if (pleat_step(b->engine, &item, 1, &error))
-        fail_msg("%s", error.text);
-}
-
 /* ---- against the reference ---- */
 
 /* tolerance: of the difference over the spread of the logits. int8 activations cost about 1 % a product; float matrices
  * only the fp16 cache. */
 static void compare_with_reference(tiny_options o, double tolerance) {
     enum { N = 70 };
-    bed b = open_bed(o, (pleat_engine_options){.n_threads = 2});
-    int32_t *ids = tokens_of(&b, N);
+    bed b = bed_open(o, (pleat_engine_options){.n_threads = 2});
+    int32_t *ids = bed_tokens(&b, N);
     float *logits = malloc((size_t)b.n_vocab * sizeof(*logits));
     double *want = malloc((size_t)b.n_vocab * sizeof(*want)), error = 0, size = 0, mean = 0;
     gguf *file;
     assert_int_equal(gguf_open(b.path, &file, NULL), PLEAT_OK);
     reference_logits(file, &o, ids, N, want, b.n_vocab);
-    pleat_seq *seq = open_seq(&b, "f16");
-    prefill(&b, seq, ids, N, logits);
+    pleat_seq *seq = bed_seq(&b, "f16");
+    bed_prefill(&b, seq, ids, N, logits);
     for (int i = 0; i < b.n_vocab; i++)
         mean += want[i] / b.n_vocab;
     for (int i = 0; i < b.n_vocab; i++) {
@@ -102,7 +45,7 @@ static void compare_with_reference(tiny_options o, double tolerance) {
     free(ids);
     free(logits);
     free(want);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 static void every_architecture_matches_the_reference(void **state) {
@@ -155,13 +98,13 @@ typedef struct way {
 /* Logits of 5 decode steps after a prompt of N tokens. */
 static void run_way(tiny_options o, const char *spec, way w, float *out) {
     enum { N = 700, STEPS = 5 };
-    bed b = open_bed(o, (pleat_engine_options){.n_threads = w.threads, .max_step_tokens = w.step_tokens});
-    int32_t *ids = tokens_of(&b, N + STEPS);
-    pleat_seq *seq = open_seq(&b, spec), *other = open_seq(&b, "int8+h2o:heavy=16,recent=48"),
-              *third = open_seq(&b, "f16");
-    prefill(&b, seq, ids, N, NULL);
-    prefill(&b, other, ids + 3, 90, NULL);
-    prefill(&b, third, ids + 9, 333, NULL);
+    bed b = bed_open(o, (pleat_engine_options){.n_threads = w.threads, .max_step_tokens = w.step_tokens});
+    int32_t *ids = bed_tokens(&b, N + STEPS);
+    pleat_seq *seq = bed_seq(&b, spec), *other = bed_seq(&b, "int8+h2o:heavy=16,recent=48"),
+              *third = bed_seq(&b, "f16");
+    bed_prefill(&b, seq, ids, N, NULL);
+    bed_prefill(&b, other, ids + 3, 90, NULL);
+    bed_prefill(&b, third, ids + 9, 333, NULL);
     for (int i = 0; i < STEPS; i++) {
         float *to = out + (size_t)i * (size_t)b.n_vocab;
         pleat_item items[] = {{other, &ids[i], 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL},
@@ -170,14 +113,14 @@ static void run_way(tiny_options o, const char *spec, way w, float *out) {
         if (w.company)
             assert_int_equal(pleat_step(b.engine, items, 3, NULL), PLEAT_OK);
         else
-            decode(&b, seq, ids[N + i], to);
+            bed_decode(&b, seq, ids[N + i], to);
     }
     pleat_seq_close(seq);
     pleat_seq_close(other);
     pleat_seq_close(third);
     free(ids);
     assert_int_equal(kv_pool_used_bytes(engine_pool(b.engine)), 0);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 static void bits_do_not_depend_on_batch_cuts_or_threads(void **state) {
@@ -209,15 +152,15 @@ static void prefill_and_decode_give_the_same_bits(void **state) {
     for (int a = 0; a < 3; a++) {
         tiny_options o = tiny_default();
         o.arch = archs[a];
-        bed b = open_bed(o, (pleat_engine_options){.n_threads = 2, .max_step_tokens = 128});
-        int32_t *ids = tokens_of(&b, N);
+        bed b = bed_open(o, (pleat_engine_options){.n_threads = 2, .max_step_tokens = 128});
+        int32_t *ids = bed_tokens(&b, N);
         size_t row = (size_t)b.n_vocab;
         float *all = malloc(N * row * sizeof(*all)), *one = malloc(row * sizeof(*one));
-        pleat_seq *whole = open_seq(&b, "f16"), *steps = open_seq(&b, "f16");
+        pleat_seq *whole = bed_seq(&b, "f16"), *steps = bed_seq(&b, "f16");
         assert_int_equal(pleat_prefill(b.engine, whole, ids, N, true, PLEAT_LOGITS_ALL, all, NULL), PLEAT_OK);
-        prefill(&b, steps, ids, FROM, NULL);
+        bed_prefill(&b, steps, ids, FROM, NULL);
         for (int t = FROM; t < N; t++) {
-            decode(&b, steps, ids[t], one);
+            bed_decode(&b, steps, ids[t], one);
             assert_memory_equal(all + (size_t)t * row, one, row * sizeof(*one));
         }
         pleat_seq_close(whole);
@@ -225,7 +168,7 @@ static void prefill_and_decode_give_the_same_bits(void **state) {
         free(ids);
         free(all);
         free(one);
-        close_bed(&b);
+        bed_close(&b);
     }
 }
 
@@ -235,15 +178,15 @@ static void methods_that_do_not_act_are_f16(void **state) {
     static const char *const specs[] = {"h2o:heavy=64,recent=448",          "streaming-512",
                                         "kivi:bits=2,residual=512",         "int8:tail=512",
                                         "kivi:bits=4,residual=512+h2o-512", "int8:tail=512+streaming-512"};
-    bed b = open_bed(tiny_default(), (pleat_engine_options){.n_threads = 1});
-    int32_t *ids = tokens_of(&b, 320);
+    bed b = bed_open(tiny_default(), (pleat_engine_options){.n_threads = 1});
+    int32_t *ids = bed_tokens(&b, 320);
     size_t row = (size_t)b.n_vocab;
     float *want = malloc(row * sizeof(*want)), *got = malloc(row * sizeof(*got));
     for (size_t i = 0; i <= sizeof(specs) / sizeof(*specs); i++) {
-        pleat_seq *seq = open_seq(&b, i ? specs[i - 1] : "f16");
-        prefill(&b, seq, ids, 300, NULL);
+        pleat_seq *seq = bed_seq(&b, i ? specs[i - 1] : "f16");
+        bed_prefill(&b, seq, ids, 300, NULL);
         for (int t = 300; t < 320; t++)
-            decode(&b, seq, ids[t], i ? got : want);
+            bed_decode(&b, seq, ids[t], i ? got : want);
         if (i)
             assert_memory_equal(want, got, row * sizeof(*want));
         pleat_seq_close(seq);
@@ -251,7 +194,7 @@ static void methods_that_do_not_act_are_f16(void **state) {
     free(ids);
     free(want);
     free(got);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 /* ---- refusals ---- */
@@ -271,9 +214,9 @@ static void steps_refuse_what_they_cannot_do(void **state) {
     (void)state;
     tiny_options o = tiny_default();
     o.context = 256;
-    bed b = open_bed(o, (pleat_engine_options){.n_threads = 1, .max_step_tokens = 128});
-    int32_t *ids = tokens_of(&b, 300), bad = b.n_vocab;
-    pleat_seq *seq = open_seq(&b, "f16");
+    bed b = bed_open(o, (pleat_engine_options){.n_threads = 1, .max_step_tokens = 128});
+    int32_t *ids = bed_tokens(&b, 300), bad = b.n_vocab;
+    pleat_seq *seq = bed_seq(&b, "f16");
     float logits;
     (void)logits;
     expect(&b, (pleat_item){seq, ids, 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL}, PLEAT_EINPUT, "prompt has not ended");
@@ -289,43 +232,43 @@ static void steps_refuse_what_they_cannot_do(void **state) {
     pleat_item twice[] = {cut, cut};
     assert_int_equal(pleat_step(b.engine, twice, 2, NULL), PLEAT_EINPUT);
     pleat_seq_close(seq);
-    seq = open_seq(&b, "f16");
-    prefill(&b, seq, ids, 200, NULL);
+    seq = bed_seq(&b, "f16");
+    bed_prefill(&b, seq, ids, 200, NULL);
     expect(&b, (pleat_item){seq, ids, 2, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL}, PLEAT_EINPUT, "one at a time");
     expect(&b, (pleat_item){seq, ids, 57, PLEAT_PROMPT_END, PLEAT_LOGITS_NONE, NULL}, PLEAT_EFULL, "context of 256");
     for (int i = 0; i < 56; i++)
-        decode(&b, seq, ids[i], NULL);
+        bed_decode(&b, seq, ids[i], NULL);
     assert_int_equal(pleat_seq_room(seq), 0);
     expect(&b, (pleat_item){seq, ids, 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL}, PLEAT_EFULL, "context of 256");
     pleat_seq_close(seq);
     free(ids);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 static void full_pool_changes_nothing(void **state) {
     (void)state;
     enum { PAGES = 2 * 2 * 2 }; /* layers x KV heads x sides */
     size_t page = 64 * 64 * 2;
-    bed b = open_bed(tiny_default(), (pleat_engine_options){.n_threads = 1, .pool_bytes = 3 * PAGES * page});
-    int32_t *ids = tokens_of(&b, 300);
+    bed b = bed_open(tiny_default(), (pleat_engine_options){.n_threads = 1, .pool_bytes = 3 * PAGES * page});
+    int32_t *ids = bed_tokens(&b, 300);
     float *before = malloc((size_t)b.n_vocab * sizeof(float)), *after = malloc((size_t)b.n_vocab * sizeof(float));
-    pleat_seq *seq = open_seq(&b, "f16"), *same = open_seq(&b, "f16");
+    pleat_seq *seq = bed_seq(&b, "f16"), *same = bed_seq(&b, "f16");
     pleat_error error = {""};
-    prefill(&b, seq, ids, 128, NULL);
+    bed_prefill(&b, seq, ids, 128, NULL);
     expect(&b, (pleat_item){seq, ids, 100, PLEAT_PROMPT_END, PLEAT_LOGITS_NONE, NULL}, PLEAT_EFULL, "KV pool");
-    decode(&b, seq, ids[128], after);
+    bed_decode(&b, seq, ids[128], after);
     assert_int_equal(pleat_prefill(b.engine, same, ids, 128, true, PLEAT_LOGITS_NONE, NULL, &error), PLEAT_EFULL);
     pleat_seq_close(seq);
     pleat_seq_close(same);
-    same = open_seq(&b, "f16");
-    prefill(&b, same, ids, 128, NULL);
-    decode(&b, same, ids[128], before);
+    same = bed_seq(&b, "f16");
+    bed_prefill(&b, same, ids, 128, NULL);
+    bed_decode(&b, same, ids[128], before);
     assert_memory_equal(before, after, (size_t)b.n_vocab * sizeof(float));
     pleat_seq_close(same);
     free(ids);
     free(before);
     free(after);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 static void plans_are_upper_bounds(void **state) {
@@ -344,23 +287,23 @@ static void plans_are_upper_bounds(void **state) {
     for (int a = 0; a < 2; a++) {
         tiny_options o = tiny_default();
         o.arch = archs[a];
-        bed b = open_bed(o, (pleat_engine_options){.n_threads = 2});
-        int32_t *ids = tokens_of(&b, 1200);
+        bed b = bed_open(o, (pleat_engine_options){.n_threads = 2});
+        int32_t *ids = bed_tokens(&b, 1200);
         for (size_t i = 0; i < sizeof(specs) / sizeof(*specs); i++)
             for (int n = 100; n <= 1000; n += 450) {
                 kv_method method;
                 assert_int_equal(kv_method_parse(specs[i], &b.model->kv, &method, NULL), PLEAT_OK);
-                pleat_seq *seq = open_seq(&b, specs[i]);
-                prefill(&b, seq, ids, n, NULL);
+                pleat_seq *seq = bed_seq(&b, specs[i]);
+                bed_prefill(&b, seq, ids, n, NULL);
                 for (int t = 0; t < 200; t++)
-                    decode(&b, seq, ids[n + t], NULL);
+                    bed_decode(&b, seq, ids[n + t], NULL);
                 size_t peak = pleat_seq_describe(seq).kv_peak_bytes, plan = engine_plan_bytes(b.model, &method, n, 200);
                 if (peak > plan || plan > 3 * peak + 64 * 8192)
                     fail_msg("%s, %d tokens: peak %zu, plan %zu", specs[i], n, peak, plan);
                 pleat_seq_close(seq);
             }
         free(ids);
-        close_bed(&b);
+        bed_close(&b);
     }
 }
 
@@ -370,14 +313,14 @@ static void answers_end_clearly(void **state) {
     (void)state;
     tiny_options o = tiny_default();
     o.context = 128;
-    bed b = open_bed(o, (pleat_engine_options){.n_threads = 1});
-    int32_t *ids = tokens_of(&b, 100);
+    bed b = bed_open(o, (pleat_engine_options){.n_threads = 1});
+    int32_t *ids = bed_tokens(&b, 100);
     float *logits = malloc((size_t)b.n_vocab * sizeof(*logits));
     static const char *const specs[] = {"f16", "h2o:heavy=8,recent=24", "streaming:sinks=4,recent=28"};
     for (int i = 0; i < 3; i++) {
         generate_options options = {.max_tokens = 500, .sampling = pleat_sampling_default(), .ignore_end = true};
-        generate_stream s = {.seq = open_seq(&b, specs[i]), .logits = logits};
-        prefill(&b, s.seq, ids, 100, logits);
+        generate_stream s = {.seq = bed_seq(&b, specs[i]), .logits = logits};
+        bed_prefill(&b, s.seq, ids, 100, logits);
         assert_int_equal(generate_run(b.engine, &s, 1, &options, NULL, NULL, NULL), PLEAT_OK);
         assert_string_equal(s.finish, "length");
         /* In-cache positions go on beyond the context; the others stop where it ends, with one token that is not in the
@@ -390,23 +333,23 @@ static void answers_end_clearly(void **state) {
     }
     free(logits);
     free(ids);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 static void a_batch_gives_each_its_own_answer(void **state) {
     (void)state;
     enum { N = 3 };
-    bed b = open_bed(tiny_default(), (pleat_engine_options){.n_threads = 2});
-    int32_t *ids = tokens_of(&b, 200), *alone[N];
+    bed b = bed_open(tiny_default(), (pleat_engine_options){.n_threads = 2});
+    int32_t *ids = bed_tokens(&b, 200), *alone[N];
     generate_options options = {.max_tokens = 40,
                                 .sampling = {.temperature = 1, .top_p = 0.9f, .repeat_penalty = 1.1f, .seed = 4}};
     generate_stream s[N];
     for (int round = 0; round < 2; round++) {
         memset(s, 0, sizeof(s));
         for (int i = 0; i < N; i++) {
-            s[i].seq = open_seq(&b, i == 1 ? "kivi:bits=2,residual=64" : "f16");
+            s[i].seq = bed_seq(&b, i == 1 ? "kivi:bits=2,residual=64" : "f16");
             s[i].logits = malloc((size_t)b.n_vocab * sizeof(float));
-            prefill(&b, s[i].seq, ids + i, 90 + 7 * i, s[i].logits);
+            bed_prefill(&b, s[i].seq, ids + i, 90 + 7 * i, s[i].logits);
             if (round == 0)
                 assert_int_equal(generate_run(b.engine, &s[i], 1, &options, NULL, NULL, NULL), PLEAT_OK);
         }
@@ -427,7 +370,7 @@ static void a_batch_gives_each_its_own_answer(void **state) {
         }
     }
     free(ids);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 int main(void) {

@@ -33,6 +33,8 @@ static pleat_status open_parts(pleat_engine *e, const pleat_engine_options *o, p
     pleat_status status = cpu_kernels_get(&e->kernels, error);
     status = status ? status : threads_open(o->n_threads, &e->pool, error);
     status = status ? status : kv_pool_open(pool_bytes, &e->pages, error);
+    if (!status && o->prefix_bytes)
+        status = prefix_open(&e->model->kv, e->pages, o->prefix_bytes, &e->prefix, error);
     status = status ? status : sampler_open(e->model->n_vocab, &e->sampler, error);
     return status ? status
                   : forward_open(e->model, e->max_step_tokens, e->max_sequences, e->pool, e->kernels, &e->pass, error);
@@ -63,6 +65,7 @@ void pleat_engine_close(pleat_engine *e) {
     assert(e->n_sequences == 0);
     forward_close(e->pass);
     sampler_close(e->sampler);
+    prefix_close(e->prefix);
     kv_pool_close(e->pages);
     if (e->pool)
         threads_close(e->pool);

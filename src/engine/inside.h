@@ -2,6 +2,8 @@
 #ifndef ENGINE_INSIDE_H
 #define ENGINE_INSIDE_H
 #include "engine/engine.h"
+#include "engine/prefix.h"
+#include "kv/image.h"
 #include "model/forward.h"
 #include "model/sample.h"
 
@@ -11,6 +13,7 @@ struct pleat_engine {
     threads *pool;
     kv_pool *pages;
     forward *pass;
+    prefix *prefix; /* NULL: nothing is held of earlier prompts */
     sampler *sampler;
     int max_step_tokens, max_sequences, n_sequences;
     /* of a step: [max_sequences], [max_step_tokens] */
@@ -23,5 +26,22 @@ struct pleat_seq {
     pleat_engine *engine;
     kv_cache *cache;
     bool in_prompt; /* a prompt was begun and not ended */
+    /* offering its prompt to later ones; tokens [n_tokens] so far */
+    bool offers;
+    prefix_path path;
+    int32_t *tokens;
+    int n_tokens, cap_tokens;
+    /* moved out of the pool: the image, or the file that has it */
+    kv_image image;
+    char *file;
 };
+
+/* reuse.c. Makes room for `bytes` in the pool, from what is held of earlier prompts if it must be. */
+bool engine_reserve(pleat_engine *engine, size_t bytes);
+/* After a step: its tokens are in the cache, and what may be shared of it is offered. */
+void seq_offer(pleat_seq *seq, const int32_t *tokens, int n_tokens);
+/* seq.c: takes over cache, which is closed on failure. */
+pleat_status seq_of(pleat_engine *engine, kv_cache *cache, bool in_prompt, pleat_seq **out, pleat_error *error);
+/* move.c: lets go of what was moved out. */
+void move_forget(pleat_seq *seq);
 #endif

@@ -3,8 +3,7 @@
 #include "base/status.h"
 #include <stdlib.h>
 
-/* Takes over cache, which is closed on failure. */
-static pleat_status seq_of(pleat_engine *e, kv_cache *cache, bool in_prompt, pleat_seq **out, pleat_error *error) {
+pleat_status seq_of(pleat_engine *e, kv_cache *cache, bool in_prompt, pleat_seq **out, pleat_error *error) {
     pleat_seq *seq = malloc(sizeof(*seq));
     if (!seq) {
         kv_cache_close(cache);
@@ -50,6 +49,8 @@ void pleat_seq_close(pleat_seq *seq) {
         return;
     seq->engine->n_sequences--;
     kv_cache_close(seq->cache);
+    move_forget(seq);
+    free(seq->tokens);
     free(seq);
 }
 
@@ -85,7 +86,7 @@ pleat_status engine_seq_end_prompt(pleat_engine *e, pleat_seq *seq, pleat_error 
     size_t bytes = kv_cache_step_bytes(seq->cache, 0, PLEAT_PROMPT_END);
     if (bytes == SIZE_MAX)
         return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a sequence");
-    if (!kv_pool_reserve(e->pages, bytes))
+    if (!engine_reserve(e, bytes))
         return err_set(error, PLEAT_EFULL, "the end of a prompt needs %zu bytes of the KV pool; %zu are free", bytes,
                        kv_pool_budget_bytes(e->pages) - kv_pool_used_bytes(e->pages));
     end_job job = {.engine = e, .cache = seq->cache};

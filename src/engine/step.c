@@ -45,6 +45,8 @@ static pleat_status check_item(const pleat_engine *e, const pleat_item *items, i
     for (int j = 0; j < i; j++)
         if (items[j].seq == item->seq)
             return err_set(error, PLEAT_EINPUT, "items %d and %d are the same sequence", j, i);
+    if (item->seq->image.bytes || item->seq->file)
+        return err_set(error, PLEAT_EINPUT, "item %d: its sequence is moved out", i);
     if (item->n_tokens < 1)
         return err_set(error, PLEAT_EINPUT, "item %d has %d tokens", i, item->n_tokens);
     if (item->want != PLEAT_LOGITS_NONE && !item->logits)
@@ -86,7 +88,7 @@ static pleat_status reserve(pleat_engine *e, const pleat_item *items, int n_item
         e->item[i] =
             (forward_item){.cache = items[i].seq->cache, .tokens = items[i].tokens, .n_tokens = items[i].n_tokens};
     }
-    if (!kv_pool_reserve(e->pages, bytes))
+    if (!engine_reserve(e, bytes))
         return err_set(error, PLEAT_EFULL, "the step needs %zu bytes of the KV pool; %zu of %zu are free", bytes,
                        kv_pool_budget_bytes(e->pages) - kv_pool_used_bytes(e->pages), kv_pool_budget_bytes(e->pages));
     return forward_plan(e->pass, e->item, n_items, error);
@@ -117,6 +119,8 @@ pleat_status pleat_step(pleat_engine *e, const pleat_item *items, int n_items, p
     for (int i = 0; i < n_items; i++) {
         kv_cache_end(items[i].seq->cache);
         items[i].seq->in_prompt = items[i].phase == PLEAT_PROMPT;
+        if (items[i].seq->offers)
+            seq_offer(items[i].seq, items[i].tokens, items[i].n_tokens);
     }
     return PLEAT_OK;
 }

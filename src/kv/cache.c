@@ -91,6 +91,10 @@ int kv_cache_tokens(const kv_cache *cache) {
     return cache->n_seen;
 }
 
+bool kv_cache_in_prompt(const kv_cache *cache) {
+    return cache->in_prompt;
+}
+
 /* ---- steps ---- */
 
 static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase) {
@@ -116,6 +120,8 @@ size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
     for (size_t i = 0; i < n_lanes(cache); i++) {
         if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens))
             return SIZE_MAX;
+        if (cache->shares) /* an eviction copies the pages that others hold too */
+            bytes += 2 * cache->f16_bytes * (size_t)page_count(cache->lane[i].n_slots);
         bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase);
     }
     return bytes;
@@ -216,6 +222,8 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) 
         plan_event(cache, il, event, scratch);
     for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
         kv_lane *lane = lane_of(cache, il, ih);
+        if (cache->shares && lane->n_live < lane->n_slots)
+            lane_tails_own(cache, lane);
         if (event != KV_AT_STEP && lane->n_live < lane->n_slots)
             seal_pack(cache, lane, scratch);
         seal_due(cache, lane, event == KV_AT_GRID, scratch);
@@ -243,6 +251,8 @@ void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const c
 
 void kv_cache_end(kv_cache *cache) {
     cache->evented |= at_grid(cache) || cache->phase != PLEAT_PROMPT;
+    if (at_grid(cache) && cache->prompt_from == 0)
+        cache->grid_sealed = cache->n_seen + cache->n_new;
     cache->n_seen += cache->n_new;
     cache->n_new = 0;
     if (cache->phase == PLEAT_PROMPT_END)

@@ -27,7 +27,8 @@ pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cach
 void kv_cache_want(kv_cache *cache, unsigned wants);
 
 const kv_method *kv_cache_method(const kv_cache *cache);
-int kv_cache_tokens(const kv_cache *cache); /* seen so far = position of the next token */
+int kv_cache_tokens(const kv_cache *cache);     /* seen so far = position of the next token */
+bool kv_cache_in_prompt(const kv_cache *cache); /* a prompt was begun and not ended */
 /* Upper bound of the pool bytes that a step of n tokens may take before it gives any back. Also grows the lanes' own
  * arrays for it, so that the step itself allocates nothing: SIZE_MAX when the system has no memory for them. The
  * cache's contents do not change. */

@@ -30,12 +30,16 @@ bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
     return true;
 }
 
-uint8_t *lane_take(kv_cache *cache, size_t page_bytes) {
-    uint8_t *page = kv_pool_take(cache->pool, page_bytes);
-    assert(page && "the step reserved its pages");
+void lane_count(kv_cache *cache, size_t page_bytes) {
     size_t now = atomic_fetch_add(&cache->bytes, page_bytes) + page_bytes, peak = atomic_load(&cache->peak_bytes);
     while (now > peak && !atomic_compare_exchange_weak(&cache->peak_bytes, &peak, now))
         ;
+}
+
+uint8_t *lane_take(kv_cache *cache, size_t page_bytes) {
+    uint8_t *page = kv_pool_take(cache->pool, page_bytes);
+    assert(page && "the step reserved its pages");
+    lane_count(cache, page_bytes);
     return page;
 }
 
@@ -67,6 +71,19 @@ void lane_tail_ensure(kv_cache *cache, kv_lane *lane, int page) {
             continue;
         lane->tail[side][page] = lane_take(cache, cache->f16_bytes);
         memset(lane->tail[side][page], 0, cache->f16_bytes);
+    }
+}
+
+void lane_tails_own(kv_cache *cache, kv_lane *lane) {
+    for (int side = 0; side < 2; side++) {
+        for (int p = lane->first_page; p < page_count(lane->n_slots); p++) {
+            uint8_t *page = lane->tail[side][p];
+            if (!page || !kv_pool_is_shared(cache->pool, page))
+                continue;
+            lane->tail[side][p] = lane_take(cache, cache->f16_bytes);
+            memcpy(lane->tail[side][p], page, cache->f16_bytes);
+            lane_give(cache, &page, cache->f16_bytes);
+        }
     }
 }
 

@@ -51,6 +51,8 @@ struct kv_cache {
     pleat_phase phase;
     int prompt_from;         /* first token of the current or last prompt */
     bool in_prompt, evented; /* evented: some event has changed the cache (it cannot be forked) */
+    int grid_sealed;         /* tokens of the first prompt that were sealed at grid points */
+    bool shares;             /* some page may have another holder: tails are owned before rows move */
     int segment_end;         /* positions below it form the first segment; 0: original positions */
     _Atomic size_t bytes, peak_bytes;
     kv_lane *lane; /* [n_layer][n_head_kv] */
@@ -91,12 +93,14 @@ static inline kv_page lane_page(const kv_lane *lane, kv_side side, int page) {
 
 /* lane.c: pages and rows. Taking a page cannot fail after kv_cache_step_bytes was reserved (asserted). */
 bool lane_grow(kv_cache *cache, kv_lane *lane,
-               int n_slots);                    /* room in the lane's own arrays; false: no memory, unchanged */
-void lane_free(kv_cache *cache, kv_lane *lane); /* gives every page back and frees the arrays */
+               int n_slots);                         /* room in the lane's own arrays; false: no memory, unchanged */
+void lane_free(kv_cache *cache, kv_lane *lane);      /* gives every page back and frees the arrays */
+void lane_count(kv_cache *cache, size_t page_bytes); /* the cache holds a page more */
 uint8_t *lane_take(kv_cache *cache, size_t page_bytes);
 void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes); /* *page may be NULL; becomes NULL */
 void lane_tail_ensure(kv_cache *cache, kv_lane *lane,
-                      int page); /* fp16 pages of both sides where slots are not sealed */
+                      int page);                     /* fp16 pages of both sides where slots are not sealed */
+void lane_tails_own(kv_cache *cache, kv_lane *lane); /* copies fp16 pages that have another holder */
 void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x,
                     f16 *half);                 /* [64][d] */
 void lane_trim(kv_cache *cache, kv_lane *lane); /* gives back pages that hold no slot of their kind */

@@ -33,6 +33,7 @@ typedef struct kv_model {
     const kv_layer_shape *layer; /* [n_layer] */
     float rope_magnitude;        /* factor of the rotation's cos and sin (yarn), else 1 */
     int n_embd;
+    uint64_t fingerprint; /* of the file: saved caches belong to one */
     /* wo [head_dim][n_embd] = the rows of the output projection that query head h's output meets (CriticalKV). */
     void (*open_wo)(const void *owner, int il, int h, float *wo);
     const void *owner; /* for open_wo */

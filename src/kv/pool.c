@@ -22,6 +22,7 @@ typedef struct slab {
     uint8_t *base;
     size_t usable_bytes;
     int n_used, n_fresh, n_pages; /* fresh: handed out at least once, counted from the start */
+    uint16_t *n_more;             /* [n_pages] further holders of each page; NULL until one is shared */
     void *free_page;              /* list through the pages' first word */
     struct slab *next, *prev;     /* in the list of its size with pages left, or in the list of empty slabs */
     bool listed;
@@ -60,6 +61,8 @@ void kv_pool_close(kv_pool *pool) {
     assert(pool->used_bytes == 0);
     for (region *r = pool->regions, *next; r; r = next) {
         next = r->next;
+        for (int i = 0; i < REGION_SLABS; i++)
+            free(r->slabs[i].n_more);
         munmap(r, REGION_BYTES);
     }
     pthread_mutex_destroy(&pool->lock);
@@ -169,10 +172,19 @@ void *kv_pool_take(kv_pool *pool, size_t page_bytes) {
     return page;
 }
 
+static size_t page_index(const slab *s, const void *page) {
+    return (size_t)((const uint8_t *)page - s->base) / s->page_bytes;
+}
+
 void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
     slab *s = slab_of(page);
     assert(s->page_bytes == page_bytes && s->n_used > 0);
     pthread_mutex_lock(&pool->lock);
+    if (s->n_more && s->n_more[page_index(s, page)] > 0) {
+        s->n_more[page_index(s, page)]--;
+        pthread_mutex_unlock(&pool->lock);
+        return;
+    }
     int index = size_index(pool, page_bytes);
     *(void **)page = s->free_page;
     s->free_page = page;
@@ -181,11 +193,37 @@ void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
     if (!s->listed)
         list_push(&pool->partial[index], s);
     if (s->n_used == 0) {
+        free(s->n_more);
+        s->n_more = NULL;
         list_remove(&pool->partial[index], s);
         list_push(&pool->empty, s);
         pool->n_empty++;
     }
     pthread_mutex_unlock(&pool->lock);
+}
+
+size_t kv_pool_page_bytes(const void *page) {
+    return slab_of(page)->page_bytes;
+}
+
+bool kv_pool_share(kv_pool *pool, void *page) {
+    slab *s = slab_of(page);
+    pthread_mutex_lock(&pool->lock);
+    if (!s->n_more)
+        s->n_more = calloc((size_t)s->n_pages, sizeof(*s->n_more));
+    bool ok = s->n_more && s->n_more[page_index(s, page)] < UINT16_MAX;
+    if (ok)
+        s->n_more[page_index(s, page)]++;
+    pthread_mutex_unlock(&pool->lock);
+    return ok;
+}
+
+bool kv_pool_is_shared(const kv_pool *pool, const void *page) {
+    const slab *s = slab_of(page);
+    pthread_mutex_lock((pthread_mutex_t *)&pool->lock);
+    bool shared = s->n_more && s->n_more[page_index(s, page)] > 0;
+    pthread_mutex_unlock((pthread_mutex_t *)&pool->lock);
+    return shared;
 }
 
 size_t kv_pool_used_bytes(const kv_pool *pool) {

@@ -12,6 +12,13 @@ void kv_pool_close(kv_pool *pool);
 /* 64-byte aligned, contents undefined; NULL when the budget or the system is at its end. */
 void *kv_pool_take(kv_pool *pool, size_t page_bytes);
 void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes);
+/* One holder more: the page goes back when each of its holders has given it. It is counted once. false: no memory for
+ * the count, or 65,535 holders. */
+bool kv_pool_share(kv_pool *pool, void *page);
+/* True while another holder has the page too: it must not be written. */
+bool kv_pool_is_shared(const kv_pool *pool, const void *page);
+/* The size that the page was taken with. */
+size_t kv_pool_page_bytes(const void *page);
 size_t kv_pool_used_bytes(const kv_pool *pool); /* exact sum of pages taken */
 size_t kv_pool_budget_bytes(const kv_pool *pool);
 /* Makes the next takes of up to `bytes` succeed: true when budget and system allow that now. Only one holder at a time

@@ -1,8 +1,23 @@
 /* model.c - opening and closing a model, and what the public face says of one. */
 #include "model/model.h"
+#include "base/hash.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include <stdlib.h>
+
+/* Of the file's metadata, tensor table and a sample of its weights: enough to tell any two real models apart. */
+static uint64_t fingerprint(const pleat_model *model) {
+    enum { N_SAMPLES = 64, SAMPLE_BYTES = 4096 };
+    const gguf_tensor *first = gguf_tensor_at(model->file, 0);
+    const uint8_t *start = first->data - first->file_offset;
+    size_t n = gguf_file_bytes(model->file), n_head = first->file_offset;
+    uint64_t hash = hash_bytes(start, n_head, n);
+    for (size_t i = 0; i < N_SAMPLES; i++) {
+        size_t at = n_head + (n - n_head) / N_SAMPLES * i, left = n - at;
+        hash = hash_bytes(start + at, left < SAMPLE_BYTES ? left : SAMPLE_BYTES, hash);
+    }
+    return hash;
+}
 
 static pleat_status open_parts(pleat_model *model, const char *path, int n_threads, pleat_error *error) {
     threads *pool = NULL;
@@ -17,6 +32,8 @@ static pleat_status open_parts(pleat_model *model, const char *path, int n_threa
     if (status)
         return status;
     status = tensors_pack(model, pool, error);
+    if (!status)
+        model->kv.fingerprint = fingerprint(model);
     threads_close(pool);
     return status;
 }

@@ -1,0 +1,50 @@
+/* reuse.c - sequences and the prefix cache: a prompt takes over what is held, and offers what it computes. */
+#include "engine/inside.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include <string.h>
+
+bool engine_reserve(pleat_engine *e, size_t bytes) {
+    while (!kv_pool_reserve(e->pages, bytes))
+        if (!e->prefix || bytes > kv_pool_budget_bytes(e->pages) || !prefix_shrink(e->prefix))
+            return false;
+    return true;
+}
+
+static bool remember(pleat_seq *seq, const int32_t *tokens, int n) {
+    if (!mem_grow(&seq->tokens, &seq->cap_tokens, seq->n_tokens + n, sizeof(*tokens)))
+        return false;
+    memcpy(seq->tokens + seq->n_tokens, tokens, (size_t)n * sizeof(*tokens));
+    seq->n_tokens += n;
+    return true;
+}
+
+pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *salt, int *n_reused,
+                             pleat_error *error) {
+    pleat_engine *e = seq->engine;
+    const kv_method *method = kv_cache_method(seq->cache);
+    if (kv_cache_tokens(seq->cache) || seq->in_prompt)
+        return err_set(error, PLEAT_EINPUT, "only an empty sequence can take over a prompt");
+    *n_reused = 0;
+    if (!e->prefix)
+        return PLEAT_OK;
+    prefix_root(method, &e->model->kv, salt, &seq->path);
+    pleat_status status =
+        prefix_find(e->prefix, &seq->path, tokens, kv_share_most_tokens(method, n_tokens), seq->cache, n_reused, error);
+    if (status)
+        return status;
+    seq->in_prompt = *n_reused > 0;
+    seq->offers = remember(seq, tokens, *n_reused);
+    return PLEAT_OK;
+}
+
+void seq_offer(pleat_seq *seq, const int32_t *tokens, int n_tokens) {
+    /* Decoding through a compressed cache leaves nothing that a cold prompt would have computed. */
+    if (!seq->in_prompt && !kv_method_is_f16(kv_cache_method(seq->cache)))
+        seq->offers = false;
+    if (!seq->offers)
+        return;
+    seq->offers = remember(seq, tokens, n_tokens);
+    if (seq->offers)
+        prefix_offer(seq->engine->prefix, &seq->path, seq->tokens, seq->n_tokens, seq->cache);
+}

@@ -1,0 +1,287 @@
+/* image.c - one walk over a cache's state, in one order, for four purposes: to count bytes, to write them, to check an
+ * image, and to read it. So what is written and what is read cannot drift apart.
+ *
+ *   header  magic "PLEATKV", version, byte order, size, model fingerprint, method spec, shape
+ *   state   of the sequence
+ *   lanes   by layer and head: counts, positions, mass; by side and page: which kinds it has, and their bytes
+ *   end     hash of all before it
+ *
+ * A damaged image is refused before anything is taken: the hash is checked first, then a whole walk checks every number
+ * against the others (a hash says nothing of a foreign file that was made to fit), and only a last walk takes pages. */
+#include "kv/image.h"
+#include "base/hash.h"
+#include "base/status.h"
+#include "kv/lane.h"
+#include <assert.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { VERSION = 1, MOST_SLOTS = 1 << 26 };
+static const char magic[8] = "PLEATKV";
+static const uint64_t byte_order = 0x0102030405060708u;
+
+typedef struct header {
+    char magic[8];
+    uint32_t version, n_layer, n_head_kv, head_dim;
+    uint64_t byte_order, n_bytes, fingerprint;
+    char spec[sizeof(((kv_method *)0)->spec)];
+} header;
+
+typedef enum pass { COUNT, WRITE, CHECK, READ } pass;
+
+typedef struct walk {
+    pass pass;
+    uint8_t *to;         /* WRITE */
+    const uint8_t *from; /* CHECK, READ */
+    size_t at, end;
+    size_t page_bytes; /* CHECK: of all pages together */
+    bool bad;
+} walk;
+
+/* The next n bytes of the image are those at `value`. While checking, small values are read into `value` too (a scratch
+ * copy); large ones (value NULL) are skipped. */
+static void visit(walk *w, void *value, size_t n) {
+    if (w->bad || (w->pass > WRITE && n > w->end - w->at)) {
+        w->bad = true;
+        return;
+    }
+    if (w->pass == WRITE)
+        memcpy(w->to + w->at, value, n);
+    else if (w->pass != COUNT && value)
+        memcpy(value, w->from + w->at, n);
+    w->at += n;
+}
+
+#define VISIT(w, field) visit(w, &(field), sizeof(field))
+
+static void expect(walk *w, bool truth) {
+    w->bad |= w->pass > WRITE && !truth;
+}
+
+/* ---- state of the sequence ---- */
+
+static void visit_state(walk *w, kv_cache *cache) {
+    VISIT(w, cache->n_seen);
+    VISIT(w, cache->prompt_from);
+    VISIT(w, cache->grid_sealed);
+    VISIT(w, cache->in_prompt);
+    VISIT(w, cache->evented);
+    expect(w, cache->n_seen >= 0 && cache->prompt_from >= 0 && cache->prompt_from <= cache->n_seen);
+    expect(w, cache->grid_sealed >= 0 && cache->grid_sealed <= cache->n_seen);
+}
+
+/* ---- lanes ---- */
+
+static void visit_counts(walk *w, const kv_cache *cache, kv_lane *lane) {
+    VISIT(w, lane->n_slots);
+    VISIT(w, lane->n_live);
+    VISIT(w, lane->n_sealed);
+    VISIT(w, lane->first_page);
+    VISIT(w, lane->unordered);
+    VISIT(w, lane->evicted);
+    VISIT(w, lane->seals);
+    VISIT(w, lane->reseals);
+    expect(w, lane->n_slots >= 0 && lane->n_slots <= MOST_SLOTS && lane->n_live >= 0 && lane->n_live <= lane->n_slots);
+    expect(w, lane->first_page >= 0 && lane->first_page <= page_count(lane->n_slots));
+    expect(w, lane->windowed || lane->first_page == 0);
+    for (int side = 0; side < 2; side++) {
+        const kv_geometry *g = &lane->keep[side].geometry;
+        int unit = g->row_writable ? 1 : PAGE_TOKENS;
+        expect(w, lane->n_sealed[side] >= 0 && lane->n_sealed[side] <= lane->n_slots);
+        expect(w, g->page_bytes ? lane->n_sealed[side] % unit == 0 : lane->n_sealed[side] == 0);
+    }
+    (void)cache;
+}
+
+static void check_positions(walk *w, const kv_cache *cache, const kv_lane *lane) {
+    int n_live = 0;
+    for (int slot = 0; slot < lane->n_slots && !w->bad; slot++) {
+        int32_t pos;
+        memcpy(&pos, w->from + w->at + (size_t)slot * sizeof(pos), sizeof(pos));
+        n_live += pos != KV_DEAD;
+        expect(w, pos == KV_DEAD || (pos >= 0 && pos < cache->n_seen));
+        expect(w, pos == KV_DEAD || !lane->windowed || pos == slot);
+    }
+    expect(w, n_live == lane->n_live);
+}
+
+static void visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
+    size_t n = (size_t)lane->n_slots;
+    if (w->pass == CHECK && n * sizeof(*lane->pos) <= w->end - w->at)
+        check_positions(w, cache, lane);
+    visit(w, w->pass == CHECK ? NULL : lane->pos, n * sizeof(*lane->pos));
+    if (cache->wants & KV_WANT_MASS)
+        visit(w, w->pass == CHECK ? NULL : lane->mass, n * sizeof(*lane->mass));
+}
+
+/* One page of one kind that the lane must have there. */
+static void visit_page(walk *w, kv_cache *cache, uint8_t **page, size_t page_bytes) {
+    if (w->pass == READ && !w->bad)
+        *page = lane_take(cache, page_bytes);
+    w->page_bytes += page_bytes;
+    visit(w, w->pass == CHECK || w->pass == COUNT ? NULL : *page, page_bytes);
+}
+
+/* Which pages a lane has follows from its counts: sealed ones up to n_sealed, fp16 ones from there on. */
+static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, int side) {
+    for (int page = lane->first_page; page < page_count(lane->n_slots) && !w->bad; page++) {
+        if (page * PAGE_TOKENS < lane->n_sealed[side])
+            visit_page(w, cache, w->pass == CHECK ? NULL : &lane->sealed[side][page],
+                       lane->keep[side].geometry.page_bytes);
+        if ((page + 1) * PAGE_TOKENS > lane->n_sealed[side] && lane->n_slots > lane->n_sealed[side])
+            visit_page(w, cache, w->pass == CHECK ? NULL : &lane->tail[side][page], cache->f16_bytes);
+    }
+}
+
+static void visit_lane(walk *w, kv_cache *cache, kv_lane *lane) {
+    visit_counts(w, cache, lane);
+    if (w->pass == READ && !w->bad && !lane_grow(cache, lane, lane->n_slots))
+        w->bad = true;
+    if (w->bad)
+        return;
+    visit_slots(w, cache, lane);
+    for (int side = 0; side < 2; side++)
+        visit_pages(w, cache, lane, side);
+}
+
+static void visit_all(walk *w, kv_cache *cache) {
+    visit_state(w, cache);
+    for (int i = 0; i < cache->model->n_layer * cache->model->n_head_kv && !w->bad; i++) {
+        kv_lane check = {0}, *lane = &cache->lane[i];
+        if (w->pass == CHECK) { /* the cache itself stays as it is */
+            check = (kv_lane){.keep = lane->keep, .il = lane->il, .ih = lane->ih, .windowed = lane->windowed};
+            lane = &check;
+        }
+        visit_lane(w, cache, lane);
+    }
+}
+
+/* ---- saving ---- */
+
+static header header_of(const kv_cache *cache, size_t n_bytes) {
+    header h = {.version = VERSION,
+                .n_layer = (uint32_t)cache->model->n_layer,
+                .n_head_kv = (uint32_t)cache->model->n_head_kv,
+                .head_dim = (uint32_t)cache->model->head_dim,
+                .byte_order = byte_order,
+                .n_bytes = n_bytes,
+                .fingerprint = cache->model->fingerprint};
+    memcpy(h.magic, magic, sizeof(magic));
+    strcpy(h.spec, cache->method.spec);
+    return h;
+}
+
+pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error) {
+    assert(cache->n_new == 0);
+    walk w = {.pass = COUNT, .at = sizeof(header)};
+    visit_all(&w, (kv_cache *)cache); /* only READ changes it */
+    size_t n = w.at + sizeof(uint64_t);
+    uint8_t *bytes = malloc(n);
+    if (!bytes)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a copy of a cache of %zu bytes", n);
+    header h = header_of(cache, n);
+    memcpy(bytes, &h, sizeof(h));
+    w = (walk){.pass = WRITE, .to = bytes, .at = sizeof(h)};
+    visit_all(&w, (kv_cache *)cache);
+    assert(w.at + sizeof(uint64_t) == n);
+    uint64_t sum = hash_bytes(bytes, w.at, VERSION);
+    memcpy(bytes + w.at, &sum, sizeof(sum));
+    *out = (kv_image){bytes, n};
+    return PLEAT_OK;
+}
+
+/* ---- loading ---- */
+
+static pleat_status check_header(const kv_image *image, header *h, pleat_error *error) {
+    uint64_t sum;
+    if (image->n_bytes < sizeof(*h) + sizeof(sum))
+        return err_set(error, PLEAT_EINPUT, "a saved cache of %zu bytes is too short", image->n_bytes);
+    memcpy(h, image->bytes, sizeof(*h));
+    if (memcmp(h->magic, magic, sizeof(magic)))
+        return err_set(error, PLEAT_EINPUT, "this is not a saved cache");
+    if (h->byte_order != byte_order)
+        return err_set(error, PLEAT_EINPUT, "the saved cache is from a machine with another byte order");
+    if (h->version != VERSION)
+        return err_set(error, PLEAT_EINPUT, "the saved cache has version %u; this pleat reads %d", h->version, VERSION);
+    if (h->n_bytes != image->n_bytes)
+        return err_set(error, PLEAT_EINPUT, "the saved cache has %zu bytes and says %llu: it is cut or damaged",
+                       image->n_bytes, (unsigned long long)h->n_bytes);
+    memcpy(&sum, image->bytes + image->n_bytes - sizeof(sum), sizeof(sum));
+    if (sum != hash_bytes(image->bytes, image->n_bytes - sizeof(sum), VERSION))
+        return err_set(error, PLEAT_EINPUT, "the saved cache is damaged: its hash does not match");
+    if (!memchr(h->spec, 0, sizeof(h->spec)))
+        return err_set(error, PLEAT_EINPUT, "the saved cache names no method");
+    return PLEAT_OK;
+}
+
+pleat_status kv_image_spec(const kv_image *image, const char **spec, pleat_error *error) {
+    header h;
+    pleat_status status = check_header(image, &h, error);
+    if (!status)
+        *spec = (const char *)image->bytes + offsetof(header, spec);
+    return status;
+}
+
+static pleat_status check_fit(const header *h, const kv_cache *cache, pleat_error *error) {
+    header own = header_of(cache, h->n_bytes);
+    if (h->fingerprint != own.fingerprint || h->n_layer != own.n_layer || h->n_head_kv != own.n_head_kv ||
+        h->head_dim != own.head_dim)
+        return err_set(error, PLEAT_EINPUT, "the saved cache is of another model than %s", cache->model->name);
+    if (strcmp(h->spec, own.spec))
+        return err_set(error, PLEAT_EINPUT, "the saved cache is compressed by %.200s, not by %.200s", h->spec,
+                       own.spec);
+    return PLEAT_OK;
+}
+
+/* The state fields of a cache that a check walk may overwrite. */
+static kv_cache fresh_state(const kv_cache *cache) {
+    kv_cache copy;
+    memcpy(&copy, cache, sizeof(copy));
+    return copy;
+}
+
+static void empty(kv_cache *cache) {
+    for (int i = 0; i < cache->model->n_layer * cache->model->n_head_kv; i++) {
+        kv_lane *lane = &cache->lane[i], fresh = {.keep = lane->keep, .il = lane->il, .ih = lane->ih};
+        fresh.windowed = lane->windowed;
+        lane_free(cache, lane);
+        *lane = fresh;
+    }
+    cache->n_seen = cache->prompt_from = cache->grid_sealed = 0;
+    cache->in_prompt = cache->evented = false;
+}
+
+pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *error) {
+    assert(cache->n_seen == 0 && cache->n_new == 0);
+    header h;
+    pleat_status status = check_header(image, &h, error);
+    status = status ? status : check_fit(&h, cache, error);
+    if (status)
+        return status;
+    kv_cache copy = fresh_state(cache);
+    walk w = {.pass = CHECK, .from = image->bytes, .at = sizeof(h), .end = image->n_bytes - sizeof(uint64_t)};
+    visit_all(&w, &copy);
+    if (w.bad || w.at != w.end)
+        return err_set(error, PLEAT_EINPUT, "the saved cache contradicts itself near byte %zu", w.at);
+    if (!kv_pool_reserve(cache->pool, w.page_bytes))
+        return err_set(error, PLEAT_EFULL, "a saved cache needs %zu bytes of the KV pool; %zu are free", w.page_bytes,
+                       kv_pool_budget_bytes(cache->pool) - kv_pool_used_bytes(cache->pool));
+    w = (walk){.pass = READ, .from = image->bytes, .at = sizeof(h), .end = w.end};
+    visit_all(&w, cache);
+    if (w.bad) {
+        empty(cache);
+        return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a saved cache");
+    }
+    return PLEAT_OK;
+}
+
+void kv_image_free(kv_image *image) {
+    free(image->bytes);
+    *image = (kv_image){NULL, 0};
+}
+
+bool kv_image_at_grid(const kv_cache *cache) {
+    return cache->in_prompt && cache->prompt_from == 0 && cache->method.bounded && cache->n_seen > 0 &&
+           cache->n_seen % cache->method.grid_tokens == 0;
+}

@@ -1,0 +1,26 @@
+/* image.h - a cache as bytes: for preemption, saved conversations and the prefix cache of evicting methods. An image
+ * holds everything that later steps depend on (positions, mass, windows, pages as they are), so a cache that was loaded
+ * goes on bit for bit like the one that was saved. docs/cache_image.md has the bytes. */
+#ifndef KV_IMAGE_H
+#define KV_IMAGE_H
+#include "kv/cache.h"
+
+typedef struct kv_image {
+    uint8_t *bytes; /* owned; NULL: none */
+    size_t n_bytes;
+} kv_image;
+
+/* Between steps only. PLEAT_EMEMORY. */
+pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error);
+/* Into a fresh cache of the same model and method (a model is known by kv_model.fingerprint). PLEAT_EINPUT: damaged, or
+ * of another model, method or version: the sentence says which; PLEAT_EFULL: the pool lacks pages; PLEAT_EMEMORY. After
+ * a failure the cache is as fresh as before. */
+pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *error);
+/* The canonical method spec of an image (in its bytes), checked as far as that. PLEAT_EINPUT. */
+pleat_status kv_image_spec(const kv_image *image, const char **spec, pleat_error *error);
+void kv_image_free(kv_image *image);
+
+/* True inside a first prompt, at a grid point whose event has just happened: what the image then holds depends on the
+ * tokens so far alone. */
+bool kv_image_at_grid(const kv_cache *cache);
+#endif

@@ -1,0 +1,43 @@
+/* share.h - pages of a prompt that several caches hold at once: what may be shared under a method, and how a cache
+ * offers pages and takes them over. Which prompt has which pages is the engine's business (engine/prefix.h).
+ *
+ * Only what a cold run would have written bit for bit is shared (design: purity in the prefix). A page shared is never
+ * written again: a cache that is about to move rows copies its fp16 pages first (lane_tails_own). */
+#ifndef KV_SHARE_H
+#define KV_SHARE_H
+#include "kv/cache.h"
+
+typedef enum kv_share_kind {
+    KV_SHARE_NONE,
+    KV_SHARE_F16,    /* whole fp16 pages as they stand before any event: the same for every method of this kind */
+    KV_SHARE_SEALED, /* pages sealed at grid points: for one method */
+} kv_share_kind;
+
+/* What prompts under this method may share. NONE: an evicting method under prefill:bounded, one whose event needs every
+ * query of the prompt (H2O's mass, Expected Attention's moments), and Kitty under prefill:bounded, whose sinks shift
+ * its pages off the grid. */
+kv_share_kind kv_share_kind_of(const kv_method *method, const kv_model *model);
+int kv_share_grid_tokens(const kv_method *method, kv_share_kind kind); /* a hit is a multiple of it */
+/* Tokens of a prompt of n that may come from others: some must be computed, for logits and for what the method wants.
+ */
+int kv_share_most_tokens(const kv_method *method, int n_tokens);
+/* Pages of a block of n_pages: [n_layer][n_head_kv][2][n_pages]. */
+size_t kv_share_pages(const kv_model *model, int n_pages);
+
+/* True when the cache's first n_tokens (a multiple of the grid) may be offered now: for F16 before its prompt's end
+ * event, or any time under f16; for SEALED when they were sealed at grid points. */
+bool kv_share_offers(const kv_cache *cache, kv_share_kind kind, int n_tokens);
+/* page[] = the pages of tokens [64 * first_page, 64 * (first_page + n_pages)) with one holder more each; NULL where a
+ * windowed layer has let its page go. false: no memory for the counts; nothing is held. */
+bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, void **page);
+/* The holder gives n pages back (NULLs are skipped). */
+void kv_share_drop(kv_pool *pool, void **page, size_t n);
+
+/* How many of the blocks' tokens an empty cache could take over: windowed layers must still have the pages that the
+ * next query sees. blocks [n_blocks] of block_pages pages, in order from position 0. */
+int kv_share_fitting(const kv_model *model, void *const *const *blocks, int n_blocks, int block_pages);
+/* An empty cache takes over the blocks as the beginning of its prompt, with a holder more for each page.
+ * PLEAT_EMEMORY: it can only be closed. */
+pleat_status kv_cache_adopt(kv_cache *cache, kv_share_kind kind, void *const *const *blocks, int n_blocks,
+                            int block_pages, pleat_error *error);
+#endif

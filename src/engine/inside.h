@@ -38,8 +38,10 @@ struct pleat_seq {
 
 /* reuse.c. Makes room for `bytes` in the pool, from what is held of earlier prompts if it must be. */
 bool engine_reserve(pleat_engine *engine, size_t bytes);
-/* After a step: its tokens are in the cache, and what may be shared of it is offered. */
-void seq_offer(pleat_seq *seq, const int32_t *tokens, int n_tokens);
+/* In a step of a sequence that offers, with its new tokens in the cache: between the last layer and the event, and
+ * after the step. */
+void seq_offer_before_event(pleat_seq *seq, const int32_t *tokens, int n_tokens);
+void seq_offer_after_event(pleat_seq *seq);
 /* seq.c: takes over cache, which is closed on failure. */
 pleat_status seq_of(pleat_engine *engine, kv_cache *cache, bool in_prompt, pleat_seq **out, pleat_error *error);
 /* move.c: lets go of what was moved out. */

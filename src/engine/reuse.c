@@ -35,16 +35,24 @@ pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens
         return status;
     seq->in_prompt = *n_reused > 0;
     seq->offers = remember(seq, tokens, *n_reused);
+    kv_cache_share(seq->cache);
     return PLEAT_OK;
 }
 
-void seq_offer(pleat_seq *seq, const int32_t *tokens, int n_tokens) {
+static void offer(pleat_seq *seq) {
+    prefix_offer(seq->engine->prefix, &seq->path, seq->tokens, seq->n_tokens, seq->cache);
+}
+
+void seq_offer_before_event(pleat_seq *seq, const int32_t *tokens, int n_tokens) {
+    seq->offers = remember(seq, tokens, n_tokens);
+    if (seq->offers && seq->path.kind == KV_SHARE_F16)
+        offer(seq);
+}
+
+void seq_offer_after_event(pleat_seq *seq) {
+    if (seq->path.kind != KV_SHARE_F16)
+        offer(seq);
     /* Decoding through a compressed cache leaves nothing that a cold prompt would have computed. */
     if (!seq->in_prompt && !kv_method_is_f16(kv_cache_method(seq->cache)))
         seq->offers = false;
-    if (!seq->offers)
-        return;
-    seq->offers = remember(seq, tokens, n_tokens);
-    if (seq->offers)
-        prefix_offer(seq->engine->prefix, &seq->path, seq->tokens, seq->n_tokens, seq->cache);
 }

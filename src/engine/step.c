@@ -115,12 +115,16 @@ pleat_status pleat_step(pleat_engine *e, const pleat_item *items, int n_items, p
     int n_logits = list_logits(e, items, n_items);
     for (int i = 0; i < n_items; i++)
         kv_cache_begin(items[i].seq->cache, items[i].n_tokens, items[i].phase);
-    forward_run(e->pass, e->item, n_items, e->logit_row, e->logit_to, n_logits);
+    forward_run(e->pass, e->item, n_items);
+    for (int i = 0; i < n_items; i++)
+        if (items[i].seq->offers)
+            seq_offer_before_event(items[i].seq, items[i].tokens, items[i].n_tokens);
+    forward_finish(e->pass, e->logit_row, e->logit_to, n_logits);
     for (int i = 0; i < n_items; i++) {
         kv_cache_end(items[i].seq->cache);
         items[i].seq->in_prompt = items[i].phase == PLEAT_PROMPT;
         if (items[i].seq->offers)
-            seq_offer(items[i].seq, items[i].tokens, items[i].n_tokens);
+            seq_offer_after_event(items[i].seq);
     }
     return PLEAT_OK;
 }

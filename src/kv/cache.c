@@ -120,7 +120,8 @@ size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
     for (size_t i = 0; i < n_lanes(cache); i++) {
         if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens))
             return SIZE_MAX;
-        if (cache->shares) /* an eviction copies the pages that others hold too */
+        if (cache->shares &&
+            cache->method.policy != kv_policies[0]) /* its first eviction copies what others hold too */
             bytes += 2 * cache->f16_bytes * (size_t)page_count(cache->lane[i].n_slots);
         bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase);
     }

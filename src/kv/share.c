@@ -43,8 +43,12 @@ size_t kv_share_pages(const kv_model *model, int n_pages) {
 
 /* ---- offering ---- */
 
+void kv_cache_share(kv_cache *cache) {
+    cache->shares = true;
+}
+
 bool kv_share_offers(const kv_cache *cache, kv_share_kind kind, int n_tokens) {
-    if (n_tokens > cache->n_seen)
+    if (n_tokens > cache->n_seen + cache->n_new)
         return false;
     if (kind == KV_SHARE_F16)
         return kv_method_is_f16(&cache->method) || !cache->evented;
@@ -57,7 +61,7 @@ static uint8_t *page_at(const kv_lane *lane, int side, int page) {
 
 bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, void **page) {
     size_t n = 0;
-    cache->shares = true;
+    assert(cache->shares);
     for (int il = 0; il < cache->model->n_layer; il++)
         for (int ih = 0; ih < cache->model->n_head_kv; ih++)
             for (int side = 0; side < 2; side++)

@@ -24,8 +24,12 @@ int kv_share_most_tokens(const kv_method *method, int n_tokens);
 /* Pages of a block of n_pages: [n_layer][n_head_kv][2][n_pages]. */
 size_t kv_share_pages(const kv_model *model, int n_pages);
 
+/* The cache's pages may be offered from now on: its steps reserve what its evictions will have to copy. Before a step.
+ */
+void kv_cache_share(kv_cache *cache);
 /* True when the cache's first n_tokens (a multiple of the grid) may be offered now: for F16 before its prompt's end
- * event, or any time under f16; for SEALED when they were sealed at grid points. */
+ * event (also between a step's last layer and that event), or any time under f16; for SEALED when they were sealed at
+ * grid points. */
 bool kv_share_offers(const kv_cache *cache, kv_share_kind kind, int n_tokens);
 /* page[] = the pages of tokens [64 * first_page, 64 * (first_page + n_pages)) with one holder more each; NULL where a
  * windowed layer has let its page go. false: no memory for the counts; nothing is held. */

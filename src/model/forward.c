@@ -461,14 +461,16 @@ static void logits_run(forward *f, const int *row, float *const *logits, int n_l
     }
 }
 
-void forward_run(forward *f, const forward_item *items, int n_items, const int *row, float *const *logits,
-                 int n_logits) {
+void forward_run(forward *f, const forward_item *items, int n_items) {
     place_items(f, items, n_items);
     assert(f->n_rows <= f->max_rows && n_items <= f->max_items);
     rows_run(f, f->n_rows, embed_row);
     rows_run(f, f->n_rows, angles_row);
     for (int il = 0; il < f->model->n_layer; il++)
         layer_run(f, il);
-    threads_run(f->pool, f->model->n_layer * n_items, finish_task, f);
+}
+
+void forward_finish(forward *f, const int *row, float *const *logits, int n_logits) {
+    threads_run(f->pool, f->model->n_layer * f->n_items, finish_task, f);
     logits_run(f, row, logits, n_logits);
 }

@@ -23,10 +23,11 @@ typedef struct forward_item {
 
 /* Takes the memory that the attention of this step needs; before kv_cache_begin. PLEAT_EMEMORY: nothing has changed. */
 pleat_status forward_plan(forward *f, const forward_item *items, int n_items, pleat_error *error);
-/* All rows through all layers: keys and values are appended, events are carried out (kv_cache_finish_layer). Then
- * logits[i] [n_vocab] = those of row row[i] (rows are numbered over the items in order). Cannot fail. */
-void forward_run(forward *f, const forward_item *items, int n_items, const int *row, float *const *logits,
-                 int n_logits);
+/* All rows through all layers: keys and values are appended, and attended to. Cannot fail. */
+void forward_run(forward *f, const forward_item *items, int n_items);
+/* The end of the same step: events are carried out (kv_cache_finish_layer), and logits[i] [n_vocab] = those of row
+ * row[i] (rows are numbered over the items in order). Cannot fail. */
+void forward_finish(forward *f, const int *row, float *const *logits, int n_logits);
 
 /* The scratch of a worker, for work between steps. */
 kv_scratch *forward_scratch(forward *f, int worker);

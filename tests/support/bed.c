@@ -56,4 +56,3 @@ void bed_decode(const bed *b, pleat_seq *seq, int32_t token, float *logits) {
     if (pleat_step(b->engine, &item, 1, &error))
         fail_msg("%s", error.text);
 }
-

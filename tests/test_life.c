@@ -1,0 +1,500 @@
+/* test_life.c - the life of a cache beyond one run: prompts taken over from earlier ones give the bits of a cold run,
+ * tenants never meet, memory pressure lets go, caches move out and in bit for bit, damaged and foreign files are
+ * refused. The list of methods is methods.def's. */
+#include "base/hash.h"
+#include "base/rng.h"
+#include "kv/image.h"
+#include "kv/share.h"
+#include "support/bed.h"
+#include "support/env.h"
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+enum { CONTEXT = 2048, N_COMMON = 1100, N_OTHER = 70, N_DECODE = 70 };
+
+static tiny_options long_model(void) {
+    tiny_options o = tiny_default();
+    o.context = CONTEXT;
+    return o;
+}
+
+static bed open_with(tiny_options o, size_t prefix_bytes) {
+    return bed_open(
+        o, (pleat_engine_options){.n_threads = 2, .pool_bytes = (size_t)1 << 30, .prefix_bytes = prefix_bytes});
+}
+
+/* A prompt that begins like all others and ends in its own way. */
+static int32_t *prompt_of(const bed *b, int variant, int *n) {
+    *n = N_COMMON + N_OTHER;
+    int32_t *ids = bed_tokens(b, *n);
+    for (int i = N_COMMON; variant && i < *n; i++)
+        ids[i] = bed_token(b, i + 1000 * variant);
+    return ids;
+}
+
+typedef struct trail { /* the logits of a prompt's last token and of every decode step after it */
+    float *logits;
+    int n_vocab, n;
+} trail;
+
+static trail trail_new(const bed *b) {
+    return (trail){.logits = malloc((size_t)(N_DECODE + 1) * (size_t)b->n_vocab * sizeof(float)),
+                   .n_vocab = b->n_vocab};
+}
+
+static float *trail_next(trail *t) {
+    return t->logits + (size_t)t->n++ * (size_t)t->n_vocab;
+}
+
+static void trail_compare(const trail *a, const trail *b, const char *what) {
+    assert_int_equal(a->n, b->n);
+    for (int i = 0; i < a->n; i++)
+        if (memcmp(a->logits + (size_t)i * (size_t)a->n_vocab, b->logits + (size_t)i * (size_t)a->n_vocab,
+                   (size_t)a->n_vocab * sizeof(float)))
+            fail_msg("%s: step %d of %d differs in its bits", what, i, a->n);
+}
+
+static void decode_on(const bed *b, pleat_seq *seq, int n, trail *t) {
+    for (int i = 0; i < n; i++) {
+        int32_t token = bed_token(b, 77 + t->n);
+        bed_decode(b, seq, token, trail_next(t));
+    }
+}
+
+/* A whole request; salt NULL: without reuse. Returns the tokens reused. */
+static int request(const bed *b, const char *spec, int variant, const char *salt, trail *t) {
+    int n, n_reused = 0;
+    int32_t *ids = prompt_of(b, variant, &n);
+    pleat_error error = {""};
+    pleat_seq *seq = bed_seq(b, spec);
+    if (salt && pleat_seq_reuse(seq, ids, n, salt, &n_reused, &error))
+        fail_msg("%s: %s", spec, error.text);
+    bed_prefill(b, seq, ids + n_reused, n - n_reused, trail_next(t));
+    decode_on(b, seq, N_DECODE, t);
+    pleat_seq_close(seq);
+    free(ids);
+    return n_reused;
+}
+
+/* ---- reuse ---- */
+
+static int expected_reuse(const bed *b, const char *spec) {
+    kv_method method;
+    assert_int_equal(kv_method_parse(spec, &engine_model(b->engine)->kv, &method, NULL), PLEAT_OK);
+    kv_share_kind kind = kv_share_kind_of(&method, &engine_model(b->engine)->kv);
+    if (kind == KV_SHARE_F16)
+        return N_COMMON / 64 * 64;
+    return method.bounded ? N_COMMON / method.grid_tokens * method.grid_tokens : 0;
+}
+
+static void compare_with_cold(tiny_options o, const char *spec) {
+    bed b = open_with(o, (size_t)512 << 20);
+    trail cold = trail_new(&b), first = trail_new(&b), warm = trail_new(&b);
+    request(&b, spec, 1, NULL, &cold);
+    assert_int_equal(request(&b, spec, 0, "", &first), 0);
+    int n_reused = request(&b, spec, 1, "", &warm), want = expected_reuse(&b, spec);
+    if (n_reused != want)
+        fail_msg("%s: %d tokens were reused, not %d", spec, n_reused, want);
+    trail_compare(&cold, &warm, spec);
+    free(cold.logits);
+    free(first.logits);
+    free(warm.logits);
+    bed_close(&b);
+}
+
+static const char *const joined[] = {"int8+prefill:bounded",    "kivi-4+prefill:bounded",
+                                     "kivi-2+h2o-512",          "int8+streaming-512+prefill:bounded",
+                                     "h2o-512+prefill:bounded", "kivi-4+h2o-512+prefill:bounded",
+                                     "f16+prefill:bounded",     "k=int8,v=kivi(bits=2)+prefill:bounded"};
+enum { N_JOINED = sizeof(joined) / sizeof(*joined) };
+
+/* Every preset as it is and bounded, and some that are joined. */
+static void for_each_spec(void (*check)(tiny_options, const char *), tiny_options o) {
+    char spec[256];
+    for (int i = 0; kv_presets[i].name; i++) {
+        check(o, kv_presets[i].name);
+        if (!env_all() && i % 2)
+            continue;
+        snprintf(spec, sizeof(spec), "%s+prefill:bounded", kv_presets[i].name);
+        check(o, spec);
+    }
+    for (int i = 0; i < N_JOINED; i++)
+        check(o, joined[i]);
+}
+
+static void a_reused_prompt_gives_the_bits_of_a_cold_run(void **state) {
+    (void)state;
+    for_each_spec(compare_with_cold, long_model());
+}
+
+static void windowed_layers_are_reused_as_far_as_they_reach(void **state) {
+    (void)state;
+    tiny_options o = long_model();
+    o.arch = "gemma3";
+    o.window = 100;
+    o.period = 2;
+    compare_with_cold(o, "f16");
+    compare_with_cold(o, "int8+prefill:bounded");
+}
+
+static void what_is_offered_is_what_a_cold_run_computes(void **state) {
+    (void)state;
+    bed b = open_with(long_model(), (size_t)512 << 20);
+    static const char *const specs[] = {"f16", "kivi-4"};
+    static const int expected[] = {N_COMMON + N_OTHER + N_DECODE, N_COMMON + N_OTHER};
+    for (int i = 0; i < 2; i++) {
+        int n, n_reused;
+        int32_t *ids = prompt_of(&b, 2 + i, &n);
+        ids = realloc(ids, (size_t)CONTEXT * sizeof(*ids));
+        trail t = trail_new(&b);
+        request(&b, specs[i], 2 + i, "", &t);
+        for (int k = 0; n < CONTEXT - 1; k++)
+            ids[n++] = bed_token(&b, 77 + 1 + k);
+        pleat_seq *seq = bed_seq(&b, specs[i]);
+        assert_int_equal(pleat_seq_reuse(seq, ids, n, "", &n_reused, NULL), PLEAT_OK);
+        /* f16 offers its answer too; a lossy method its prompt alone. */
+        assert_int_equal(n_reused, expected[i] / 64 * 64);
+        pleat_seq_close(seq);
+        free(t.logits);
+        free(ids);
+    }
+    bed_close(&b);
+}
+
+static void salts_and_methods_never_meet(void **state) {
+    (void)state;
+    bed b = open_with(long_model(), (size_t)512 << 20);
+    trail t = trail_new(&b);
+    request(&b, "kivi-4+prefill:bounded", 0, "tenant a", &t);
+    t.n = 0;
+    assert_int_equal(request(&b, "kivi-4+prefill:bounded", 0, "tenant b", &t), 0);
+    t.n = 0;
+    assert_int_equal(request(&b, "kivi-2+prefill:bounded", 0, "tenant a", &t), 0);
+    t.n = 0;
+    assert_int_equal(request(&b, "kivi-4+prefill:bounded", 0, "tenant a", &t), 1024);
+    t.n = 0;
+    assert_int_equal(request(&b, "f16", 0, "tenant a", &t), 0);
+    t.n = 0;
+    assert_true(request(&b, "int8", 0, "tenant a", &t) > 0); /* before its event an exact prompt is f16's */
+    free(t.logits);
+    bed_close(&b);
+}
+
+static void held_prompts_give_way_to_running_ones(void **state) {
+    (void)state;
+    bed b = bed_open(long_model(), (pleat_engine_options){.n_threads = 1});
+    size_t need = pleat_model_describe(b.model).f16_token_bytes * 1344;
+    bed_close(&b);
+    b = bed_open(long_model(), (pleat_engine_options){
+                                   .n_threads = 1, .pool_bytes = need + need / 2, .prefix_bytes = (size_t)1 << 30});
+    trail t = trail_new(&b);
+    for (int variant = 0; variant < 4; variant++) {
+        t.n = 0;
+        request(&b, "f16", variant, variant % 2 ? "odd" : "even", &t); /* fails the test if the pool is full */
+    }
+    assert_true(kv_pool_used_bytes(engine_pool(b.engine)) > 0);
+    free(t.logits);
+    bed_close(&b);
+}
+
+static void the_budget_of_held_prompts_holds(void **state) {
+    (void)state;
+    size_t budget = (size_t)1 << 20;
+    bed b = open_with(long_model(), budget);
+    trail t = trail_new(&b);
+    for (int variant = 0; variant < 3; variant++) {
+        t.n = 0;
+        request(&b, "f16", variant, "", &t);
+        assert_true(kv_pool_used_bytes(engine_pool(b.engine)) <= budget);
+    }
+    free(t.logits);
+    bed_close(&b);
+}
+
+/* ---- out and in ---- */
+
+static void move(pleat_seq *seq, const char *path) {
+    pleat_error error = {""};
+    size_t held = pleat_seq_describe(seq).kv_bytes;
+    if (pleat_seq_move_out(seq, path, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(kv_cache_stats(engine_seq_cache(seq)).kv_bytes, 0);
+    if (pleat_seq_move_in(seq, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(pleat_seq_describe(seq).kv_bytes, held);
+    if (path)
+        assert_int_not_equal(access(path, F_OK), 0);
+}
+
+static void compare_with_unmoved(tiny_options o, const char *spec) {
+    bed b = open_with(o, 0);
+    int n;
+    int32_t *ids = prompt_of(&b, 0, &n);
+    trail still = trail_new(&b), moved = trail_new(&b);
+    request(&b, spec, 0, NULL, &still);
+    pleat_error error = {""};
+    pleat_seq *seq = bed_seq(&b, spec);
+    if (pleat_prefill(b.engine, seq, ids, 512, false, PLEAT_LOGITS_NONE, NULL, &error))
+        fail_msg("%s", error.text);
+    move(seq, NULL); /* inside the prompt */
+    bed_prefill(&b, seq, ids + 512, n - 512, trail_next(&moved));
+    move(seq, env_temp("moved.kv")); /* after it */
+    decode_on(&b, seq, N_DECODE / 2, &moved);
+    move(seq, NULL);
+    decode_on(&b, seq, N_DECODE - N_DECODE / 2, &moved);
+    trail_compare(&still, &moved, spec);
+    pleat_seq_close(seq);
+    free(ids);
+    free(still.logits);
+    free(moved.logits);
+    bed_close(&b);
+}
+
+static void a_moved_cache_goes_on_bit_for_bit(void **state) {
+    (void)state;
+    for_each_spec(compare_with_unmoved, long_model());
+    tiny_options o = long_model();
+    o.arch = "gemma3";
+    o.window = 100;
+    o.period = 2;
+    compare_with_unmoved(o, "kivi-4+h2o-512");
+}
+
+static void a_moved_out_sequence_takes_part_in_no_step(void **state) {
+    (void)state;
+    bed b = open_with(long_model(), 0);
+    pleat_error error = {""};
+    pleat_seq *seq = bed_seq(&b, "int8");
+    int32_t *ids = bed_tokens(&b, 100);
+    bed_prefill(&b, seq, ids, 100, NULL);
+    assert_int_equal(pleat_seq_move_in(seq, &error), PLEAT_EINPUT);
+    assert_int_equal(pleat_seq_move_out(seq, NULL, &error), PLEAT_OK);
+    assert_int_equal(pleat_seq_move_out(seq, NULL, &error), PLEAT_EINPUT);
+    pleat_item item = {seq, ids, 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL};
+    assert_int_equal(pleat_step(b.engine, &item, 1, &error), PLEAT_EINPUT);
+    assert_non_null(strstr(error.text, "moved out"));
+    pleat_seq_close(seq); /* also from there */
+    free(ids);
+    bed_close(&b);
+}
+
+/* ---- kept files ---- */
+
+static char *saved(const bed *b, const char *spec, int n_tokens, int32_t **tokens) {
+    pleat_error error = {""};
+    pleat_seq *seq = bed_seq(b, spec);
+    char *path = strdup(env_temp("kept.kv"));
+    *tokens = bed_tokens(b, n_tokens);
+    bed_prefill(b, seq, *tokens, n_tokens, NULL);
+    if (pleat_seq_save(seq, *tokens, n_tokens, path, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(pleat_seq_save(seq, *tokens, n_tokens - 1, path, &error), PLEAT_EINPUT);
+    pleat_seq_close(seq);
+    return path;
+}
+
+static uint8_t *slurp(const char *path, size_t *n) {
+    struct stat st;
+    FILE *from = fopen(path, "rb");
+    assert_non_null(from);
+    assert_int_equal(fstat(fileno(from), &st), 0);
+    uint8_t *bytes = malloc((size_t)st.st_size);
+    *n = fread(bytes, 1, (size_t)st.st_size, from);
+    fclose(from);
+    return bytes;
+}
+
+static void spill(const char *path, const uint8_t *bytes, size_t n) {
+    FILE *to = fopen(path, "wb");
+    assert_non_null(to);
+    assert_int_equal(fwrite(bytes, 1, n, to), n);
+    fclose(to);
+}
+
+static void a_kept_file_goes_on_in_another_engine(void **state) {
+    (void)state;
+    enum { N = 700 };
+    int32_t *tokens, *loaded;
+    int n_loaded;
+    pleat_error error = {""};
+    pleat_seq *seq;
+    bed b = open_with(long_model(), 0);
+    trail still = trail_new(&b), kept = trail_new(&b);
+    char *path = saved(&b, "kivi-2+h2o-512", N, &tokens);
+    seq = bed_seq(&b, "kivi-2+h2o-512");
+    bed_prefill(&b, seq, tokens, N, trail_next(&still));
+    decode_on(&b, seq, N_DECODE, &still);
+    memcpy(trail_next(&kept), still.logits, (size_t)b.n_vocab * sizeof(float));
+    pleat_seq_close(seq);
+    bed_close(&b);
+    b = open_with(long_model(), 0);
+    if (pleat_seq_load(b.engine, path, &seq, &loaded, &n_loaded, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(n_loaded, N);
+    assert_memory_equal(loaded, tokens, N * sizeof(*loaded));
+    decode_on(&b, seq, N_DECODE, &kept);
+    trail_compare(&still, &kept, "a kept file");
+    pleat_seq_close(seq);
+    bed_close(&b);
+    unlink(path);
+    free(path);
+    free(tokens);
+    free(loaded);
+    free(still.logits);
+    free(kept.logits);
+}
+
+static void refused(const bed *b, const char *path, const char *why) {
+    pleat_error error = {""};
+    pleat_seq *seq;
+    int32_t *tokens;
+    int n;
+    pleat_status status = pleat_seq_load(b->engine, path, &seq, &tokens, &n, &error);
+    if (status != PLEAT_EINPUT || !strstr(error.text, why))
+        fail_msg("status %d, \"%s\" instead of \"%s\"", (int)status, error.text, why);
+    assert_int_equal(kv_pool_used_bytes(engine_pool(b->engine)), 0);
+}
+
+static void damaged_files_are_refused(void **state) {
+    (void)state;
+    size_t n;
+    int32_t *tokens;
+    bed b = open_with(long_model(), 0);
+    char *path = saved(&b, "kivi-4", 300, &tokens);
+    uint8_t *bytes = slurp(path, &n);
+    for (size_t cut = 0; cut < n; cut += cut < 2000 ? 13 : 4999) {
+        spill(path, bytes, cut);
+        refused(&b, path, "");
+    }
+    for (size_t at = 0; at < n; at += at < 2000 ? 7 : 2999) {
+        bytes[at] ^= 0x40;
+        spill(path, bytes, n);
+        refused(&b, path, "");
+        bytes[at] ^= 0x40;
+    }
+    refused(&b, "/dev", "not a file");
+    unlink(path);
+    free(path);
+    free(bytes);
+    free(tokens);
+    bed_close(&b);
+}
+
+/* Files whose hashes were made to fit: numbers contradict each other, and are refused or harmless, never followed. */
+static void forged_files_do_no_harm(void **state) {
+    (void)state;
+    size_t n;
+    int32_t *tokens, *loaded;
+    int n_loaded, n_refused = 0;
+    bed b = open_with(long_model(), 0);
+    char *path = saved(&b, "kivi-4+h2o:heavy=8,recent=120", 300, &tokens);
+    uint8_t *bytes = slurp(path, &n);
+    size_t image = 24 + 300 * sizeof(int32_t);
+    for (int i = 0; i < (env_all() ? 20000 : 1500); i++) {
+        size_t at = image + 32 + (size_t)(rng_uniform(3, 0, (uint64_t)i) * (double)(i % 2 ? n - image - 40 : 1600));
+        uint8_t before = bytes[at];
+        bytes[at] = (uint8_t)rng_u64(3, 1, (uint64_t)i);
+        uint64_t sum = hash_bytes(bytes + image, n - image - 8, 1);
+        memcpy(bytes + n - 8, &sum, 8);
+        spill(path, bytes, n);
+        pleat_seq *seq;
+        if (pleat_seq_load(b.engine, path, &seq, &loaded, &n_loaded, NULL)) {
+            n_refused++;
+        } else {
+            pleat_item item = {seq, tokens, 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL};
+            pleat_step(b.engine, &item, 1, NULL);
+            pleat_seq_close(seq);
+            free(loaded);
+        }
+        assert_int_equal(kv_pool_used_bytes(engine_pool(b.engine)), 0);
+        bytes[at] = before;
+    }
+    assert_true(n_refused > 0);
+    unlink(path);
+    free(path);
+    free(bytes);
+    free(tokens);
+    bed_close(&b);
+}
+
+static void files_of_another_model_are_refused(void **state) {
+    (void)state;
+    int32_t *tokens;
+    bed b = open_with(long_model(), 0);
+    char *path = saved(&b, "int8", 100, &tokens);
+    bed_close(&b);
+    tiny_options o = long_model();
+    o.seed++;
+    b = open_with(o, 0);
+    refused(&b, path, "another model");
+    unlink(path);
+    free(path);
+    free(tokens);
+    bed_close(&b);
+}
+
+static void saving_is_all_or_nothing(void **state) {
+    (void)state;
+    int32_t *tokens;
+    size_t n, n_after;
+    bed b = open_with(long_model(), 0);
+    char *path = saved(&b, "f16", 500, &tokens);
+    uint8_t *before = slurp(path, &n);
+    pid_t child = fork();
+    if (child == 0) {
+        struct rlimit most = {n / 2, n / 2};
+        pleat_error error = {""};
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &most);
+        pleat_seq *seq;
+        pleat_engine_options one = {.n_threads = 1, .pool_bytes = (size_t)1 << 30};
+        pleat_engine *engine; /* the parent's threads are not here */
+        pleat_method *method;
+        if (pleat_engine_open(b.model, &one, &engine, &error) || pleat_method_parse("f16", b.model, &method, &error) ||
+            pleat_seq_open(engine, method, &seq, &error) ||
+            pleat_prefill(engine, seq, tokens, 500, true, PLEAT_LOGITS_NONE, NULL, &error))
+            _exit(2);
+        _exit(pleat_seq_save(seq, tokens, 500, path, &error) == PLEAT_EIO && strstr(error.text, path) ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    uint8_t *after = slurp(path, &n_after);
+    assert_int_equal(n_after, n);
+    assert_memory_equal(after, before, n);
+    free(before);
+    free(after);
+    unlink(path);
+    free(path);
+    free(tokens);
+    bed_close(&b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_reused_prompt_gives_the_bits_of_a_cold_run),
+        cmocka_unit_test(windowed_layers_are_reused_as_far_as_they_reach),
+        cmocka_unit_test(what_is_offered_is_what_a_cold_run_computes),
+        cmocka_unit_test(salts_and_methods_never_meet),
+        cmocka_unit_test(held_prompts_give_way_to_running_ones),
+        cmocka_unit_test(the_budget_of_held_prompts_holds),
+        cmocka_unit_test(a_moved_cache_goes_on_bit_for_bit),
+        cmocka_unit_test(a_moved_out_sequence_takes_part_in_no_step),
+        cmocka_unit_test(a_kept_file_goes_on_in_another_engine),
+        cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(forged_files_do_no_harm),
+        cmocka_unit_test(files_of_another_model_are_refused),
+        cmocka_unit_test(saving_is_all_or_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -12,6 +12,8 @@ bool engine_reserve(pleat_engine *e, size_t bytes) {
 }
 
 static bool remember(pleat_seq *seq, const int32_t *tokens, int n) {
+    if (n == 0)
+        return true;
     if (!mem_grow(&seq->tokens, &seq->cap_tokens, seq->n_tokens + n, sizeof(*tokens)))
         return false;
     memcpy(seq->tokens + seq->n_tokens, tokens, (size_t)n * sizeof(*tokens));

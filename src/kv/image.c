@@ -59,14 +59,22 @@ static void expect(walk *w, bool truth) {
     w->bad |= w->pass > WRITE && !truth;
 }
 
+static void visit_bool(walk *w, bool *value) {
+    uint8_t byte = *value;
+    VISIT(w, byte);
+    expect(w, byte <= 1);
+    if (w->pass > WRITE)
+        *value = byte == 1;
+}
+
 /* ---- state of the sequence ---- */
 
 static void visit_state(walk *w, kv_cache *cache) {
     VISIT(w, cache->n_seen);
     VISIT(w, cache->prompt_from);
     VISIT(w, cache->grid_sealed);
-    VISIT(w, cache->in_prompt);
-    VISIT(w, cache->evented);
+    visit_bool(w, &cache->in_prompt);
+    visit_bool(w, &cache->evented);
     expect(w, cache->n_seen >= 0 && cache->prompt_from >= 0 && cache->prompt_from <= cache->n_seen);
     expect(w, cache->grid_sealed >= 0 && cache->grid_sealed <= cache->n_seen);
 }
@@ -78,7 +86,7 @@ static void visit_counts(walk *w, const kv_cache *cache, kv_lane *lane) {
     VISIT(w, lane->n_live);
     VISIT(w, lane->n_sealed);
     VISIT(w, lane->first_page);
-    VISIT(w, lane->unordered);
+    visit_bool(w, &lane->unordered);
     VISIT(w, lane->evicted);
     VISIT(w, lane->seals);
     VISIT(w, lane->reseals);

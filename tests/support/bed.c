@@ -34,7 +34,7 @@ pleat_seq *bed_seq(const bed *b, const char *spec) {
 }
 
 int32_t bed_token(const bed *b, int i) {
-    return (int32_t)((unsigned)(i * 7919 + 13 * i * i + 5) % (unsigned)(b->n_vocab - 8));
+    return (int32_t)(((unsigned)i * 7919u + 13u * (unsigned)i * (unsigned)i + 5u) % (unsigned)(b->n_vocab - 8));
 }
 
 int32_t *bed_tokens(const bed *b, int n) {

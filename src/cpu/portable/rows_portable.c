@@ -72,7 +72,8 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
         for (int g = 0; g < 2; g++) {
             int sum = 0;
             for (int j = g * 16; j < g * 16 + 16; j++) {
-                int c = (int)rintf(from[j] * to_code);
+                float y = from[j] * to_code;
+                int c = y < 127 ? (int)rintf(y > -127 ? y : -127) : 127; /* also when it is not a number */
                 code[b * PACK_BLOCK + j] = (int8_t)c;
                 sum += c;
             }

@@ -1,5 +1,5 @@
-/* rows_avx2.c - kernels on single rows of floats. The last, partial vector is loaded and stored under a mask, so that every
- * element goes through the same instructions wherever it stands. */
+/* rows_avx2.c - kernels on single rows of floats. The last, partial vector is loaded and stored under a mask, so that
+ * every element goes through the same instructions wherever it stands. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/exp_avx2.h"
@@ -69,7 +69,8 @@ static void silu_mul(float *gate, const float *up, int n) {
 
 /* 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), which loses no digits where tanh is near -1. */
 static void gelu_mul(float *gate, const float *up, int n) {
-    const __m256 twice_root = _mm256_set1_ps(1.5957691216057308f), cube = _mm256_set1_ps(0.044715f); /* 2 sqrt(2 / pi) */
+    const __m256 twice_root = _mm256_set1_ps(1.5957691216057308f),
+                 cube = _mm256_set1_ps(0.044715f); /* 2 sqrt(2 / pi) */
     for (int i = 0; i < n; i += LANES) {
         __m256 x = load8(gate + i, n - i);
         __m256 u = _mm256_fmadd_ps(_mm256_mul_ps(cube, x), x, _mm256_set1_ps(1));
@@ -101,7 +102,8 @@ static void rope_halves(float *x, int half, const float *cos_sin) {
         int left = half - i;
         __m256 first = load8(cos_sin + 2 * i, 2 * left);
         __m256 second = left > LANES / 2 ? load8(cos_sin + 2 * i + LANES, 2 * left - LANES) : _mm256_setzero_ps();
-        __m256 c = in_order(_mm256_shuffle_ps(first, second, 0x88)), s = in_order(_mm256_shuffle_ps(first, second, 0xdd));
+        __m256 c = in_order(_mm256_shuffle_ps(first, second, 0x88)),
+               s = in_order(_mm256_shuffle_ps(first, second, 0xdd));
         __m256 a = load8(x + i, left), b = load8(x + half + i, left);
         store8(x + i, left, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)));
         store8(x + half + i, left, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
@@ -127,8 +129,10 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
         bool none = top < 1e-30f; /* 127 / top would overflow */
         __m256 to_code = _mm256_set1_ps(none ? 0 : 127.0f / top);
         scales[b] = none ? 0 : top / 127.0f;
-        for (int i = 0; i < 4; i++)
-            c[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + b * 32 + i * 8), to_code));
+        for (int i = 0; i < 4; i++) { /* not a number becomes 127, with a scale like it */
+            __m256 y = _mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x + b * 32 + i * 8), to_code), _mm256_set1_ps(127));
+            c[i] = _mm256_cvtps_epi32(_mm256_max_ps(y, _mm256_set1_ps(-127)));
+        }
         for (int g = 0; g < 2; g++)
             sum16[b * 2 + g] = (int16_t)sum8_epi32(_mm256_add_epi32(c[g * 2], c[g * 2 + 1]));
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(c[0], c[1]), _mm256_packs_epi32(c[2], c[3]));

@@ -1,5 +1,5 @@
-/* rows_avx512.c - kernels on single rows of floats. The last, partial vector is loaded and stored under a mask, so that every
- * element goes through the same instructions wherever it stands. */
+/* rows_avx512.c - kernels on single rows of floats. The last, partial vector is loaded and stored under a mask, so that
+ * every element goes through the same instructions wherever it stands. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/exp_avx512.h"
@@ -71,7 +71,8 @@ static void silu_mul(float *gate, const float *up, int n) {
 
 /* 0.5 x (1 + tanh(u)) = x / (1 + e^-2u), which loses no digits where tanh is near -1. */
 static void gelu_mul(float *gate, const float *up, int n) {
-    const __m512 twice_root = _mm512_set1_ps(1.5957691216057308f), cube = _mm512_set1_ps(0.044715f); /* 2 sqrt(2 / pi) */
+    const __m512 twice_root = _mm512_set1_ps(1.5957691216057308f),
+                 cube = _mm512_set1_ps(0.044715f); /* 2 sqrt(2 / pi) */
     for (int i = 0; i < n; i += LANES) {
         __mmask16 k = lanes(n - i);
         __m512 x = _mm512_maskz_loadu_ps(k, gate + i);
@@ -84,7 +85,8 @@ static void gelu_mul(float *gate, const float *up, int n) {
 static void add(float *x, const float *y, int n) {
     for (int i = 0; i < n; i += LANES) {
         __mmask16 k = lanes(n - i);
-        _mm512_mask_storeu_ps(x + i, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + i), _mm512_maskz_loadu_ps(k, y + i)));
+        _mm512_mask_storeu_ps(x + i, k,
+                              _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + i), _mm512_maskz_loadu_ps(k, y + i)));
     }
 }
 
@@ -120,6 +122,7 @@ static void rope(float *x, int n_rot, bool neox, const float *cos_sin) {
 }
 
 static void act_quantize(const float *x, int n, int8_t *code, float *scales, int16_t *sum16) {
+    const __m512 most = _mm512_set1_ps(127), least = _mm512_set1_ps(-127);
     for (int b = 0; b < n / PACK_BLOCK; b++) {
         __m512 v[2] = {_mm512_loadu_ps(x + b * 32), _mm512_loadu_ps(x + b * 32 + 16)};
         float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1])));
@@ -127,7 +130,9 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
         __m512 to_code = _mm512_set1_ps(none ? 0 : 127.0f / top);
         scales[b] = none ? 0 : top / 127.0f;
         for (int g = 0; g < 2; g++) {
-            __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(v[g], to_code));
+            __m512 y =
+                _mm512_min_ps(_mm512_mul_ps(v[g], to_code), most); /* not a number becomes 127, with a scale like it */
+            __m512i c = _mm512_cvtps_epi32(_mm512_max_ps(y, least));
             _mm_storeu_si128((__m128i *)(code + b * 32 + g * 16), _mm512_cvtepi32_epi8(c));
             sum16[b * 2 + g] = (int16_t)_mm512_reduce_add_epi32(c);
         }

@@ -1,0 +1,354 @@
+/* scheduler.c - a scheduler's life: requests in, ends out, its thread. */
+#include "engine/scheduler_inside.h"
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/status.h"
+#include "model/sample.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { DEFAULT_WAITING = 256 };
+
+/* ---- open and close ---- */
+
+static pleat_status list_ends(scheduler *s, pleat_error *error) {
+    int cap = 0;
+    for (int32_t id = 0; id < s->engine->model->n_vocab; id++) {
+        if (!pleat_token_ends(s->engine->model, id))
+            continue;
+        if (!mem_grow(&s->end_id, &cap, s->n_end + 1, sizeof(*s->end_id)))
+            return err_set(error, PLEAT_EMEMORY, "no memory for a scheduler");
+        s->end_id[s->n_end++] = id;
+    }
+    return PLEAT_OK;
+}
+
+static pleat_status check_options(const pleat_engine *e, scheduler_options *o, pleat_error *error) {
+    if (!o->max_running)
+        o->max_running = e->max_sequences;
+    if (!o->max_waiting)
+        o->max_waiting = DEFAULT_WAITING;
+    if (!o->step_tokens)
+        o->step_tokens = e->max_step_tokens;
+    if (o->overcommit == 0)
+        o->overcommit = 1;
+    if (!o->moved_bytes)
+        o->moved_bytes = kv_pool_budget_bytes(e->pages) / 4;
+    if (o->max_running < 1 || o->max_running > e->max_sequences)
+        return err_set(error, PLEAT_EINPUT, "%d running requests; 1 to %d are possible", o->max_running,
+                       e->max_sequences);
+    if (o->max_waiting < 1)
+        return err_set(error, PLEAT_EINPUT, "a queue of %d requests; at least 1 is possible", o->max_waiting);
+    if (o->step_tokens % 64 || o->step_tokens < 64 || o->step_tokens > e->max_step_tokens ||
+        o->step_tokens < o->max_running)
+        return err_set(error, PLEAT_EINPUT,
+                       "steps of %d tokens; a multiple of 64, at least one for each of %d requests, at most %d, is "
+                       "possible",
+                       o->step_tokens, o->max_running, e->max_step_tokens);
+    if (!(o->overcommit >= 1 && o->overcommit <= 100))
+        return err_set(error, PLEAT_EINPUT, "an overcommitment of %g; 1 to 100 is possible", o->overcommit);
+    return PLEAT_OK;
+}
+
+pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *options, scheduler **out,
+                            pleat_error *error) {
+    scheduler_options o = options ? *options : (scheduler_options){0};
+    pleat_status status = check_options(engine, &o, error);
+    if (status)
+        return status;
+    scheduler *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a scheduler");
+    s->engine = engine;
+    s->options = o;
+    s->options.moved_dir = NULL;
+    atomic_store(&s->next_id, 1);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    s->running = calloc((size_t)o.max_running, sizeof(*s->running));
+    s->of_item = calloc((size_t)o.max_running, sizeof(*s->of_item));
+    s->item = calloc((size_t)o.max_running, sizeof(*s->item));
+    if (o.moved_dir)
+        s->options.moved_dir = strdup(o.moved_dir);
+    if (!s->running || !s->of_item || !s->item || (o.moved_dir && !s->options.moved_dir))
+        status = err_set(error, PLEAT_EMEMORY, "no memory for a scheduler");
+    status = status ? status : list_ends(s, error);
+    if (status)
+        scheduler_close(s);
+    else
+        *out = s;
+    return status;
+}
+
+void scheduler_close(scheduler *s) {
+    if (!s)
+        return;
+    atomic_store(&s->draining, true);
+    if (s->has_thread) {
+        atomic_store(&s->stop, true);
+        pthread_mutex_lock(&s->lock);
+        pthread_cond_signal(&s->wake);
+        pthread_mutex_unlock(&s->lock);
+        pthread_join(s->thread, NULL);
+    }
+    admit_take_in(s);
+    while (s->n_running)
+        admit_end(s, s->n_running - 1, "cancelled", NULL);
+    request **lists[] = {&s->waiting, &s->moved};
+    for (int i = 0; i < 2; i++)
+        while (*lists[i]) {
+            request *r = *lists[i];
+            *lists[i] = r->next;
+            request_end(s, r, "cancelled", NULL);
+        }
+    pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->lock);
+    free((char *)s->options.moved_dir);
+    free(s->running);
+    free(s->of_item);
+    free(s->item);
+    free(s->end_id);
+    free(s);
+}
+
+/* ---- requests ---- */
+
+static void request_free(request *r) {
+    pleat_seq_close(r->seq);
+    free(r->tokens);
+    free(r->bias);
+    free(r->tenant);
+    mem_free(r->logits);
+    free(r);
+}
+
+void request_end(scheduler *s, request *r, const char *finish, const char *sentence) {
+    static const char *const names[] = {"stop", "length", "cancelled", "error"};
+    double now = clock_seconds();
+    if (r->state == REQUEST_WAITING)
+        atomic_fetch_sub(&s->n_waiting, 1);
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(finish, names[i]))
+            figure_add(s, FIGURE_STOP + i, 1);
+    if (r->seq && r->state != REQUEST_MOVED) {
+        pleat_seq_stats stats = pleat_seq_describe(r->seq);
+        r->usage.kv_bytes = stats.kv_bytes;
+        r->usage.kv_peak_bytes = stats.kv_peak_bytes;
+        figure_add(s, FIGURE_EVICTIONS, stats.evicted);
+        figure_add(s, FIGURE_SEALS, stats.seals);
+        figure_add(s, FIGURE_RESEALS, stats.reseals);
+    }
+    s->moved_bytes -= r->moved_bytes;
+    r->usage.queued_s = (r->admitted > 0 ? r->admitted : now) - r->submitted;
+    r->usage.prefill_s = r->admitted > 0 ? (r->first > 0 ? r->first : now) - r->admitted : 0;
+    r->usage.decode_s = r->first > 0 ? now - r->first : 0;
+    request_usage usage = r->usage;
+    request_sink sink = r->sink;
+    void *context = r->context;
+    request_free(r); /* pages are free before the client hears of it */
+    sink(context, &(request_event){.kind = REQUEST_END, .finish = finish, .sentence = sentence, .usage = &usage});
+}
+
+static pleat_status check_spec(const scheduler *s, const request_spec *spec, pleat_error *error) {
+    const pleat_model *m = s->engine->model;
+    if (spec->n_prompt < 1)
+        return err_set(error, PLEAT_EINPUT, "the prompt is empty");
+    if (spec->max_tokens < 0 || spec->min_tokens < 0 || spec->min_tokens > spec->max_tokens)
+        return err_set(error, PLEAT_EINPUT, "%d to %d new tokens are not possible", spec->min_tokens, spec->max_tokens);
+    if (spec->n_top < 0 || spec->n_top > REQUEST_MOST_TOP)
+        return err_set(error, PLEAT_EINPUT, "%d alternatives; 0 to %d are possible", spec->n_top, REQUEST_MOST_TOP);
+    for (int i = 0; i < spec->n_prompt; i++)
+        if (spec->prompt[i] < 0 || spec->prompt[i] >= m->n_vocab)
+            return err_set(error, PLEAT_EINPUT, "token %d of the prompt is %d; the vocabulary has %d tokens", i,
+                           (int)spec->prompt[i], m->n_vocab);
+    for (int i = 0; i < spec->n_bias; i++)
+        if (spec->bias[i].id < 0 || spec->bias[i].id >= m->n_vocab)
+            return err_set(error, PLEAT_EINPUT, "logit_bias names token %d; the vocabulary has %d tokens",
+                           (int)spec->bias[i].id, m->n_vocab);
+    bool endless = spec->method->policy->cache_positions &&
+                   spec->method->policy->cache_positions(&spec->method->policy_config) && spec->method->bounded;
+    if (spec->n_prompt > m->context_tokens && !endless)
+        return err_set(error, PLEAT_EINPUT, "the prompt has %d tokens; the context has %d", spec->n_prompt,
+                       m->context_tokens);
+    return sample_check(&spec->sampling, error);
+}
+
+static request *request_new(const scheduler *s, const request_spec *spec, request_sink sink, void *context) {
+    request *r = calloc(1, sizeof(*r));
+    if (!r)
+        return NULL;
+    size_t n_vocab = (size_t)s->engine->model->n_vocab;
+    *r = (request){.method = *spec->method,
+                   .n_prompt = spec->n_prompt,
+                   .n_tokens = spec->n_prompt,
+                   .max_tokens = spec->max_tokens,
+                   .min_tokens = spec->min_tokens,
+                   .n_top = spec->n_top,
+                   .pin_tokens = spec->pin_tokens,
+                   .ignore_end = spec->ignore_end,
+                   .logprobs = spec->logprobs,
+                   .prompt_logprobs = spec->prompt_logprobs,
+                   .sampling = spec->sampling,
+                   .n_bias = spec->n_bias,
+                   .sink = sink,
+                   .context = context,
+                   .submitted = clock_seconds(),
+                   .usage = {.prompt_tokens = spec->n_prompt}};
+    r->tokens = malloc(((size_t)spec->n_prompt + (size_t)spec->max_tokens) * sizeof(*r->tokens));
+    r->bias = malloc((size_t)spec->n_bias * sizeof(*r->bias) + 1);
+    r->tenant = strdup(spec->tenant ? spec->tenant : "");
+    size_t n_rows = spec->prompt_logprobs ? REQUEST_CHUNK : 1;
+    r->logits = mem_alloc((n_rows + (spec->logprobs ? 1 : 0)) * n_vocab, sizeof(float));
+    if (!r->tokens || !r->bias || !r->tenant || !r->logits) {
+        request_free(r);
+        return NULL;
+    }
+    r->raw = r->logits + n_rows * n_vocab;
+    memcpy(r->tokens, spec->prompt, (size_t)spec->n_prompt * sizeof(*r->tokens));
+    if (spec->n_bias)
+        memcpy(r->bias, spec->bias, (size_t)spec->n_bias * sizeof(*r->bias));
+    return r;
+}
+
+static void wake(scheduler *s) {
+    if (!atomic_load(&s->asleep))
+        return;
+    pthread_mutex_lock(&s->lock);
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
+                              pleat_error *error) {
+    pleat_status status = check_spec(s, spec, error);
+    if (status)
+        return status;
+    if (atomic_load(&s->draining))
+        return err_set(error, PLEAT_EFULL, "the server is shutting down");
+    size_t plan = engine_plan_bytes(s->engine->model, spec->method, spec->n_prompt, spec->max_tokens);
+    size_t budget = kv_pool_budget_bytes(s->engine->pages);
+    if (plan > budget)
+        return err_set(error, PLEAT_EFULL,
+                       "%d prompt and %d new tokens need up to %zu bytes of the KV pool under this method; it has %zu",
+                       spec->n_prompt, spec->max_tokens, plan, budget);
+    if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {
+        atomic_fetch_sub(&s->n_waiting, 1);
+        return err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting);
+    }
+    request *r = request_new(s, spec, sink, context);
+    if (!r) {
+        atomic_fetch_sub(&s->n_waiting, 1);
+        return err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);
+    }
+    r->plan_bytes = plan;
+    r->id = atomic_fetch_add(&s->next_id, 1);
+    *id = r->id;
+    r->next = atomic_load(&s->mailbox);
+    while (!atomic_compare_exchange_weak(&s->mailbox, &r->next, r))
+        ;
+    wake(s);
+    return PLEAT_OK;
+}
+
+void scheduler_cancel(scheduler *s, uint64_t id) {
+    cancellation *c = malloc(sizeof(*c));
+    if (!c) /* it will end by itself */
+        return;
+    c->id = id;
+    c->next = atomic_load(&s->cancelled);
+    while (!atomic_compare_exchange_weak(&s->cancelled, &c->next, c))
+        ;
+    wake(s);
+}
+
+/* ---- turns ---- */
+
+static void write_figures(scheduler *s) {
+    int n_moved = 0;
+    for (const request *r = s->moved; r; r = r->next)
+        n_moved++;
+    atomic_store(&s->figure_running, s->n_running);
+    atomic_store(&s->figure_moved, n_moved);
+    atomic_store(&s->figure_used, kv_pool_used_bytes(s->engine->pages));
+    if (s->engine->prefix) {
+        prefix_figures p = prefix_describe(s->engine->prefix);
+        atomic_store(&s->figure[FIGURE_ASKED], p.asked_tokens);
+        atomic_store(&s->figure[FIGURE_FOUND], p.found_tokens);
+    }
+}
+
+bool scheduler_turn(scheduler *s) {
+    s->turn++;
+    admit_take_in(s);
+    admit_resume_and_start(s);
+    if (s->n_running)
+        turn_step(s);
+    write_figures(s);
+    return s->n_running || s->waiting || s->moved || atomic_load(&s->mailbox);
+}
+
+static void *run(void *context) {
+    scheduler *s = context;
+    while (!atomic_load(&s->stop)) {
+        if (scheduler_turn(s))
+            continue;
+        pthread_mutex_lock(&s->lock);
+        atomic_store(&s->asleep, true);
+        while (!atomic_load(&s->mailbox) && !atomic_load(&s->cancelled) && !atomic_load(&s->stop))
+            pthread_cond_wait(&s->wake, &s->lock);
+        atomic_store(&s->asleep, false);
+        pthread_mutex_unlock(&s->lock);
+    }
+    return NULL;
+}
+
+pleat_status scheduler_start(scheduler *s, pleat_error *error) {
+    int code = pthread_create(&s->thread, NULL, run, s);
+    if (code)
+        return err_set(error, PLEAT_EMEMORY, "the engine's thread cannot be started: %s", strerror(code));
+    s->has_thread = true;
+    return PLEAT_OK;
+}
+
+bool scheduler_drain(scheduler *s, double seconds) {
+    double end = clock_seconds() + seconds;
+    atomic_store(&s->draining, true);
+    for (;;) {
+        bool more = s->has_thread ? atomic_load(&s->n_waiting) || atomic_load(&s->figure_running) ||
+                                        atomic_load(&s->figure_moved) || atomic_load(&s->mailbox)
+                                  : scheduler_turn(s);
+        if (!more)
+            return true;
+        if (clock_seconds() >= end)
+            return false;
+        if (s->has_thread)
+            nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+}
+
+scheduler_figures scheduler_describe(const scheduler *s) {
+    scheduler_figures f = {.running = atomic_load(&s->figure_running),
+                           .waiting = atomic_load(&s->n_waiting),
+                           .moved_out = atomic_load(&s->figure_moved),
+                           .pool_used_bytes = atomic_load(&s->figure_used),
+                           .pool_budget_bytes = kv_pool_budget_bytes(s->engine->pages),
+                           .prompt_tokens = atomic_load(&s->figure[FIGURE_PROMPT]),
+                           .cached_tokens = atomic_load(&s->figure[FIGURE_CACHED]),
+                           .generation_tokens = atomic_load(&s->figure[FIGURE_GENERATION]),
+                           .preemptions = atomic_load(&s->figure[FIGURE_PREEMPTIONS]),
+                           .steps = atomic_load(&s->figure[FIGURE_STEPS]),
+                           .prefix_asked_tokens = atomic_load(&s->figure[FIGURE_ASKED]),
+                           .prefix_found_tokens = atomic_load(&s->figure[FIGURE_FOUND]),
+                           .evictions = atomic_load(&s->figure[FIGURE_EVICTIONS]),
+                           .seals = atomic_load(&s->figure[FIGURE_SEALS]),
+                           .reseals = atomic_load(&s->figure[FIGURE_RESEALS])};
+    for (int i = 0; i < 4; i++)
+        f.requests_ended[i] = atomic_load(&s->figure[FIGURE_STOP + i]);
+    return f;
+}

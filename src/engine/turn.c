@@ -1,0 +1,174 @@
+/* turn.c - one step of everything that runs: what goes in, and what comes out to whom. */
+#include "engine/scheduler_inside.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include <math.h>
+#include <string.h>
+
+/* ---- what goes in ---- */
+
+static void add_item(scheduler *s, int *n_items, request *r, int n, pleat_phase phase, pleat_logits want) {
+    s->of_item[*n_items] = r;
+    s->item[(*n_items)++] = (pleat_item){.seq = r->seq,
+                                         .tokens = r->tokens + r->n_done,
+                                         .n_tokens = n,
+                                         .phase = phase,
+                                         .want = want,
+                                         .logits = want == PLEAT_LOGITS_NONE ? NULL : r->logits};
+}
+
+/* Prompt tokens that this step may take of r: a whole rest, or up to a multiple of 64. */
+static int prompt_piece(const scheduler *s, const request *r, int budget) {
+    int left = r->n_prompt - r->n_done, n = pleat_seq_cut(s->engine, r->seq, left);
+    int most = r->prompt_logprobs && budget > REQUEST_CHUNK ? REQUEST_CHUNK : budget;
+    return n <= most ? n : (r->n_done + most) / 64 * 64 - r->n_done;
+}
+
+/* Decoding requests first, each a token; then prompts in the order of admission, as far as the budget goes. */
+static int fill_step(scheduler *s) {
+    int n_items = 0, budget = s->options.step_tokens;
+    for (int i = 0; i < s->n_running; i++) {
+        if (s->running[i]->state != REQUEST_DECODE)
+            continue;
+        add_item(s, &n_items, s->running[i], 1, PLEAT_DECODE, PLEAT_LOGITS_LAST);
+        budget--;
+    }
+    for (int i = 0; i < s->n_running; i++) {
+        request *r = s->running[i];
+        int n = r->state == REQUEST_PROMPT ? prompt_piece(s, r, budget) : 0;
+        if (n <= 0)
+            continue;
+        bool last = r->n_done + n == r->n_prompt;
+        pleat_logits want = r->prompt_logprobs ? PLEAT_LOGITS_ALL : last ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE;
+        add_item(s, &n_items, r, n, last ? PLEAT_PROMPT_END : PLEAT_PROMPT, want);
+        budget -= n;
+    }
+    return n_items;
+}
+
+/* ---- what comes out ---- */
+
+static void fill_logprobs(const float *logits, int n_vocab, int n_top, token_logprob *t) {
+    float most = -INFINITY;
+    for (int i = 0; i < n_vocab; i++)
+        most = logits[i] > most ? logits[i] : most;
+    double sum = 0;
+    for (int i = 0; i < n_vocab; i++)
+        sum += exp((double)logits[i] - (double)most);
+    double shift = (double)most + log(sum);
+    t->logprob = (float)((double)logits[t->id] - shift);
+    t->n_top = 0;
+    for (int i = 0; i < n_vocab && n_top; i++) {
+        if (t->n_top == n_top && logits[i] <= logits[t->top_id[n_top - 1]])
+            continue;
+        int at = t->n_top < n_top ? t->n_top++ : n_top - 1;
+        for (; at > 0 && logits[i] > logits[t->top_id[at - 1]]; at--)
+            t->top_id[at] = t->top_id[at - 1];
+        t->top_id[at] = i;
+    }
+    for (int i = 0; i < t->n_top; i++)
+        t->top_logprob[i] = (float)((double)logits[t->top_id[i]] - shift);
+}
+
+/* false: the sink has what it needs. */
+static bool deliver_prompt(scheduler *s, request *r, int n) {
+    int n_vocab = s->engine->model->n_vocab;
+    for (int i = 0; i < n; i++) {
+        int at = r->n_done + i + 1;
+        if (at >= r->n_prompt)
+            break;
+        token_logprob t = {.id = r->tokens[at]};
+        fill_logprobs(r->logits + (size_t)i * (size_t)n_vocab, n_vocab, r->n_top, &t);
+        if (!r->sink(r->context, &(request_event){.kind = REQUEST_PROMPT_TOKEN, .token = &t}))
+            return false;
+    }
+    if (n > 1) /* sampling reads the last row at the front */
+        memmove(r->logits, r->logits + (size_t)(n - 1) * (size_t)n_vocab, (size_t)n_vocab * sizeof(*r->logits));
+    return true;
+}
+
+static pleat_status choose(scheduler *s, request *r, token_logprob *t, pleat_error *error) {
+    int n_vocab = s->engine->model->n_vocab, n_new = r->n_tokens - r->n_prompt;
+    *t = (token_logprob){.id = 0};
+    if (r->logprobs)
+        memcpy(r->raw, r->logits, (size_t)n_vocab * sizeof(*r->raw));
+    for (int i = 0; i < r->n_bias; i++)
+        r->logits[r->bias[i].id] += r->bias[i].bias;
+    for (int i = 0; i < s->n_end && n_new < r->min_tokens; i++)
+        r->logits[s->end_id[i]] = -INFINITY;
+    pleat_status status = pleat_sample(s->engine, &r->sampling, r->logits, r->tokens, r->n_tokens, &t->id, error);
+    if (!status && r->logprobs)
+        fill_logprobs(r->raw, n_vocab, r->n_top, t);
+    return status;
+}
+
+static const char *advance(scheduler *s, request *r, pleat_error *error) {
+    token_logprob t;
+    if (r->first == 0) {
+        r->first = clock_seconds();
+        figure_add(s, FIGURE_PROMPT, r->n_prompt);
+    }
+    if (r->n_tokens - r->n_prompt >= r->max_tokens)
+        return "length";
+    if (choose(s, r, &t, error))
+        return "error";
+    if (!r->ignore_end && pleat_token_ends(s->engine->model, t.id))
+        return "stop";
+    bool is_first = r->n_tokens == r->n_prompt;
+    r->tokens[r->n_tokens++] = t.id;
+    r->usage.completion_tokens++;
+    figure_add(s, FIGURE_GENERATION, 1);
+    if (!r->sink(r->context,
+                 &(request_event){.kind = REQUEST_TOKEN, .token = &t, .usage = is_first ? &r->usage : NULL}))
+        return "stop";
+    if (r->n_tokens - r->n_prompt >= r->max_tokens || pleat_seq_room(r->seq) < 1)
+        return "length";
+    return NULL;
+}
+
+static void end_request(scheduler *s, const request *r, const char *finish, const char *sentence) {
+    for (int i = 0; i < s->n_running; i++)
+        if (s->running[i] == r) {
+            admit_end(s, i, finish, sentence);
+            return;
+        }
+}
+
+static void take_out(scheduler *s, request *r, int n, pleat_phase phase) {
+    pleat_error error = {""};
+    const char *finish = NULL;
+    if (r->prompt_logprobs && phase != PLEAT_DECODE && !deliver_prompt(s, r, n))
+        finish = "stop";
+    r->n_done += n;
+    if (phase == PLEAT_PROMPT_END)
+        r->state = REQUEST_DECODE;
+    if (!finish && phase != PLEAT_PROMPT)
+        finish = advance(s, r, &error);
+    if (finish)
+        end_request(s, r, finish, strcmp(finish, "error") ? NULL : error.text);
+}
+
+/* ---- a step ---- */
+
+/* Who is in the way of a step that failed. The youngest gives way to a full pool; a single request that fails ends. */
+static void give_way(scheduler *s, pleat_status status, const pleat_error *error) {
+    if (status == PLEAT_EFULL && admit_preempt(s))
+        return;
+    admit_end(s, s->n_running - 1, "error", error->text);
+}
+
+void turn_step(scheduler *s) {
+    while (s->n_running) {
+        pleat_error error = {""};
+        int n_items = fill_step(s);
+        pleat_status status = pleat_step(s->engine, s->item, n_items, &error);
+        if (status) {
+            give_way(s, status, &error);
+            continue;
+        }
+        figure_add(s, FIGURE_STEPS, 1);
+        for (int i = 0; i < n_items; i++)
+            take_out(s, s->of_item[i], s->item[i].n_tokens, s->item[i].phase);
+        return;
+    }
+}

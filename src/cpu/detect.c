@@ -27,13 +27,26 @@ static uint64_t saved_registers(void) {
     return (uint64_t)high << 32 | low;
 }
 
-typedef struct features {
-    unsigned ecx1, ebx7, ecx7, edx7, eax71;
-    uint64_t saved;
-} features;
+static bool has(unsigned reg, unsigned bits) {
+    return (reg & bits) == bits;
+}
 
-static features ask(void) {
-    features f = {.saved = saved_registers()};
+static bool avx2(const cpu_features *f) {
+    return has(f->ecx1, bit_AVX | bit_FMA | bit_F16C) && has(f->ebx7, bit_AVX2) && (f->saved & XSAVE_YMM) == XSAVE_YMM;
+}
+
+static bool avx512(const cpu_features *f) {
+    return avx2(f) && has(f->ebx7, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) &&
+           (f->saved & XSAVE_ZMM) == XSAVE_ZMM;
+}
+
+static bool has_tiles(const cpu_features *f) {
+    enum { AMX_TILE = 1u << 24, AMX_INT8 = 1u << 25 };
+    return has(f->edx7, AMX_TILE | AMX_INT8) && (f->saved & XSAVE_AMX) == XSAVE_AMX;
+}
+
+cpu_features cpu_detect_features(void) {
+    cpu_features f = {.saved = saved_registers()};
     unsigned a, b, c, d;
     if (__get_cpuid(1, &a, &b, &c, &d))
         f.ecx1 = c;
@@ -42,45 +55,25 @@ static features ask(void) {
         if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d))
             f.eax71 = a;
     }
+    f.tiles_permitted = has_tiles(&f) && syscall(SYS_arch_prctl, ARCH_REQUEST_PERMISSION, COMPONENT_TILE_DATA) == 0;
     return f;
 }
 
-static bool has(unsigned reg, unsigned bits) {
-    return (reg & bits) == bits;
-}
-
-static bool avx2(const features *f) {
-    return has(f->ecx1, bit_AVX | bit_FMA | bit_F16C) && has(f->ebx7, bit_AVX2) && (f->saved & XSAVE_YMM) == XSAVE_YMM;
-}
-
-static bool avx512(const features *f) {
-    return avx2(f) && has(f->ebx7, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) &&
-           (f->saved & XSAVE_ZMM) == XSAVE_ZMM;
-}
-
-static bool amx(const features *f) {
-    enum { AMX_TILE = 1u << 24, AMX_INT8 = 1u << 25 };
-    return avx512(f) && has(f->ecx7, bit_AVX512VNNI) && has(f->edx7, AMX_TILE | AMX_INT8) &&
-           (f->saved & XSAVE_AMX) == XSAVE_AMX &&
-           syscall(SYS_arch_prctl, ARCH_REQUEST_PERMISSION, COMPONENT_TILE_DATA) == 0;
-}
-
-bool cpu_detect(cpu_level level) {
+bool cpu_detect_from(const cpu_features *f, cpu_level level) {
     enum { AVX_VNNI = 1u << 4 };
-    features f = ask();
     switch (level) {
     case CPU_PORTABLE:
         return true;
     case CPU_AVX2:
-        return avx2(&f);
+        return avx2(f);
     case CPU_AVX2VNNI:
-        return avx2(&f) && has(f.eax71, AVX_VNNI);
+        return avx2(f) && has(f->eax71, AVX_VNNI);
     case CPU_AVX512:
-        return avx512(&f);
+        return avx512(f);
     case CPU_AVX512VNNI:
-        return avx512(&f) && has(f.ecx7, bit_AVX512VNNI);
+        return avx512(f) && has(f->ecx7, bit_AVX512VNNI);
     case CPU_AMX:
-        return amx(&f);
+        return avx512(f) && has(f->ecx7, bit_AVX512VNNI) && has_tiles(f) && f->tiles_permitted;
     case CPU_NEON:
     case CPU_LEVEL_COUNT:
         break;
@@ -88,7 +81,12 @@ bool cpu_detect(cpu_level level) {
     return false;
 }
 #else
-bool cpu_detect(cpu_level level) {
+cpu_features cpu_detect_features(void) {
+    return (cpu_features){0};
+}
+
+bool cpu_detect_from(const cpu_features *f, cpu_level level) {
+    (void)f;
 #ifdef __aarch64__
     if (level == CPU_NEON)
         return true;
@@ -96,6 +94,11 @@ bool cpu_detect(cpu_level level) {
     return level == CPU_PORTABLE;
 }
 #endif
+
+bool cpu_detect(cpu_level level) {
+    cpu_features f = cpu_detect_features();
+    return cpu_detect_from(&f, level);
+}
 
 size_t cpu_detect_l2_bytes(void) {
 #ifdef _SC_LEVEL2_CACHE_SIZE

@@ -3,6 +3,7 @@
 #define CPU_DETECT_H
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef enum cpu_level { /* in rising order of preference on one machine */
                          CPU_PORTABLE,
@@ -18,6 +19,16 @@ typedef enum cpu_level { /* in rising order of preference on one machine */
 /* Whether code of this level runs here: the instructions exist and the system saves their registers. Asks the processor
  * each time, so that callers keep the answer. */
 bool cpu_detect(cpu_level level);
+
+/* What the answer rests on (x86): words of CPUID, the registers that the system saves (XCR0), and whether it let this
+ * process use AMX tiles (asked for only where CPUID and XCR0 have them). */
+typedef struct cpu_features {
+    unsigned ecx1, ebx7, ecx7, edx7, eax71;
+    uint64_t saved;
+    bool tiles_permitted;
+} cpu_features;
+cpu_features cpu_detect_features(void);
+bool cpu_detect_from(const cpu_features *features, cpu_level level);
 /* L2 bytes of one core; 1 MB when the system does not say. */
 size_t cpu_detect_l2_bytes(void);
 /* "AMD EPYC 9B45, 4 CPUs": writes at most cap bytes with the final 0; "unknown CPU, ..." when the system has no name.

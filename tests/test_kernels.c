@@ -1,0 +1,404 @@
+/* test_kernels.c - every entry of the table of kernels, at every level of this machine, against the portable one: all
+ * lengths, all offsets that a kernel must bear, with a page without access behind or before each operand. And how a
+ * level is found, lowered and refused. */
+#include "cpu/detect.h"
+#include "support/env.h"
+#include "support/kernel_cases.h"
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+/* ---- operands between guard pages ---- */
+
+enum { GUARD = 4096, CANARY = 0xa5, CANARY_BYTES = 192, MOST_BYTES = 1 << 20 };
+
+static uint8_t *guarded[KERNEL_BUFFERS]; /* MOST_BYTES each, inaccessible pages around */
+
+static void map_guarded(void) {
+    for (int i = 0; i < KERNEL_BUFFERS && !guarded[KERNEL_BUFFERS - 1]; i++) {
+        uint8_t *map = mmap(NULL, MOST_BYTES + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_ptr_not_equal(map, MAP_FAILED);
+        assert_int_equal(mprotect(map + GUARD, MOST_BYTES, PROT_READ | PROT_WRITE), 0);
+        guarded[i] = map + GUARD;
+    }
+}
+
+typedef struct operands {
+    kernel_buffer shape[KERNEL_BUFFERS];
+    void *at[KERNEL_BUFFERS];
+    bool placed; /* in guarded memory, not owned */
+} operands;
+
+static size_t bytes_of(const kernel_buffer *b) {
+    return b->n * kernel_element_bytes(b->element);
+}
+
+static operands operands_new(const kernel_case *c, const kernel_size *s) {
+    operands o = {0};
+    c->layout(c, s, o.shape);
+    for (int i = 0; i < KERNEL_BUFFERS && o.shape[i].n; i++) {
+        o.at[i] = aligned_alloc(64, (bytes_of(&o.shape[i]) + 63) / 64 * 64);
+        assert_non_null(o.at[i]);
+    }
+    return o;
+}
+
+static void operands_free(operands *o) {
+    for (int i = 0; i < KERNEL_BUFFERS && !o->placed; i++)
+        free(o->at[i]);
+}
+
+static operands operands_copy(const operands *from, const kernel_case *c, const kernel_size *s) {
+    operands o = operands_new(c, s);
+    for (int i = 0; i < KERNEL_BUFFERS && o.shape[i].n; i++)
+        memcpy(o.at[i], from->at[i], bytes_of(&o.shape[i]));
+    return o;
+}
+
+/* offset 0: the last byte stands against the guard page (as far as alignment lets it); -1: the first byte does; k > 0:
+ * k steps of its alignment from the start. Bytes around it are canaries. */
+static operands operands_place(const operands *from, int offset) {
+    operands o = *from;
+    o.placed = true;
+    for (int i = 0; i < KERNEL_BUFFERS && o.shape[i].n; i++) {
+        size_t bytes = bytes_of(&o.shape[i]), align = (size_t)o.shape[i].align;
+        assert_true(bytes + 16 * align + CANARY_BYTES < MOST_BYTES);
+        size_t start = offset > 0 ? (size_t)offset * align : offset < 0 ? 0 : (MOST_BYTES - bytes) / align * align;
+        size_t low = start < CANARY_BYTES ? 0 : start - CANARY_BYTES, high = start + bytes + CANARY_BYTES;
+        memset(guarded[i] + low, CANARY, (high < MOST_BYTES ? high : MOST_BYTES) - low);
+        o.at[i] = guarded[i] + start;
+        memcpy(o.at[i], from->at[i], bytes);
+    }
+    return o;
+}
+
+static void check_canaries(const operands *o, const char *what) {
+    for (int i = 0; i < KERNEL_BUFFERS && o->shape[i].n; i++) {
+        const uint8_t *from = o->at[i], *to = from + bytes_of(&o->shape[i]);
+        for (const uint8_t *p = from; p > guarded[i] && p > from - CANARY_BYTES; p--)
+            if (p[-1] != CANARY)
+                fail_msg("%s writes %zd bytes before operand %d", what, from - (p - 1), i);
+        for (const uint8_t *p = to; p < guarded[i] + MOST_BYTES && p < to + CANARY_BYTES; p++)
+            if (*p != CANARY)
+                fail_msg("%s writes %zd bytes behind operand %d", what, p - to + 1, i);
+    }
+}
+
+static void check_operand(const kernel_case *c, const kernel_buffer *b, const void *got, const void *wanted,
+                          const void *magnitude, const char *what) {
+    if (!memcmp(got, wanted, bytes_of(b)))
+        return;
+    if (c->rule == KERNEL_BITS || b->element != KERNEL_F32 || !b->out)
+        fail_msg("%s: an operand that must be equal differs", what);
+    const float *x = got, *y = wanted, *m = magnitude;
+    for (size_t i = 0; i < b->n; i++) {
+        float bound = 1e-5f * (c->rule == KERNEL_SUM ? fabsf(m[i]) : fabsf(y[i])) + 1e-30f;
+        if (memcmp(&x[i], &y[i], sizeof(*x)) && !(fabsf(x[i] - y[i]) <= bound))
+            fail_msg("%s: element %zu is %.9g; portable gives %.9g, %.3g apart are allowed", what, i, (double)x[i],
+                     (double)y[i], (double)bound);
+    }
+}
+
+static void check_operands(const kernel_case *c, const operands *got, const operands *wanted, const operands *magnitude,
+                           const char *what) {
+    for (int i = 0; i < KERNEL_BUFFERS && got->shape[i].n; i++)
+        check_operand(c, &got->shape[i], got->at[i], wanted->at[i], magnitude->at[i], what);
+}
+
+/* ---- the cases ---- */
+
+static void check_size(const kernel_case *c, const kernel_size *s, uint64_t seed) {
+    const cpu_kernels *portable = cpu_kernels_level("portable");
+    operands master = operands_new(c, s);
+    c->fill(c, s, seed, false, master.at);
+    operands wanted = operands_copy(&master, c, s), magnitude = operands_new(c, s);
+    c->fill(c, s, seed, true, magnitude.at);
+    c->run(portable, c, s, 0, s->n_rows, wanted.at);
+    if (c->rule == KERNEL_SUM)
+        c->run(portable, c, s, 0, s->n_rows, magnitude.at);
+    for (int l = 0; cpu_level_names()[l]; l++) {
+        const cpu_kernels *kernels = cpu_kernels_level(cpu_level_names()[l]);
+        if (!kernels)
+            continue;
+        for (int place = 0; place < 3; place++) {
+            char what[160];
+            int offset = place == 2 ? 1 + (int)(seed % 15) : -place;
+            snprintf(what, sizeof(what), "%s of %s (n %d, rows %d, out %d, variant %d, offset %d)", c->name,
+                     cpu_level_names()[l], s->n, s->n_rows, s->n_out, s->variant, offset);
+            operands placed = operands_place(&master, offset);
+            c->run(kernels, c, s, 0, s->n_rows, placed.at);
+            check_operands(c, &placed, &wanted, &magnitude, what);
+            check_canaries(&placed, what);
+        }
+    }
+    operands_free(&master);
+    operands_free(&wanted);
+    operands_free(&magnitude);
+}
+
+static int nth(int step, int most, int i) {
+    return step + i % ((most - step) / step + 1) * step;
+}
+
+/* A case's i-th length with other dimensions and another variant in each round. */
+static kernel_size size_of(const kernel_case *c, int i, int round) {
+    return (kernel_size){.n = nth(c->step.n, c->most.n, i),
+                         .n_rows = nth(c->step.n_rows, c->most.n_rows, i * 7 + round * 5),
+                         .n_out = nth(c->step.n_out, c->most.n_out, i * 3 + round),
+                         .variant = (i + round) % c->most.variant};
+}
+
+static void every_level_agrees_with_portable(void **state) {
+    enum { ROUNDS = 6 };
+    (void)state;
+    map_guarded();
+    for (int k = 0; kernel_cases()[k]; k++) {
+        const kernel_case *c = kernel_cases()[k];
+        for (int round = 0; round < ROUNDS; round++)
+            for (int i = 0; i < (c->most.n - c->step.n) / c->step.n + 1; i++) {
+                kernel_size s = size_of(c, i, round);
+                check_size(c, &s, (uint64_t)(i * ROUNDS + round));
+            }
+        if (c->bench.n) {
+            kernel_size s = c->bench;
+            s.n_rows = s.n_rows < 16 ? s.n_rows : 16;
+            s.n_out = s.n_out < 48 ? s.n_out : 48;
+            check_size(c, &s, 1);
+        }
+    }
+}
+
+/* The contract behind equal bits alone and in a batch. */
+static void rows_do_not_see_each_other(void **state) {
+    (void)state;
+    for (int k = 0; kernel_cases()[k]; k++) {
+        const kernel_case *c = kernel_cases()[k];
+        for (int l = 0; c->rows_apart && cpu_level_names()[l]; l++) {
+            const cpu_kernels *kernels = cpu_kernels_level(cpu_level_names()[l]);
+            for (int i = 0; kernels && i < 8; i++) {
+                kernel_size s = size_of(c, 11 * i + 3, i);
+                s.n_rows = c->most.n_rows - i;
+                operands together = operands_new(c, &s);
+                c->fill(c, &s, (uint64_t)i, false, together.at);
+                operands alone = operands_copy(&together, c, &s);
+                c->run(kernels, c, &s, 0, s.n_rows, together.at);
+                for (int r = 0; r < s.n_rows; r++)
+                    c->run(kernels, c, &s, r, 1, alone.at);
+                for (int b = 0; b < KERNEL_BUFFERS && alone.shape[b].n; b++)
+                    if (memcmp(alone.at[b], together.at[b], bytes_of(&alone.shape[b])))
+                        fail_msg("%s of %s: a row alone differs from the same row among %d", c->name,
+                                 cpu_level_names()[l], s.n_rows);
+                operands_free(&together);
+                operands_free(&alone);
+            }
+        }
+    }
+}
+
+/* ---- no entry without a case ---- */
+
+static void used(void) {
+    _exit(77);
+}
+
+static bool some_case_calls(const cpu_kernels *table) {
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        for (int k = 0; kernel_cases()[k]; k++) {
+            const kernel_case *c = kernel_cases()[k];
+            kernel_size s = size_of(c, 0, 0);
+            operands o = operands_new(c, &s);
+            c->fill(c, &s, 1, false, o.at);
+            c->run(table, c, &s, 0, s.n_rows, o.at);
+        }
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 77;
+}
+
+static void every_entry_has_a_case(void **state) {
+    (void)state;
+    const cpu_kernels *portable = cpu_kernels_level("portable");
+    size_t first = offsetof(cpu_kernels, tile), n = (sizeof(cpu_kernels) - first) / sizeof(void *);
+    for (size_t i = 0; i < n; i++) {
+        cpu_kernels table = *portable;
+        void (*trap)(void) = used;
+        memcpy((char *)&table + first + i * sizeof(trap), &trap, sizeof(trap));
+        if (!some_case_calls(&table))
+            fail_msg("no case calls entry %zu of the table of kernels", i);
+    }
+}
+
+/* ---- levels ---- */
+
+#ifdef __x86_64__
+static void levels_are_what_the_compiler_finds(void **state) {
+    (void)state;
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    assert_int_equal(cpu_detect(CPU_AVX2), avx2);
+    assert_int_equal(cpu_detect(CPU_AVX512), avx512);
+    assert_int_equal(cpu_detect(CPU_AVX512VNNI), avx512 && __builtin_cpu_supports("avx512vnni"));
+    assert_false(cpu_detect(CPU_NEON));
+}
+
+/* A processor with everything, of which one thing at a time is taken away. */
+static void a_level_needs_registers_and_permission(void **state) {
+    (void)state;
+    cpu_features all = {~0u, ~0u, ~0u, ~0u, ~0u, ~(uint64_t)0, true}, f;
+    for (int l = 0; l < CPU_LEVEL_COUNT; l++)
+        assert_int_equal(cpu_detect_from(&all, (cpu_level)l), l != CPU_NEON);
+    f = all, f.tiles_permitted = false;
+    assert_false(cpu_detect_from(&f, CPU_AMX));
+    assert_true(cpu_detect_from(&f, CPU_AVX512VNNI));
+    f = all, f.saved = 0xe7; /* no tiles */
+    assert_false(cpu_detect_from(&f, CPU_AMX));
+    assert_true(cpu_detect_from(&f, CPU_AVX512VNNI));
+    f = all, f.saved = 0x7; /* no upper halves, no masks */
+    assert_false(cpu_detect_from(&f, CPU_AMX));
+    assert_false(cpu_detect_from(&f, CPU_AVX512VNNI));
+    assert_false(cpu_detect_from(&f, CPU_AVX512));
+    assert_true(cpu_detect_from(&f, CPU_AVX2VNNI));
+    f = all, f.saved = 0x3;
+    assert_false(cpu_detect_from(&f, CPU_AVX2));
+    f = all, f.eax71 = 0;
+    assert_false(cpu_detect_from(&f, CPU_AVX2VNNI));
+    assert_true(cpu_detect_from(&f, CPU_AVX512VNNI));
+    f = all, f.ecx7 = 0;
+    assert_false(cpu_detect_from(&f, CPU_AVX512VNNI));
+    assert_false(cpu_detect_from(&f, CPU_AMX));
+    assert_true(cpu_detect_from(&f, CPU_AVX512));
+    f = all, f.ebx7 &= ~(1u << 30); /* AVX512BW */
+    assert_false(cpu_detect_from(&f, CPU_AVX512));
+    assert_true(cpu_detect_from(&f, CPU_AVX2));
+}
+
+/* 64 products of 1 and 2 by the tile unit itself. */
+static int try_tiles(void) {
+    struct {
+        uint8_t palette, start_row, zero[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } __attribute__((aligned(64))) config = {.palette = 1};
+    static uint8_t a[1024], b[1024];
+    static int32_t sum[256];
+    for (int i = 0; i < 3; i++) {
+        config.row_bytes[i] = 64;
+        config.rows[i] = 16;
+    }
+    memset(a, 1, sizeof(a));
+    memset(b, 2, sizeof(b));
+    __asm__ volatile("ldtilecfg %0\n\ttilezero %%tmm0\n\t"
+                     "tileloadd (%1, %3), %%tmm1\n\ttileloadd (%2, %3), %%tmm2\n\t"
+                     "tdpbusd %%tmm2, %%tmm1, %%tmm0\n\ttilestored %%tmm0, (%4, %3)\n\ttilerelease"
+                     :
+                     : "m"(config), "r"(a), "r"(b), "r"((size_t)64), "r"(sum)
+                     : "memory");
+    return sum[0];
+}
+
+/* Where CPUID promises AMX but its registers trap, the level must not be there. */
+static void amx_is_offered_only_where_it_works(void **state) {
+    (void)state;
+    cpu_features f = cpu_detect_features();
+    bool advertised = f.edx7 >> 24 & 1, offered = cpu_detect(CPU_AMX);
+    if (!advertised) {
+        assert_false(offered);
+        env_skip("this processor does not advertise AMX");
+    }
+    fflush(stdout);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, 2); /* a sanitizer's report of the trap */
+        _exit(try_tiles() == 128 ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    bool works = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    printf("AMX is advertised; the system %s; its instructions %s\n", f.tiles_permitted ? "permits it" : "refuses it",
+           works ? "work" : "trap");
+    assert_int_equal(offered, works);
+}
+#endif
+
+static const char *self;
+
+/* This program once more, to ask for the level under a PLEAT_CPU; its exit status. */
+static int ask_level(const char *wanted, char *answer, size_t cap) {
+    char command[600];
+    snprintf(command, sizeof(command), "PLEAT_CPU='%s' '%s' --level", wanted, self);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    size_t n = fread(answer, 1, cap - 1, f);
+    answer[n] = 0;
+    return pclose(f);
+}
+
+static void a_level_can_be_lowered(void **state) {
+    (void)state;
+    char answer[600];
+    for (int l = 0; cpu_level_names()[l]; l++) {
+        const char *name = cpu_level_names()[l];
+        const cpu_kernels *table = cpu_kernels_level(name);
+        int status = ask_level(name, answer, sizeof(answer));
+        if (table) {
+            assert_int_equal(status, 0);
+            assert_string_equal(answer, table->level);
+        } else {
+            assert_int_not_equal(status, 0);
+            assert_non_null(strstr(answer, name));
+        }
+    }
+    assert_int_equal(ask_level("", answer, sizeof(answer)), 0);
+}
+
+static void an_unknown_level_is_refused(void **state) {
+    (void)state;
+    char answer[600];
+    assert_int_not_equal(ask_level("avx1024", answer, sizeof(answer)), 0);
+    assert_non_null(strstr(answer, "avx1024"));
+    assert_non_null(strstr(answer, "portable"));
+    assert_null(strchr(answer, '\n'));
+}
+
+static int print_level(void) {
+    const cpu_kernels *kernels;
+    pleat_error error;
+    pleat_status status = cpu_kernels_get(&kernels, &error);
+    printf("%s", status ? error.text : kernels->level);
+    return status ? 1 : 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2 && !strcmp(argv[1], "--level"))
+        return print_level();
+    self = argv[0];
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_level_agrees_with_portable),
+        cmocka_unit_test(rows_do_not_see_each_other),
+        cmocka_unit_test(every_entry_has_a_case),
+#ifdef __x86_64__
+        cmocka_unit_test(levels_are_what_the_compiler_finds),
+        cmocka_unit_test(a_level_needs_registers_and_permission),
+        cmocka_unit_test(amx_is_offered_only_where_it_works),
+#endif
+        cmocka_unit_test(a_level_can_be_lowered),
+        cmocka_unit_test(an_unknown_level_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -2,7 +2,7 @@
 # make tests      every test program under $(BUILD)/tests
 # make SAN=1 ...  the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/san
 # make install    PREFIX=/usr/local
-# make bench      the kernel benchmarks
+# make bench      the benchmarks of bench/, one after another
 # make format     clang-format over the tree
 CC ?= gcc
 PREFIX ?= /usr/local
@@ -33,13 +33,14 @@ LIB := $(BUILD)/libpleat.a
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+BENCH_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard bench/support/*.c)) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/kernel_cases*.c))
 
 all: $(BUILD)/pleat $(LIB)
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@echo CC $<
-	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
+	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests -Ibench) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/src/measure/assets.o: tests/data/shakespeare-40k.txt src/measure/prompts.jsonl
 
@@ -55,9 +56,9 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(LIB)
 	@echo LD $@
 	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
 
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(SUPPORT) $(LIB)
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_SUPPORT) $(LIB)
 	@echo LD $@
-	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS)
 
 tests: $(TESTS)
 bench: $(BENCHES)
@@ -76,4 +77,4 @@ clean:
 
 .PHONY: all tests bench install format clean
 .SECONDARY:
--include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d)
+-include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(BENCH_SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d)

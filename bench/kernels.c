@@ -1,0 +1,131 @@
+/* kernels.c - every kernel at every level of this machine, on operands that stay in a core's cache: one thread.
+ *
+ *   bench/kernels [--kernel PREFIX] [--repeats N]
+ *
+ * The closures are those of the kernel tests. Levels take turns, medians of the repeats. Products: GOPS and the share
+ * of the level's arithmetic peak. Row kernels: bytes read and written a second and their share of what a core reads
+ * from L2. */
+#include "base/clock.h"
+#include "base/memory.h"
+#include "support/kernel_cases.h"
+#include "support/limits.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_COPIES = 256, RESIDENT_BYTES = 256 << 10 };
+static const double least_seconds = 2e-3;
+
+typedef struct peaks {
+    double int8[CPU_LEVEL_COUNT], f32[CPU_LEVEL_COUNT], cached;
+} peaks;
+
+/* Copies of the operands that together stay in L2; a kernel that works in place gets each of them fresh. */
+typedef struct operands {
+    kernel_buffer shape[KERNEL_BUFFERS];
+    void *master[KERNEL_BUFFERS], *copy[MOST_COPIES][KERNEL_BUFFERS];
+    int n_copies;
+    size_t bytes; /* of one copy */
+} operands;
+
+static size_t bytes_of(const kernel_buffer *b) {
+    return b->n * kernel_element_bytes(b->element);
+}
+
+static void *take(size_t bytes) {
+    void *p = mem_alloc(bytes, 1);
+    if (!p)
+        abort();
+    return p;
+}
+
+static operands *operands_open(const kernel_case *c) {
+    operands *o = take(sizeof(*o));
+    c->layout(c, &c->bench, o->shape);
+    for (int i = 0; i < KERNEL_BUFFERS && o->shape[i].n; i++) {
+        o->master[i] = take(bytes_of(&o->shape[i]));
+        o->bytes += bytes_of(&o->shape[i]);
+    }
+    c->fill(c, &c->bench, 1, false, o->master);
+    o->n_copies = (int)(RESIDENT_BYTES / o->bytes);
+    o->n_copies = o->n_copies < 1 ? 1 : o->n_copies > MOST_COPIES ? MOST_COPIES : o->n_copies;
+    for (int k = 0; k < o->n_copies; k++)
+        for (int i = 0; i < KERNEL_BUFFERS && o->shape[i].n; i++)
+            o->copy[k][i] = take(bytes_of(&o->shape[i]));
+    return o;
+}
+
+static void operands_reset(operands *o) {
+    for (int k = 0; k < o->n_copies; k++)
+        for (int i = 0; i < KERNEL_BUFFERS && o->shape[i].n; i++)
+            memcpy(o->copy[k][i], o->master[i], bytes_of(&o->shape[i]));
+}
+
+static void operands_close(operands *o) {
+    for (int i = 0; i < KERNEL_BUFFERS; i++) {
+        mem_free(o->master[i]);
+        for (int k = 0; k < o->n_copies; k++)
+            mem_free(o->copy[k][i]);
+    }
+    mem_free(o);
+}
+
+/* Seconds of one call: rounds over all copies until the time is up. */
+static double call_seconds(const cpu_kernels *kernels, const kernel_case *c, operands *o) {
+    double took = 0;
+    long n_calls = 0;
+    while (took < least_seconds) {
+        operands_reset(o);
+        double started = clock_seconds();
+        for (int k = 0; k < o->n_copies; k++)
+            c->run(kernels, c, &c->bench, 0, c->bench.n_rows, o->copy[k]);
+        took += clock_seconds() - started;
+        n_calls += o->n_copies;
+    }
+    return took / (double)n_calls;
+}
+
+static void print_level(const kernel_case *c, int level, const timing *seconds, size_t bytes, const peaks *p) {
+    double each = timing_median(seconds);
+    printf("%-14s %-11s %10.0f ns %6.0f%%", c->name, cpu_level_names()[level], each * 1e9,
+           100 * timing_spread(seconds));
+    if (!c->ops) {
+        printf(" %8.1f GB/s %5.0f%% of L2\n", (double)bytes / each / 1e9, 100 * (double)bytes / each / p->cached);
+        return;
+    }
+    bool integer = !strncmp(c->name, "matmul.i", 8) || !strncmp(c->name, "dot", 3);
+    double rate = c->ops(c, &c->bench) / each, peak = integer ? p->int8[level] : p->f32[level];
+    printf(" %8.1f GOPS", rate / 1e9);
+    printf(peak > 0 ? " %5.0f%% of %s peak\n" : "\n", 100 * rate / peak, integer ? "int8" : "f32");
+}
+
+static void bench_case(const kernel_case *c, int repeats, const peaks *p) {
+    timing seconds[CPU_LEVEL_COUNT] = {{.n = 0}};
+    operands *o = operands_open(c);
+    for (int round = 0; round < repeats; round++)
+        for (int l = 0; l < CPU_LEVEL_COUNT; l++) {
+            const cpu_kernels *kernels = cpu_kernels_level(cpu_level_names()[l]);
+            if (!kernels || strcmp(kernels->level, cpu_level_names()[l]))
+                continue; /* it has no kernels of its own */
+            timing_add(&seconds[l], call_seconds(kernels, c, o));
+        }
+    for (int l = 0; l < CPU_LEVEL_COUNT; l++)
+        if (seconds[l].n)
+            print_level(c, l, &seconds[l], o->bytes, p);
+    operands_close(o);
+}
+
+int main(int argc, char **argv) {
+    int repeats = (int)timing_option(argc, argv, "repeats", 5);
+    const char *prefix = timing_text(argc, argv, "kernel", "");
+    peaks p = {.cached = limits_read_cached()};
+    printf("%s, one thread, medians of %d\n", cpu_model_name(), repeats);
+    for (int l = 0; l < CPU_LEVEL_COUNT; l++) {
+        p.int8[l] = limits_int8((cpu_level)l);
+        p.f32[l] = limits_f32((cpu_level)l);
+    }
+    for (int i = 0; kernel_cases()[i]; i++)
+        if (kernel_cases()[i]->bench.n && !strncmp(kernel_cases()[i]->name, prefix, strlen(prefix)))
+            bench_case(kernel_cases()[i], repeats, &p);
+    return 0;
+}

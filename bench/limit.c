@@ -1,0 +1,166 @@
+/* limit.c - the machine's limits, and which share of them each kernel reaches that streams cache pages or weights.
+ *
+ *   bench/limit [--threads N] [--gb N] [--repeats N]
+ *
+ * Reading: all threads over --gb gigabytes (default: four times the last cache), once each round. Kernels: the closures
+ * of the kernel tests, all threads, each call on the next copy of its pages or weights in that same memory, so nothing
+ * is read twice from a cache; the roof of a kernel is the lower of reading and arithmetic (its instruction's peak x
+ * threads). Medians; rounds interleave. */
+#include "base/clock.h"
+#include "base/memory.h"
+#include "support/kernel_cases.h"
+#include "support/limits.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_CASES = 32, CALLS_PER_TASK = 16 };
+
+typedef struct stream { /* one kernel over all memory */
+    const kernel_case *c;
+    kernel_size size;
+    size_t bytes, stride; /* of the streamed operand */
+    int at;               /* which operand that is */
+    void **operand;       /* [workers][KERNEL_BUFFERS], the streamed one from memory */
+    timing rate;          /* bytes a second */
+} stream;
+
+typedef struct run {
+    const cpu_kernels *kernels;
+    threads *pool;
+    char *memory;
+    size_t n_bytes;
+    stream *stream;
+} run;
+
+static void stream_task(void *context, int task, int worker) {
+    const run *r = context;
+    stream *s = r->stream;
+    void *operand[KERNEL_BUFFERS];
+    memcpy(operand, s->operand + worker * KERNEL_BUFFERS, sizeof(operand));
+    for (size_t i = (size_t)task * CALLS_PER_TASK; i < ((size_t)task + 1) * CALLS_PER_TASK; i++) {
+        if ((i + 1) * s->stride > r->n_bytes)
+            return;
+        operand[s->at] = r->memory + i * s->stride;
+        s->c->run(r->kernels, s->c, &s->size, 0, s->size.n_rows, operand);
+    }
+}
+
+/* One pass over all copies. */
+static double pass(run *r, stream *s) {
+    size_t n_copies = r->n_bytes / s->stride;
+    double started = clock_seconds();
+    r->stream = s;
+    threads_run(r->pool, (int)((n_copies + CALLS_PER_TASK - 1) / CALLS_PER_TASK), stream_task, r);
+    return (double)(n_copies * s->bytes) / (clock_seconds() - started);
+}
+
+static bool stream_open(stream *s, const kernel_case *c, int n_workers) {
+    kernel_buffer shape[KERNEL_BUFFERS] = {0};
+    *s = (stream){.c = c, .size = c->bench};
+    if (c->type >= 0 && !strncmp(c->name, "matmul", 6))
+        s->size.n_rows = 1; /* decode: what memory limits */
+    c->layout(c, &s->size, shape);
+    s->operand = calloc((size_t)n_workers * KERNEL_BUFFERS, sizeof(*s->operand));
+    bool ok = s->operand != NULL;
+    for (int w = 0; w < n_workers && ok; w++) {
+        void **operand = s->operand + w * KERNEL_BUFFERS;
+        for (int i = 0; i < KERNEL_BUFFERS && shape[i].n && ok; i++) {
+            size_t bytes = shape[i].n * kernel_element_bytes(shape[i].element);
+            ok = (operand[i] = mem_alloc(bytes, 1)) != NULL;
+            if (shape[i].stream) {
+                s->at = i;
+                s->bytes = bytes;
+                s->stride = (bytes + 63) / 64 * 64;
+            }
+        }
+        if (ok)
+            c->fill(c, &s->size, 1, false, operand);
+    }
+    return ok;
+}
+
+static void stream_close(stream *s, int n_workers) {
+    for (int i = 0; s->operand && i < n_workers * KERNEL_BUFFERS; i++)
+        mem_free(s->operand[i]);
+    free(s->operand);
+}
+
+/* Arithmetic of one core for what the case multiplies. */
+static double peak_of(const kernel_case *c, cpu_level level) {
+    bool integer = !strncmp(c->name, "matmul.i", 8) || !strncmp(c->name, "dot", 3);
+    return integer ? limits_int8(level) : limits_f32(level);
+}
+
+static cpu_level level_of(const cpu_kernels *kernels) {
+    int level = 0;
+    for (int i = 0; cpu_level_names()[i]; i++)
+        if (!strcmp(cpu_level_names()[i], kernels->level))
+            level = i;
+    return (cpu_level)level;
+}
+
+static void print_limits(const run *r, const timing *read) {
+    printf("%s\n%d threads, level %s, last cache %.0f MB, rotating over %.2f GB\n\n", cpu_model_name(),
+           threads_count(r->pool), r->kernels->level, (double)timing_last_cache_bytes() / 1e6,
+           (double)r->n_bytes / 1e9);
+    printf("read, all threads       %7.1f GB/s   (%.1f to %.1f)\n", timing_median(read) / 1e9, timing_low(read) / 1e9,
+           timing_high(read) / 1e9);
+    printf("read from L2, a core    %7.1f GB/s\n", limits_read_cached() / 1e9);
+    for (int l = CPU_AVX2; l <= CPU_AMX; l++)
+        if (cpu_detect((cpu_level)l))
+            printf("%-10s a core       %7.0f GOPS int8, %.0f GFLOPS f32\n", cpu_level_names()[l],
+                   limits_int8((cpu_level)l) / 1e9, limits_f32((cpu_level)l) / 1e9);
+    if (limits_bf16() > 0)
+        printf("bf16 dot   a core       %7.0f GFLOPS\n", limits_bf16() / 1e9);
+}
+
+static void print_streams(const run *r, const stream *list, int n, const timing *read) {
+    printf("\n%-14s %5s %9s %8s %9s %9s %7s %7s\n", "kernel", "rows", "GB/s", "spread", "of read", "GOPS", "of peak",
+           "of roof");
+    for (int i = 0; i < n; i++) {
+        const stream *s = &list[i];
+        timing share = timing_ratio(&s->rate, read);
+        double rate = timing_median(&s->rate), ops_per_byte = s->c->ops(s->c, &s->size) / (double)s->bytes;
+        double peak = peak_of(s->c, level_of(r->kernels)) * threads_count(r->pool),
+               of_peak = rate * ops_per_byte / peak;
+        double of_read = timing_median(&share);
+        printf("%-14s %5d %9.2f %7.0f%% %8.0f%% %9.0f %6.0f%% %6.0f%%\n", s->c->name, s->size.n_rows, rate / 1e9,
+               100 * timing_spread(&s->rate), 100 * of_read, rate * ops_per_byte / 1e9, peak > 0 ? 100 * of_peak : 0,
+               100 * (of_peak > of_read ? of_peak : of_read));
+    }
+}
+
+int main(int argc, char **argv) {
+    static stream list[MOST_CASES];
+    int n = 0, repeats = (int)timing_option(argc, argv, "repeats", 5);
+    pleat_error error;
+    run r = {.n_bytes = (size_t)(timing_option(argc, argv, "gb", 4e-9 * (double)timing_last_cache_bytes()) * 1e9)};
+    if (cpu_kernels_get(&r.kernels, &error) ||
+        threads_open((int)timing_option(argc, argv, "threads", 0), &r.pool, &error)) {
+        fprintf(stderr, "bench/limit: %s\n", error.text);
+        return 1;
+    }
+    bool ok = (r.memory = mem_map(r.n_bytes)) != NULL;
+    for (int i = 0; kernel_cases()[i] && n < MOST_CASES && ok; i++)
+        if (kernel_cases()[i]->bench.n && kernel_cases()[i]->ops)
+            ok = stream_open(&list[n++], kernel_cases()[i], threads_count(r.pool));
+    if (!ok) {
+        fprintf(stderr, "bench/limit: no memory for %.2f GB; --gb N asks for less\n", (double)r.n_bytes / 1e9);
+        return 1;
+    }
+    memset(r.memory, 0x11, r.n_bytes);
+    timing read = {.n = 0};
+    for (int round = 0; round < repeats; round++) {
+        timing_add(&read, limits_read(r.pool, r.memory, r.n_bytes));
+        for (int i = 0; i < n; i++)
+            timing_add(&list[i].rate, pass(&r, &list[i]));
+    }
+    print_limits(&r, &read);
+    print_streams(&r, list, n, &read);
+    for (int i = 0; i < n; i++)
+        stream_close(&list[i], threads_count(r.pool));
+    mem_unmap(r.memory, r.n_bytes);
+    threads_close(r.pool);
+    return 0;
+}

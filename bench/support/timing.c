@@ -1,0 +1,70 @@
+/* timing.c - see timing.h. */
+#include "support/timing.h"
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void timing_add(timing *t, double x) {
+    assert(t->n < TIMING_MOST);
+    t->x[t->n++] = x;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static timing sorted(const timing *t) {
+    timing s = *t;
+    qsort(s.x, (size_t)s.n, sizeof(*s.x), by_size);
+    return s;
+}
+
+double timing_median(const timing *t) {
+    timing s = sorted(t);
+    return s.n == 0 ? 0 : s.n % 2 ? s.x[s.n / 2] : (s.x[s.n / 2 - 1] + s.x[s.n / 2]) / 2;
+}
+
+double timing_low(const timing *t) {
+    timing s = sorted(t);
+    return s.n ? s.x[0] : 0;
+}
+
+double timing_high(const timing *t) {
+    timing s = sorted(t);
+    return s.n ? s.x[s.n - 1] : 0;
+}
+
+double timing_spread(const timing *t) {
+    return t->n ? (timing_high(t) - timing_low(t)) / timing_median(t) : 0;
+}
+
+timing timing_ratio(const timing *a, const timing *b) {
+    timing r = {.n = 0};
+    for (int i = 0; i < a->n && i < b->n; i++)
+        timing_add(&r, a->x[i] / b->x[i]);
+    return r;
+}
+
+const char *timing_text(int argc, char **argv, const char *name, const char *fallback) {
+    for (int i = 1; i + 1 < argc; i++)
+        if (!strncmp(argv[i], "--", 2) && !strcmp(argv[i] + 2, name))
+            return argv[i + 1];
+    return fallback;
+}
+
+double timing_option(int argc, char **argv, const char *name, double fallback) {
+    const char *text = timing_text(argc, argv, name, NULL);
+    return text ? atof(text) : fallback;
+}
+
+size_t timing_last_cache_bytes(void) {
+    long most = 32 << 20;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    const int names[] = {_SC_LEVEL3_CACHE_SIZE, _SC_LEVEL4_CACHE_SIZE};
+    for (int i = 0; i < 2; i++)
+        most = sysconf(names[i]) > most ? sysconf(names[i]) : most;
+#endif
+    return (size_t)most;
+}

@@ -21,6 +21,7 @@ endif
 
 # One file per (domain, ISA): the suffix names the flags. Nothing else may use intrinsics.
 ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avx2vnni := $(ISA_avx2)
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_portable := -ffp-contract=off

@@ -5,23 +5,30 @@
 #include "cpu/kernels.h"
 
 void tile_portable_fill(cpu_kernels *k);
+void dot_portable_fill(cpu_kernels *k);
 void softmax_portable_fill(cpu_kernels *k);
 void rows_portable_fill(cpu_kernels *k);
 void matmul_portable_fill(cpu_kernels *k);
 
 #ifdef __x86_64__
 void tile_avx2_fill(cpu_kernels *k);
+void dot_avx2_fill(cpu_kernels *k);
+void fold_avx2_fill(cpu_kernels *k);
 void softmax_avx2_fill(cpu_kernels *k);
 void rows_avx2_fill(cpu_kernels *k);
 void matmul_avx2_fill(cpu_kernels *k);
 void matmul_float_avx2_fill(cpu_kernels *k);
 
+void dot_avx2vnni_fill(cpu_kernels *k);
+
 void tile_avx512_fill(cpu_kernels *k);
+void fold_avx512_fill(cpu_kernels *k);
 void softmax_avx512_fill(cpu_kernels *k);
 void rows_avx512_fill(cpu_kernels *k);
 void matmul_avx512_fill(cpu_kernels *k);
 void matmul_float_avx512_fill(cpu_kernels *k);
 
+void dot_avx512vnni_fill(cpu_kernels *k);
 void matmul_avx512vnni_fill(cpu_kernels *k);
 #endif
 #endif

@@ -1,8 +1,8 @@
 /* kernels.c - the list of levels and the filling of the kernel tables.
  *
  * A table is made by letting every level up to the wanted one write its kernels over those of the levels below. All
- * tables are made once, the first time anyone asks. AVX2-VNNI, AMX and NEON are levels by name already but add no
- * kernels: their tables are those of the level below, and say so in `level`. */
+ * tables are made once, the first time anyone asks. AMX and NEON are levels by name already but add no kernels: their
+ * tables are those of the level below, and say so in `level`. */
 #include "cpu/kernels.h"
 #include "base/status.h"
 #include "cpu/detect.h"
@@ -26,6 +26,7 @@ static pleat_error refusal;
 
 static void fill_portable(cpu_kernels *k) {
     tile_portable_fill(k);
+    dot_portable_fill(k);
     softmax_portable_fill(k);
     rows_portable_fill(k);
     matmul_portable_fill(k);
@@ -34,6 +35,8 @@ static void fill_portable(cpu_kernels *k) {
 #ifdef __x86_64__
 static void fill_avx2(cpu_kernels *k) {
     tile_avx2_fill(k);
+    dot_avx2_fill(k);
+    fold_avx2_fill(k);
     softmax_avx2_fill(k);
     rows_avx2_fill(k);
     matmul_avx2_fill(k);
@@ -42,6 +45,7 @@ static void fill_avx2(cpu_kernels *k) {
 
 static void fill_avx512(cpu_kernels *k) {
     tile_avx512_fill(k);
+    fold_avx512_fill(k);
     softmax_avx512_fill(k);
     rows_avx512_fill(k);
     matmul_avx512_fill(k);
@@ -60,11 +64,16 @@ static void fill(cpu_kernels *k, cpu_level level) {
         fill_avx2(k);
         k->level = names[CPU_AVX2];
     }
+    if (level == CPU_AVX2VNNI) {
+        dot_avx2vnni_fill(k);
+        k->level = names[CPU_AVX2VNNI];
+    }
     if (level >= CPU_AVX512) {
         fill_avx512(k);
         k->level = names[CPU_AVX512];
     }
     if (level >= CPU_AVX512VNNI) {
+        dot_avx512vnni_fill(k);
         matmul_avx512vnni_fill(k);
         k->level = names[CPU_AVX512VNNI];
     }

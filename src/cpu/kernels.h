@@ -25,6 +25,22 @@ typedef enum tile_type {
     TILE_COUNT,
 } tile_type;
 
+/* Types of the codes of a quantised tile: unsigned, c; what they count is c minus the middle, 2^(bits-1). */
+typedef enum code_type { CODE_U8, CODE_U4, CODE_U2, CODE_COUNT } code_type;
+
+enum {
+    DOT_MOST = 256,   /* elements of a dot_row at most */
+    DOT_LIMIT = 32639 /* 127 * 256 + 127: the greatest whole number of two signed bytes whose high one is at most 127 */
+};
+
+/* One row made ready for products with codes: x[i] * scale[i] = unit * (256 * high[i] + low[i]), rounded, in two planes of signed
+ * bytes, so that 8-bit dot products keep 15 bits of it. */
+typedef struct dot_row {
+    _Alignas(64) int8_t high[DOT_MOST], low[DOT_MOST];
+    float unit, offset;
+    int32_t sum; /* of the whole numbers */
+} dot_row;
+
 /* Most rows (queries x heads) of one call of a tile kernel's callers; kernels take any n_rows. */
 typedef struct cpu_kernels {
     const char *level;      /* name of the highest level whose own kernels are in use */
@@ -36,6 +52,18 @@ typedef struct cpu_kernels {
      * starts from out's value. prefetch: as many bytes as x has, to bring to L2 while working, or NULL. */
     void (*tile[TILE_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch);
+    /* Folds scales into rows of n floats (a multiple of 16, at most DOT_MOST), ldx apart, and rounds them half to even to whole
+     * numbers of DOT_LIMIT at most, each row by its own largest: y = x * scale, number = y * (DOT_LIMIT / max|y|), unit = max|y| /
+     * DOT_LIMIT; a row whose max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same bits at every level.
+     * offset = sum of x[i] * middle[i]. scale NULL: ones; middle NULL: offset 0. */
+    void (*fold)(const float *x, size_t ldx, int n_rows, int n, const float *scale, const float *middle, dot_row *rows);
+    /* out[r*ldo + k] += unit_r * R * scale[k] + offset_r * middle[k] for the 32 columns k of a tile of codes, where R is the whole
+     * number sum over i < n of number_r[i] * (code[i][k] - 2^(bits-1)), exact at every level. scale NULL, middle NULL: ones. n is a
+     * multiple of 16. Codes, 4 elements of a column side by side:
+     *   8 bits [n/4][32][4]    4 bits [n/8][32][4], elements 8g.. low, 8g + 4.. high    2 bits [n/16][32][4], 16g.. from the low bits up
+     * aligned to 64 bytes. prefetch: as many bytes as the codes have, to bring to L2 while working, or NULL. */
+    void (*dot[CODE_COUNT])(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale, const float *middle,
+                            float *out, size_t ldo, const void *prefetch);
     /* One page of one row of an online softmax: s[64] holds scores, -INFINITY where masked. Sets m' = max(*m, max s), s = exp(s - m')
      * (0 where masked), *l = *l * c + sum s, *m = m', and returns c = exp(m_before - m') (1 when nothing is visible; 0 when *m was
      * -INFINITY). Sums in a fixed order. */

@@ -89,7 +89,7 @@ static void seal_row(const kv_config *c, kv_side side, int d, const float *row, 
     for (int j = 0; side == KV_V && j < d; j += TILE)
         page_codes_put(BITS, d, side, page, j / TILE, t, code + j);
     for (int j = 0; side == KV_K && j < d; j++)
-        page[((size_t)(t / TILE) * (size_t)d + (size_t)j) * TILE + (size_t)(t % TILE)] = code[j];
+        page_codes_put_one(BITS, d, side, page, t / TILE, j, t % TILE, code[j]);
 }
 
 static void seal_by_channel(const kv_config *c, int d, const float *x, uint8_t *page) {
@@ -119,18 +119,22 @@ typedef struct opened_maps {
     float scale[MOST_GROUPS * KV_MAX_HEAD_DIM], minimum[MOST_GROUPS * KV_MAX_HEAD_DIM];
 } opened_maps;
 
+/* With kernels for their fused products, which need no minima of a centred format; without for `open`. */
 static page_maps open_maps(const kv_config *c, kv_side side, int d, const kv_page *page, const cpu_kernels *kernels,
                            opened_maps *m) {
     int n = n_scales(c, side, d);
     const f16 *scales = scales_of(page->bytes, d);
     if (kernels)
         kernels->f16_to_f32(scales, n, m->scale);
-    for (int i = 0; i < n; i++) {
-        m->scale[i] = kernels ? m->scale[i] : f16_to_f32(scales[i]);
+    for (int i = 0; i < n && !kernels; i++) {
+        m->scale[i] = f16_to_f32(scales[i]);
         m->minimum[i] = -ZERO * m->scale[i];
     }
-    return (page_maps){
-        .n_groups = n_groups(c, side, d), .by_token = by_token(c, side), .scale = m->scale, .minimum = m->minimum};
+    return (page_maps){.n_groups = n_groups(c, side, d),
+                       .by_token = by_token(c, side),
+                       .centred = true,
+                       .scale = m->scale,
+                       .minimum = m->minimum};
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
@@ -139,10 +143,17 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
     page_codes_open(BITS, d, side, page->bytes, &maps, x);
 }
 
+/* Brings the scales of the next page near; its codes come while this page's are worked on. */
+static void fetch_scales(const kv_config *c, kv_side side, int d, const void *page) {
+    size_t from = page_codes_bytes(BITS, d);
+    page_codes_fetch(page, from, from + (size_t)n_scales(c, side, d) * sizeof(f16));
+}
+
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
     opened_maps m;
     page_maps maps = open_maps(c, KV_K, d, page, kernels, &m);
+    fetch_scales(c, KV_K, d, prefetch);
     page_codes_score(kernels, BITS, d, page->bytes, &maps, q, n_rows, s, prefetch);
 }
 
@@ -150,6 +161,7 @@ static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_
                 float *o, const void *prefetch) {
     opened_maps m;
     page_maps maps = open_maps(c, KV_V, d, page, kernels, &m);
+    fetch_scales(c, KV_V, d, prefetch);
     page_codes_mix(kernels, BITS, d, page->bytes, &maps, p, n_rows, o, prefetch);
 }
 

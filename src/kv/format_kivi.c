@@ -27,7 +27,7 @@
 
 enum { BITS, GROUP, RESIDUAL, VSEAL, PARAMS };
 enum { VSEAL_PAGE, VSEAL_TOKEN };
-enum { MOST_MAPS = 8 * KV_MAX_HEAD_DIM };
+enum { MOST_MAPS = PAGE_CODES_MOST_MAPS };
 #define F16_LEAST 0x1p-14f
 #define F16_MOST  65504.0f
 
@@ -273,10 +273,17 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
     page_codes_open(bits_of(c), d, side, page->bytes, &maps, x);
 }
 
+static void fetch_maps(const kv_config *c, kv_side side, int d, const void *page) {
+    kv_geometry g;
+    geometry(c, side, d, &g);
+    page_codes_fetch(page, page_codes_bytes(bits_of(c), d), g.page_bytes);
+}
+
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
     opened_maps m;
     page_maps maps = open_maps(c, KV_K, d, page, kernels, &m);
+    fetch_maps(c, KV_K, d, prefetch);
     page_codes_score(kernels, bits_of(c), d, page->bytes, &maps, q, n_rows, s, prefetch);
 }
 
@@ -284,6 +291,7 @@ static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_
                 float *o, const void *prefetch) {
     opened_maps m;
     page_maps maps = open_maps(c, KV_V, d, page, kernels, &m);
+    fetch_maps(c, KV_V, d, prefetch);
     page_codes_mix(kernels, bits_of(c), d, page->bytes, &maps, p, n_rows, o, prefetch);
 }
 

@@ -21,13 +21,14 @@ float kernel_draw_float(uint64_t *state, bool magnitude) {
 }
 
 size_t kernel_element_bytes(kernel_element element) {
-    return element == KERNEL_F32 ? 4 : element == KERNEL_F16 || element == KERNEL_I16 ? 2 : 1;
+    return element == KERNEL_F32 || element == KERNEL_I32 ? 4 : element == KERNEL_F16 || element == KERNEL_I16 ? 2 : 1;
 }
 
 const kernel_case *const *kernel_cases(void) {
     enum { MOST = 64 };
     static const kernel_case *all[MOST];
-    const kernel_case *const *const lists[] = {kernel_cases_rows, kernel_cases_tile, kernel_cases_matmul};
+    const kernel_case *const *const lists[] = {kernel_cases_rows, kernel_cases_tile, kernel_cases_dot,
+                                               kernel_cases_matmul};
     int n = 0;
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
         for (int k = 0; lists[i][k] && n < MOST - 1; k++)

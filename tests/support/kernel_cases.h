@@ -16,14 +16,15 @@ typedef struct kernel_size {
     int variant; /* gaps between rows, masks, flags: what else the case tries */
 } kernel_size;
 
-typedef enum kernel_element { KERNEL_U8, KERNEL_I8, KERNEL_I16, KERNEL_F16, KERNEL_F32 } kernel_element;
+typedef enum kernel_element { KERNEL_U8, KERNEL_I8, KERNEL_I16, KERNEL_I32, KERNEL_F16, KERNEL_F32 } kernel_element;
 
 typedef struct kernel_buffer {
     kernel_element element;
-    size_t n;    /* elements; 0: not used */
-    bool out;    /* the kernel writes it */
-    bool stream; /* comes from memory in real use: cache pages, weights */
-    int align;   /* bytes that the kernel may count on */
+    size_t n;     /* elements; 0: not used */
+    bool out;     /* the kernel writes it */
+    bool scratch; /* written, but its bytes are nobody's promise */
+    bool stream;  /* comes from memory in real use: cache pages, weights */
+    int align;    /* bytes that the kernel may count on */
 } kernel_buffer;
 
 typedef enum kernel_rule {
@@ -46,12 +47,15 @@ struct kernel_case {
     /* One call for rows [first, first + n_rows) of the size's. */
     void (*run)(const cpu_kernels *, const kernel_case *, const kernel_size *, int first, int n_rows,
                 void *const buffer[]);
+    /* Turns scratch operands into comparable ones, after run; NULL: nothing to do. */
+    void (*extract)(const kernel_size *, void *const buffer[]);
     double (*ops)(const kernel_case *,
                   const kernel_size *); /* multiplications and additions of one call; NULL: a row kernel */
 };
 
 /* NULL-ended. */
-extern const kernel_case *const kernel_cases_rows[], *const kernel_cases_tile[], *const kernel_cases_matmul[];
+extern const kernel_case *const kernel_cases_rows[], *const kernel_cases_tile[], *const kernel_cases_matmul[],
+                                                                                     *const kernel_cases_dot[];
 /* All of them, NULL-ended. */
 const kernel_case *const *kernel_cases(void);
 size_t kernel_element_bytes(kernel_element element);

@@ -25,7 +25,7 @@
 
 enum {
     MOST_ENTRIES = 1 << 16, /* tensors, and keys */
-    MOST_NAME_BYTES = 64,   /* of a tensor, as the format says */
+    MOST_NAME_BYTES = 63,   /* of a tensor: the format's 64 with a final 0 */
     MOST_KEY_BYTES = 65535,
     LEAST_KEY_BYTES = 8 + 1 + 4 + 1, /* a key of one letter and a byte */
     LEAST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8,
@@ -41,15 +41,7 @@ typedef struct cursor {
     pleat_error *error;
 } cursor;
 
-/* "FILE: byte AT: ..." */
-__attribute__((format(printf, 3, 4))) static pleat_status bad(const cursor *c, size_t at, const char *format, ...) {
-    char reason[320];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(reason, sizeof(reason), format, arguments);
-    va_end(arguments);
-    return err_set(c->error, PLEAT_EINPUT, "%.150s: byte %zu: %s", c->file->path, at, reason);
-}
+#define bad(c, at, ...) gguf_refuse_at((c)->file, at, (c)->error, __VA_ARGS__)
 
 static size_t left(const cursor *c) {
     return c->file->bytes - c->at;
@@ -233,9 +225,9 @@ static pleat_status check_keys(cursor *c) {
     bool found;
     pleat_status status = gguf_get_int(c->file, "split.count", 0, INT64_MAX, &n_parts, &found, c->error);
     if (!status && n_parts > 1)
-        return err_set(c->error, PLEAT_EINPUT,
-                       "%s: this is one of %lld parts of a model (split.count); join the parts first", c->file->path,
-                       (long long)n_parts);
+        return gguf_refuse(c->file, "split.count", c->error,
+                           "split.count: this is one of %lld parts of a model; join the parts first",
+                           (long long)n_parts);
     return status;
 }
 
@@ -284,7 +276,8 @@ static pleat_status read_shape(cursor *c, gguf_tensor *t, const char *name) {
     return PLEAT_OK;
 }
 
-/* end: where the tensor before it ended, counted from the data's start. */
+/* end: where the padded tensor before it ended, counted from the data's start; this one must begin there, which leaves
+ * no room for overlaps, gaps and an alignment that is not the one of the layout. */
 static pleat_status read_tensor(cursor *c, gguf_tensor *t, uint64_t *end) {
     char name[MOST_NAME_BYTES + 1];
     uint64_t offset = 0;
@@ -296,16 +289,14 @@ static pleat_status read_tensor(cursor *c, gguf_tensor *t, uint64_t *end) {
     status = status ? status : read_bytes(c, &offset, 8, "a tensor's offset");
     if (status)
         return status;
-    if (offset % c->file->alignment)
-        return bad(c, c->at - 8, "tensor %s: the offset %llu is not a multiple of the alignment %u", name,
-                   (unsigned long long)offset, c->file->alignment);
-    if (offset < *end)
-        return bad(c, c->at - 8,
-                   "tensor %s: at offset %llu it overlaps or precedes the tensor before it, which ends at %llu", name,
-                   (unsigned long long)offset, (unsigned long long)*end);
-    if (__builtin_add_overflow(offset, (uint64_t)t->bytes, end))
+    if (offset != *end)
+        return bad(c, c->at - 8, "tensor %s: offset %llu; it must be %llu, where the padded tensor before it ends",
+                   name, (unsigned long long)offset, (unsigned long long)*end);
+    uint64_t mask = c->file->alignment - 1;
+    if (__builtin_add_overflow(offset, (uint64_t)t->bytes, end) || __builtin_add_overflow(*end, mask, end))
         return bad(c, c->at - 8, "tensor %s: offset %llu plus %zu bytes overflows", name, (unsigned long long)offset,
                    t->bytes);
+    *end &= ~mask;
     t->file_offset = offset; /* from the data's start, until that is known */
     return PLEAT_OK;
 }
@@ -339,7 +330,9 @@ static pleat_status read_tensors(cursor *c, int n_tensors) {
     for (int i = 1; i < n_tensors; i++) {
         const gguf_tensor *a = &file->tensor[file->tensor_order[i - 1]], *b = &file->tensor[file->tensor_order[i]];
         if (!gguf_string_compare(a->name, b->name))
-            return bad(c, c->at, "the tensor %.*s stands in the file twice", (int)b->name.n, b->name.bytes);
+            return bad(c,
+                       (size_t)((const uint8_t *)(a->name.bytes > b->name.bytes ? a : b)->name.bytes - file->map) - 8,
+                       "the tensor %.*s stands in the file twice", (int)b->name.n, b->name.bytes);
     }
     return place_tensors(c);
 }

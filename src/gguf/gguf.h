@@ -51,6 +51,11 @@ int gguf_n_tensors(const gguf *file);
 const gguf_tensor *gguf_tensor_at(const gguf *file, int index);
 const gguf_tensor *gguf_tensor_find(const gguf *file, const char *name); /* NULL: not there */
 
+/* PLEAT_EINPUT with "FILE: byte N: SENTENCE", N being where the key or tensor `field` stands (left out when the file
+ * has neither): how everything that reads a model file says what is wrong in it. */
+pleat_status gguf_refuse(const gguf *file, const char *field, pleat_error *error, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
 /* Metadata, in file order, for printing. */
 int gguf_n_keys(const gguf *file);
 gguf_string gguf_key_at(const gguf *file, int index, gguf_type *type);

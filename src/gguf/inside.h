@@ -25,6 +25,9 @@ struct gguf {
     int *key_order, *tensor_order; /* by name */
 };
 
+/* As gguf_refuse, at a known byte. */
+pleat_status gguf_refuse_at(const gguf *file, size_t at, pleat_error *error, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 /* Bytes of one element; 0 for strings and arrays. */
 size_t gguf_type_bytes(gguf_type type);
 const char *gguf_type_name(gguf_type type);

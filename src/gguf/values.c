@@ -46,6 +46,37 @@ const gguf_value *gguf_value_find(const gguf *file, const char *key) {
     return NULL;
 }
 
+/* ---- refusals ---- */
+
+enum { SHOWN_PATH_BYTES = 150 }; /* a longer path is cut, so that the reason stays */
+
+static pleat_status refuse(const gguf *file, bool placed, size_t at, pleat_error *error, const char *format,
+                           va_list arguments) {
+    char reason[sizeof(error->text)], place[40] = "";
+    vsnprintf(reason, sizeof(reason), format, arguments);
+    if (placed)
+        snprintf(place, sizeof(place), "byte %zu: ", at);
+    return err_set(error, PLEAT_EINPUT, "%.*s: %s%s", SHOWN_PATH_BYTES, file->path, place, reason);
+}
+
+pleat_status gguf_refuse_at(const gguf *file, size_t at, pleat_error *error, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    pleat_status status = refuse(file, true, at, error, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
+pleat_status gguf_refuse(const gguf *file, const char *field, pleat_error *error, const char *format, ...) {
+    const gguf_value *v = field ? gguf_value_find(file, field) : NULL;
+    const gguf_tensor *t = field && !v ? gguf_tensor_find(file, field) : NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    pleat_status status = refuse(file, v || t, v ? v->offset : t ? t->file_offset : 0, error, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
 /* ---- numbers ---- */
 
 /* false: not an integer, or one above INT64_MAX. */
@@ -113,8 +144,8 @@ static bool is_int(gguf_type type) {
 /* ---- look-ups ---- */
 
 static pleat_status wrong_type(const gguf *file, const gguf_value *v, const char *expected, pleat_error *error) {
-    return err_set(error, PLEAT_EINPUT, "%.150s: byte %zu: %.*s is of type %s; %s is expected", file->path, v->offset,
-                   (int)(v->key.n < 100 ? v->key.n : 100), v->key.bytes, types[v->type].name, expected);
+    return gguf_refuse_at(file, v->offset, error, "%.*s is of type %s; %s is expected",
+                          (int)(v->key.n < 100 ? v->key.n : 100), v->key.bytes, types[v->type].name, expected);
 }
 
 pleat_status gguf_get_int(const gguf *file, const char *key, int64_t low, int64_t high, int64_t *value, bool *found,
@@ -128,9 +159,9 @@ pleat_status gguf_get_int(const gguf *file, const char *key, int64_t low, int64_
         return wrong_type(file, v, "an integer", error);
     if (!read_int(v->type, v->data, &x) || x < low || x > high) {
         char shown[40];
-        return err_set(error, PLEAT_EINPUT, "%.150s: byte %zu: %s is %s; it must be between %lld and %lld", file->path,
-                       v->offset, key, gguf_value_text(file, (int)(v - file->key), shown, sizeof(shown)),
-                       (long long)low, (long long)high);
+        return gguf_refuse_at(file, v->offset, error, "%s is %s; it must be between %lld and %lld", key,
+                              gguf_value_text(file, (int)(v - file->key), shown, sizeof(shown)), (long long)low,
+                              (long long)high);
     }
     *value = x;
     return PLEAT_OK;

@@ -30,20 +30,19 @@ static pleat_status get_int(const pleat_model *model, const char *name, int low,
     if (status)
         return status;
     if (!found && fallback < 0)
-        return err_set(error, PLEAT_EINPUT, "%s: the key %s is missing", gguf_path(model->file), key);
+        return gguf_refuse(model->file, key, error, "the key %s is missing", key);
     *value = (int)x;
     return PLEAT_OK;
 }
 
 static pleat_status read_arch(pleat_model *model, pleat_error *error) {
-    const char *path = gguf_path(model->file);
     gguf_string s;
     bool found = false;
     pleat_status status = gguf_get_string(model->file, "general.architecture", &s, &found, error);
     if (status)
         return status;
     if (!found)
-        return err_set(error, PLEAT_EINPUT, "%s: the key general.architecture is missing", path);
+        return gguf_refuse(model->file, NULL, error, "the key general.architecture is missing");
     for (size_t i = 0; i < sizeof(arch_names) / sizeof(*arch_names); i++) {
         if (s.n == strlen(arch_names[i]) && !memcmp(s.bytes, arch_names[i], s.n)) {
             model->arch = (model_arch)i;
@@ -51,8 +50,9 @@ static pleat_status read_arch(pleat_model *model, pleat_error *error) {
             return PLEAT_OK;
         }
     }
-    return err_set(error, PLEAT_EINPUT, "%s: general.architecture is \"%.*s\"; known are llama, qwen2 and gemma3", path,
-                   (int)(s.n < 40 ? s.n : 40), s.bytes);
+    return gguf_refuse(model->file, "general.architecture", error,
+                       "general.architecture is \"%.*s\"; known are llama, qwen2 and gemma3",
+                       (int)(s.n < 40 ? s.n : 40), s.bytes);
 }
 
 static pleat_status read_name(pleat_model *model, pleat_error *error) {
@@ -89,32 +89,32 @@ static pleat_status read_sizes(pleat_model *model, pleat_error *error) {
         if (status)
             return status;
     }
-    const char *path = gguf_path(model->file);
+    char key[96];
     if (n_experts)
-        return err_set(error, PLEAT_EINPUT, "%s: %s.expert_count is %d; mixtures of experts are not supported", path,
-                       model->arch_name, n_experts);
+        return gguf_refuse(model->file, key_of(model, "expert_count", key), error,
+                           "%s.expert_count is %d; mixtures of experts are not supported", model->arch_name, n_experts);
     model->n_head_kv = model->n_head_kv ? model->n_head_kv : model->n_head;
     if (!model->head_dim && model->n_embd % model->n_head)
-        return err_set(error, PLEAT_EINPUT, "%s: an embedding_length of %d cannot be shared by %d heads", path,
-                       model->n_embd, model->n_head);
+        return gguf_refuse(model->file, key_of(model, "attention.head_count", key), error,
+                           "an embedding_length of %d cannot be shared by %d heads", model->n_embd, model->n_head);
     model->head_dim = model->head_dim ? model->head_dim : model->n_embd / model->n_head;
     if (value_dim && value_dim != model->head_dim)
-        return err_set(error, PLEAT_EINPUT, "%s: keys of %d and values of %d elements: both must be the same", path,
-                       model->head_dim, value_dim);
+        return gguf_refuse(model->file, key_of(model, "attention.value_length", key), error,
+                           "keys of %d and values of %d elements: both must be the same", model->head_dim, value_dim);
     return PLEAT_OK;
 }
 
 static pleat_status check_heads(const pleat_model *model, pleat_error *error) {
-    const char *path = gguf_path(model->file);
+    char key[96];
     int d = model->head_dim;
     if (d % 32 || d > KV_MAX_HEAD_DIM)
-        return err_set(error, PLEAT_EINPUT, "%s: heads of %d elements; they must be a multiple of 32, at most %d", path,
-                       d, KV_MAX_HEAD_DIM);
+        return gguf_refuse(model->file, key_of(model, "attention.key_length", key), error,
+                           "heads of %d elements; they must be a multiple of 32, at most %d", d, KV_MAX_HEAD_DIM);
     if (model->n_head_kv > KV_MAX_HEADS || model->n_head % model->n_head_kv ||
         model->n_head / model->n_head_kv > KV_MAX_GROUP)
-        return err_set(error, PLEAT_EINPUT,
-                       "%s: %d query heads cannot share %d KV heads (a multiple, at most %d each, at most %d KV heads)",
-                       path, model->n_head, model->n_head_kv, KV_MAX_GROUP, KV_MAX_HEADS);
+        return gguf_refuse(model->file, key_of(model, "attention.head_count_kv", key), error,
+                           "%d query heads cannot share %d KV heads (a multiple, at most %d each, at most %d KV heads)",
+                           model->n_head, model->n_head_kv, KV_MAX_GROUP, KV_MAX_HEADS);
     return PLEAT_OK;
 }
 
@@ -127,8 +127,7 @@ static pleat_status read_floats(pleat_model *model, pleat_error *error) {
     if (status)
         return status;
     if (!found || !(eps > 0 && eps < 1))
-        return err_set(error, PLEAT_EINPUT, "%s: the key %s must be there and between 0 and 1", gguf_path(model->file),
-                       key);
+        return gguf_refuse(model->file, key, error, "the key %s must be there and between 0 and 1", key);
     model->norm_eps = (float)eps;
     static const char *const softcaps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
     for (int i = 0; i < 2; i++) {
@@ -136,8 +135,7 @@ static pleat_status read_floats(pleat_model *model, pleat_error *error) {
         if (status)
             return status;
         if (softcap != 0)
-            return err_set(error, PLEAT_EINPUT, "%s: %s is %g; soft-capped logits are not supported",
-                           gguf_path(model->file), key, softcap);
+            return gguf_refuse(model->file, key, error, "%s is %g; soft-capped logits are not supported", key, softcap);
     }
     return PLEAT_OK;
 }
@@ -145,6 +143,7 @@ static pleat_status read_floats(pleat_model *model, pleat_error *error) {
 /* Windows of gemma3's local layers; a window on another architecture would change its answers silently. */
 static pleat_status read_windows(pleat_model *model, pleat_error *error) {
     bool gemma = model->arch == MODEL_GEMMA3;
+    char key[96];
     int window = 0, period = GEMMA3_PERIOD;
     pleat_status status = get_int(model, "attention.sliding_window", 1, INT_MAX, gemma ? 512 : 0, &window, error);
     if (!status && gemma)
@@ -152,8 +151,9 @@ static pleat_status read_windows(pleat_model *model, pleat_error *error) {
     if (status)
         return status;
     if (window && !gemma && window < model->context_tokens)
-        return err_set(error, PLEAT_EINPUT, "%s: %s.attention.sliding_window is %d; windows are known for gemma3 only",
-                       gguf_path(model->file), model->arch_name, window);
+        return gguf_refuse(model->file, key_of(model, "attention.sliding_window", key), error,
+                           "%s.attention.sliding_window is %d; windows are known for gemma3 only", model->arch_name,
+                           window);
     for (int il = 0; gemma && il < model->n_layer; il++)
         model->shape[il].window_tokens = (il + 1) % period ? window : 0;
     return PLEAT_OK;

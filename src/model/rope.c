@@ -32,8 +32,7 @@ static pleat_status get_float(const pleat_model *model, const char *name, double
     snprintf(key, sizeof(key), "%s.%s", model->arch_name, name);
     pleat_status status = gguf_get_float(model->file, key, value, &found, error);
     if (!status && !(*value >= low && *value <= high))
-        return err_set(error, PLEAT_EINPUT, "%s: %s is %g; it must be between %g and %g", gguf_path(model->file), key,
-                       *value, low, high);
+        return gguf_refuse(model->file, key, error, "%s is %g; it must be between %g and %g", key, *value, low, high);
     return status;
 }
 
@@ -57,8 +56,8 @@ static pleat_status read_scaling(const pleat_model *model, scaling *s, pleat_err
         return PLEAT_OK;
     s->yarn = is(type, "yarn");
     if (!s->yarn && !is(type, "linear"))
-        return err_set(error, PLEAT_EINPUT, "%s: %s is \"%.*s\"; known are none, linear and yarn",
-                       gguf_path(model->file), key, (int)(type.n < 40 ? type.n : 40), type.bytes);
+        return gguf_refuse(model->file, key, error, "%s is \"%.*s\"; known are none, linear and yarn", key,
+                           (int)(type.n < 40 ? type.n : 40), type.bytes);
     double original = s->original_tokens;
     status = get_float(model, "rope.scaling.factor", 1e-3, 1e6, &s->factor, error);
     status = status ? status : get_float(model, "rope.scaling.original_context_length", 1, 1e9, &original, error);
@@ -95,14 +94,14 @@ static pleat_status check_factors(const pleat_model *model, const gguf_tensor *t
     if (!t)
         return PLEAT_OK;
     if (t->type != BLOCK_F32 || t->n_dims != 1 || t->ne[0] != model->kv.n_rot / 2)
-        return err_set(error, PLEAT_EINPUT, "%s: the tensor rope_freqs.weight must be %d floats",
-                       gguf_path(model->file), model->kv.n_rot / 2);
+        return gguf_refuse(model->file, "rope_freqs.weight", error, "the tensor rope_freqs.weight must be %d floats",
+                           model->kv.n_rot / 2);
     for (int i = 0; i < model->kv.n_rot / 2; i++) {
         float factor;
         memcpy(&factor, t->data + (size_t)i * sizeof(factor), sizeof(factor));
         if (!(factor > 0 && factor < 1e6f))
-            return err_set(error, PLEAT_EINPUT, "%s: rope_freqs.weight[%d] is %g", gguf_path(model->file), i,
-                           (double)factor);
+            return gguf_refuse(model->file, "rope_freqs.weight", error, "rope_freqs.weight[%d] is %g", i,
+                               (double)factor);
     }
     return PLEAT_OK;
 }
@@ -118,7 +117,7 @@ pleat_status rope_read(pleat_model *model, pleat_error *error) {
     if (status)
         return status;
     if (n_rot % 2)
-        return err_set(error, PLEAT_EINPUT, "%s: %s is %d; it must be even", gguf_path(model->file), key, (int)n_rot);
+        return gguf_refuse(model->file, key, error, "%s is %d; it must be even", key, (int)n_rot);
     model->kv.n_rot = (int)n_rot;
     const gguf_tensor *factors = gguf_tensor_find(model->file, "rope_freqs.weight");
     status = check_factors(model, factors, error);

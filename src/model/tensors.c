@@ -38,8 +38,7 @@ static pleat_status add_slot(plan *p, slot s, size_t bytes, pleat_error *error) 
     bool too_large = __builtin_add_overflow(p->bytes, bytes, &p->bytes) ||
                      __builtin_add_overflow(p->bytes, (size_t)ALIGN_BYTES - 1, &p->bytes);
     if (too_large)
-        return err_set(error, PLEAT_EINPUT, "%s: the weights are larger than the address space",
-                       gguf_path(p->model->file));
+        return gguf_refuse(p->model->file, NULL, error, "the weights are larger than the address space");
     p->bytes = p->bytes / ALIGN_BYTES * ALIGN_BYTES;
     s.first_task = p->n_tasks;
     p->n_tasks +=
@@ -50,16 +49,16 @@ static pleat_status add_slot(plan *p, slot s, size_t bytes, pleat_error *error) 
 
 static pleat_status bad_shape(const plan *p, const char *name, const gguf_tensor *t, int64_t n_cols, int64_t n_rows,
                               pleat_error *error) {
-    return err_set(error, PLEAT_EINPUT, "%s: the tensor %s is %lld x %lld; the model's numbers make it %lld x %lld",
-                   gguf_path(p->model->file), name, (long long)t->ne[0], (long long)t->ne[1], (long long)n_cols,
-                   (long long)n_rows);
+    return gguf_refuse(p->model->file, name, error,
+                       "the tensor %s is %lld x %lld; the model's numbers make it %lld x %lld", name,
+                       (long long)t->ne[0], (long long)t->ne[1], (long long)n_cols, (long long)n_rows);
 }
 
 static pleat_status find(const plan *p, const char *name, int64_t n_cols, int64_t n_rows, const gguf_tensor **tensor,
                          pleat_error *error) {
     const gguf_tensor *t = gguf_tensor_find(p->model->file, name);
     if (!t)
-        return err_set(error, PLEAT_EINPUT, "%s: the tensor %s is missing", gguf_path(p->model->file), name);
+        return gguf_refuse(p->model->file, NULL, error, "the tensor %s is missing", name);
     if (t->ne[0] != n_cols || t->ne[1] != n_rows || t->ne[2] != 1 || t->ne[3] != 1)
         return bad_shape(p, name, t, n_cols, n_rows, error);
     *tensor = t;
@@ -75,9 +74,9 @@ static pleat_status add_matrix(plan *p, const char *name, int n_cols, int n_rows
     pack_type type = pack_type_of(t->type);
     size_t bytes = pack_bytes(type, n_rows, n_cols);
     if (!bytes)
-        return err_set(error, PLEAT_EINPUT,
-                       "%s: the tensor %s of type %s needs rows of a multiple of 32 elements, not %d",
-                       gguf_path(p->model->file), name, block_traits_of(t->type)->name, n_cols);
+        return gguf_refuse(p->model->file, name, error,
+                           "the tensor %s of type %s needs rows of a multiple of 32 elements, not %d", name,
+                           block_traits_of(t->type)->name, n_cols);
     *matrix = (pack_matrix){
         .type = type, .n_rows = n_rows, .n_cols = n_cols, .panel_bytes = pack_bytes(type, PACK_ROWS, n_cols)};
     return add_slot(p, (slot){.tensor = t, .matrix = matrix}, bytes, error);
@@ -89,8 +88,8 @@ static pleat_status add_vector(plan *p, const char *name, int n, const float **v
     if (status)
         return status;
     if (t->type != BLOCK_F32 && t->type != BLOCK_F16 && t->type != BLOCK_BF16)
-        return err_set(error, PLEAT_EINPUT, "%s: the tensor %s is of type %s; F32, F16 or BF16 is expected",
-                       gguf_path(p->model->file), name, block_traits_of(t->type)->name);
+        return gguf_refuse(p->model->file, name, error, "the tensor %s is of type %s; F32, F16 or BF16 is expected",
+                           name, block_traits_of(t->type)->name);
     return add_slot(p, (slot){.tensor = t, .vector = vector}, (size_t)n * sizeof(float), error);
 }
 
@@ -146,8 +145,9 @@ static pleat_status add_embedding(plan *p, pleat_error *error) {
     if (status)
         return status;
     if (m->n_embd % block_traits_of(t->type)->elements)
-        return err_set(error, PLEAT_EINPUT, "%s: rows of %d elements are no whole blocks of %s (token_embd.weight)",
-                       gguf_path(m->file), m->n_embd, block_traits_of(t->type)->name);
+        return gguf_refuse(m->file, "token_embd.weight", error,
+                           "rows of %d elements are no whole blocks of %s (token_embd.weight)", m->n_embd,
+                           block_traits_of(t->type)->name);
     m->embed = t;
     bool tied = !gguf_tensor_find(m->file, "output.weight");
     p->n_other = !tied + (gguf_tensor_find(m->file, "rope_freqs.weight") != NULL);
@@ -164,10 +164,11 @@ static pleat_status check_all_used(const plan *p, pleat_error *error) {
         bool used = t == p->model->embed || (t->name.n == 17 && !memcmp(t->name.bytes, "rope_freqs.weight", 17));
         for (int s = 0; s < p->n_slots && !used; s++)
             used = p->slot[s].tensor == t;
+        char name[80];
+        snprintf(name, sizeof(name), "%.*s", (int)(t->name.n < 79 ? t->name.n : 79), t->name.bytes);
         if (!used)
-            return err_set(error, PLEAT_EINPUT, "%s: the tensor %.*s is not one that a %s model of %d layers has",
-                           gguf_path(p->model->file), (int)(t->name.n < 80 ? t->name.n : 80), t->name.bytes,
-                           p->model->arch_name, p->model->n_layer);
+            return gguf_refuse(p->model->file, name, error, "the tensor %s is not one that a %s model of %d layers has",
+                               name, p->model->arch_name, p->model->n_layer);
     }
     return PLEAT_OK;
 }

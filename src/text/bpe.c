@@ -37,9 +37,9 @@ static pleat_status read_merge(const gguf *file, const vocab *v, gguf_string s, 
     char shown[44];
     const char *space = s.n > 1 ? memchr(s.bytes + 1, ' ', s.n - 1) : NULL;
     if (!space || space + 1 == s.bytes + s.n)
-        return err_set(error, PLEAT_EINPUT,
-                       "%s: tokenizer.ggml.merges[%lld] = '%s' is not two texts with a space between.", gguf_path(file),
-                       (long long)index, vocab_shown(s, shown));
+        return gguf_refuse(file, "tokenizer.ggml.merges", error,
+                           "tokenizer.ggml.merges[%lld] = '%s' is not two texts with a space between", (long long)index,
+                           vocab_shown(s, shown));
     const size_t n_left = (size_t)(space - s.bytes), n_right = s.n - n_left - 1;
     ids[0] = vocab_find(v, s.bytes, n_left);
     ids[1] = vocab_find(v, space + 1, n_right);
@@ -54,8 +54,9 @@ static pleat_status read_merge(const gguf *file, const vocab *v, gguf_string s, 
                        : ids[2] < 0 ? "what it makes"
                                     : NULL;
     if (what)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.merges[%lld] = '%s': %s is not in the vocabulary.",
-                       gguf_path(file), (long long)index, vocab_shown(s, shown), what);
+        return gguf_refuse(file, "tokenizer.ggml.merges", error,
+                           "tokenizer.ggml.merges[%lld] = '%s': %s is not in the vocabulary", (long long)index,
+                           vocab_shown(s, shown), what);
     return PLEAT_OK;
 }
 
@@ -81,10 +82,10 @@ pleat_status bpe_open(const gguf *file, const vocab *v, bpe **out, pleat_error *
     if (status)
         return status;
     if (!found)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.merges is missing.", gguf_path(file));
+        return gguf_refuse(file, "tokenizer.ggml.merges", error, "tokenizer.ggml.merges is missing");
     if (list.type != GGUF_STRING || list.n > INT32_MAX / 4)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.merges is not a list of at most %d strings.",
-                       gguf_path(file), INT32_MAX / 4);
+        return gguf_refuse(file, "tokenizer.ggml.merges", error,
+                           "tokenizer.ggml.merges is not a list of at most %d strings", INT32_MAX / 4);
     uint32_t n_slots = 16;
     while (n_slots < 2 * (uint64_t)list.n)
         n_slots *= 2;
@@ -99,7 +100,7 @@ pleat_status bpe_open(const gguf *file, const vocab *v, bpe **out, pleat_error *
         *b = (bpe){.v = v, .slot = slot, .mask = n_slots - 1};
         done = read_merges(file, b, &list, merges, joined, error);
     } else {
-        err_set(error, PLEAT_EMEMORY, "No memory for the %lld merges of %s.", (long long)list.n, gguf_path(file));
+        err_set(error, PLEAT_EMEMORY, "no memory for the %lld merges of %s", (long long)list.n, gguf_path(file));
     }
     free(merges);
     free(joined);

@@ -73,7 +73,7 @@ pleat_status special_open(const vocab *v, special_index **out, pleat_error *erro
         free(index);
         free(keys);
         free(length);
-        return err_set(error, PLEAT_EMEMORY, "No memory for an index of %d special tokens.", n);
+        return err_set(error, PLEAT_EMEMORY, "no memory for an index of %d special tokens", n);
     }
     index->v = v;
     index->length = length;

@@ -81,12 +81,13 @@ pleat_status split_open(const gguf *file, split **out, pleat_error *error) {
     if (status)
         return status;
     if (!found)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.pre is missing; known pre-tokenizers: %s.",
-                       gguf_path(file), known);
+        return gguf_refuse(file, "tokenizer.ggml.pre", error, "tokenizer.ggml.pre is missing; known pre-tokenizers: %s",
+                           known);
     const kind *which = find_kind(name);
     if (!which)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.pre = '%s' is not a known pre-tokenizer (%s).",
-                       gguf_path(file), vocab_shown(name, shown), known);
+        return gguf_refuse(file, "tokenizer.ggml.pre", error,
+                           "tokenizer.ggml.pre = '%s' is not a known pre-tokenizer (%s)", vocab_shown(name, shown),
+                           known);
     split *s = calloc(1, sizeof *s);
     if (s) {
         s->kind = which;
@@ -96,7 +97,7 @@ pleat_status split_open(const gguf *file, split **out, pleat_error *error) {
     }
     if (!s || !s->word || !s->limits || (which->single_digits && !s->digit)) {
         split_close(s);
-        return err_set(error, PLEAT_EMEMORY, "No memory for the pre-tokenizer of %s.", gguf_path(file));
+        return err_set(error, PLEAT_EMEMORY, "no memory for the pre-tokenizer of %s", gguf_path(file));
     }
     /* No pattern here backtracks more than once over a run of white space, so long runs must not meet the limit. */
     pcre2_set_match_limit(s->limits, UINT32_MAX);

@@ -30,9 +30,8 @@ static pleat_status open_bpe(const gguf *file, tokenizer *tok, pleat_error *erro
         return status;
     if (!found && split_adds_bos(tok->split)) {
         if (tok->vocab.bos < 0)
-            return err_set(error, PLEAT_EINPUT,
-                           "%s: this pre-tokenizer adds BOS, but there is no tokenizer.ggml.bos_token_id.",
-                           gguf_path(file));
+            return gguf_refuse(file, "tokenizer.ggml.bos_token_id", error,
+                               "this pre-tokenizer adds BOS, but there is no tokenizer.ggml.bos_token_id");
         tok->vocab.add_bos = true;
     }
     return bpe_open(file, &tok->vocab, &tok->bpe, error);
@@ -41,7 +40,7 @@ static pleat_status open_bpe(const gguf *file, tokenizer *tok, pleat_error *erro
 pleat_status tokenizer_open(const gguf *file, tokenizer **out, pleat_error *error) {
     tokenizer *tok = calloc(1, sizeof *tok);
     if (!tok)
-        return err_set(error, PLEAT_EMEMORY, "No memory for the tokenizer of %s.", gguf_path(file));
+        return err_set(error, PLEAT_EMEMORY, "no memory for the tokenizer of %s", gguf_path(file));
     pleat_status status = vocab_open(file, &tok->vocab, error);
     if (!status)
         status = special_open(&tok->vocab, &tok->specials, error);
@@ -87,7 +86,7 @@ static bool encode_pieces(const tokenizer *tok, const char *text, const special_
 pleat_status tokenizer_encode(const tokenizer *tok, const char *text, size_t text_bytes, tokenizer_mode mode,
                               int32_t **ids, int *n_ids, pleat_error *error) {
     if (text_bytes > MAX_TEXT_BYTES)
-        return err_set(error, PLEAT_EINPUT, "A text of %zu bytes cannot be tokenised at once; at most %d can.",
+        return err_set(error, PLEAT_EINPUT, "a text of %zu bytes cannot be tokenised at once; at most %d can",
                        text_bytes, MAX_TEXT_BYTES);
     id_list list = {.ids = malloc(16 * sizeof *list.ids), .cap = 16};
     special_piece *pieces = NULL;
@@ -104,7 +103,7 @@ pleat_status tokenizer_encode(const tokenizer *tok, const char *text, size_t tex
     free(pieces);
     if (!ok || list.failed) {
         free(list.ids);
-        return err_set(error, PLEAT_EMEMORY, "No memory to tokenise a text of %zu bytes.", text_bytes);
+        return err_set(error, PLEAT_EMEMORY, "no memory to tokenise a text of %zu bytes", text_bytes);
     }
     *ids = list.ids;
     *n_ids = list.n;

@@ -107,7 +107,7 @@ static int byte_of(gguf_string s) {
 }
 
 static pleat_status no_memory(const gguf *file, pleat_error *error) {
-    return err_set(error, PLEAT_EMEMORY, "No memory for the vocabulary of %s.", gguf_path(file));
+    return err_set(error, PLEAT_EMEMORY, "no memory for the vocabulary of %s", gguf_path(file));
 }
 
 static pleat_status read_texts(const gguf *file, vocab *v, pleat_error *error) {
@@ -117,8 +117,8 @@ static pleat_status read_texts(const gguf *file, vocab *v, pleat_error *error) {
     if (status)
         return status;
     if (!found || list.type != GGUF_STRING || list.n < 1 || list.n > INT32_MAX / 4)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.tokens is not a list of 1 to %d strings.",
-                       gguf_path(file), INT32_MAX / 4);
+        return gguf_refuse(file, "tokenizer.ggml.tokens", error,
+                           "tokenizer.ggml.tokens is not a list of 1 to %d strings", INT32_MAX / 4);
     v->n = (int)list.n;
     v->mask = 15;
     while (v->mask + 1 < 2 * (uint32_t)v->n)
@@ -135,13 +135,13 @@ static pleat_status read_texts(const gguf *file, vocab *v, pleat_error *error) {
         if (s.n == 0)
             continue; /* stands for no text; some converters pad a vocabulary so */
         if (s.n > INT32_MAX / 4)
-            return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.tokens[%d] has %zu bytes.", gguf_path(file), id,
-                           s.n);
+            return gguf_refuse(file, "tokenizer.ggml.tokens", error, "tokenizer.ggml.tokens[%d] has %zu bytes", id,
+                               s.n);
         const uint32_t i = probe(v, s.bytes, s.n);
         char shown[44];
         if (v->slot[i])
-            return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.tokens[%u] and [%d] are both '%s'.",
-                           gguf_path(file), (unsigned)v->slot[i] - 1, id, vocab_shown(s, shown));
+            return gguf_refuse(file, "tokenizer.ggml.tokens", error, "tokenizer.ggml.tokens[%u] and [%d] are both '%s'",
+                               (unsigned)v->slot[i] - 1, id, vocab_shown(s, shown));
         v->slot[i] = (uint32_t)id + 1;
         v->max_text_bytes = s.n > v->max_text_bytes ? s.n : v->max_text_bytes;
     }
@@ -156,11 +156,9 @@ static pleat_status read_numbers(const gguf *file, const char *key, const vocab 
         return status;
     const bool is_float = list->type == GGUF_F32 || list->type == GGUF_F64;
     if (list->type == GGUF_STRING || list->type == GGUF_BOOL || (is_float && !floats))
-        return err_set(error, PLEAT_EINPUT, "%s: %s is not a list of %s.", gguf_path(file), key,
-                       floats ? "numbers" : "integers");
+        return gguf_refuse(file, key, error, "%s is not a list of %s", key, floats ? "numbers" : "integers");
     if (list->n < v->n)
-        return err_set(error, PLEAT_EINPUT, "%s: %s has %lld entries for %d tokens.", gguf_path(file), key,
-                       (long long)list->n, v->n);
+        return gguf_refuse(file, key, error, "%s has %lld entries for %d tokens", key, (long long)list->n, v->n);
     return PLEAT_OK;
 }
 
@@ -174,12 +172,13 @@ static pleat_status read_types(const gguf *file, vocab *v, pleat_error *error) {
     for (int id = 0; id < v->n; id++) {
         const int64_t type = found ? gguf_array_int(&list, id) : VOCAB_NORMAL;
         if (type < 0 || type >= VOCAB_TYPE_COUNT)
-            return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.token_type[%d] = %lld is outside 0 to %d.",
-                           gguf_path(file), id, (long long)type, VOCAB_TYPE_COUNT - 1);
+            return gguf_refuse(file, "tokenizer.ggml.token_type", error,
+                               "tokenizer.ggml.token_type[%d] = %lld is outside 0 to %d", id, (long long)type,
+                               VOCAB_TYPE_COUNT - 1);
         if (type == VOCAB_BYTE && byte_of(v->text[id]) < 0)
-            return err_set(error, PLEAT_EINPUT,
-                           "%s: tokenizer.ggml.tokens[%d] = '%s' is of type byte but not <0x00> to <0xFF>.",
-                           gguf_path(file), id, vocab_shown(v->text[id], shown));
+            return gguf_refuse(file, "tokenizer.ggml.tokens", error,
+                               "tokenizer.ggml.tokens[%d] = '%s' is of type byte but not <0x00> to <0xFF>", id,
+                               vocab_shown(v->text[id], shown));
         v->type[id] = (uint8_t)type;
         if (type == VOCAB_CONTROL || type == VOCAB_UNKNOWN)
             v->flags[id] = VOCAB_PARSED | VOCAB_SILENT;
@@ -198,13 +197,13 @@ static pleat_status read_scores(const gguf *file, vocab *v, pleat_error *error) 
     if (!found && !v->spm)
         return PLEAT_OK;
     if (!found)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.scores is missing.", gguf_path(file));
+        return gguf_refuse(file, "tokenizer.ggml.scores", error, "tokenizer.ggml.scores is missing");
     if (v->spm && !(v->score = malloc((size_t)v->n * sizeof *v->score)))
         return no_memory(file, error);
     for (int id = 0; id < v->n; id++) {
         const float score = (float)gguf_array_float(&list, id);
         if (isnan(score))
-            return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.scores[%d] is not a number.", gguf_path(file), id);
+            return gguf_refuse(file, "tokenizer.ggml.scores", error, "tokenizer.ggml.scores[%d] is not a number", id);
         if (v->score)
             v->score[id] = score;
     }
@@ -331,9 +330,9 @@ static pleat_status read_additions(const gguf *file, vocab *v, pleat_error *erro
         return status;
     if ((v->add_bos && v->bos < 0) || (v->add_eos && v->eos < 0)) {
         const char *what = v->add_bos && v->bos < 0 ? "bos" : "eos";
-        return err_set(error, PLEAT_EINPUT,
-                       "%s: tokenizer.ggml.add_%s_token asks for a token, but there is no %s_token_id.",
-                       gguf_path(file), what, what);
+        return gguf_refuse(file, what[0] == 'b' ? "tokenizer.ggml.add_bos_token" : "tokenizer.ggml.add_eos_token",
+                           error, "tokenizer.ggml.add_%s_token asks for a token, but there is no %s_token_id", what,
+                           what);
     }
     return PLEAT_OK;
 }
@@ -445,11 +444,12 @@ static pleat_status read_model(const gguf *file, vocab *v, pleat_error *error) {
     if (status)
         return status;
     if (!found)
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.model is missing.", gguf_path(file));
+        return gguf_refuse(file, "tokenizer.ggml.model", error, "tokenizer.ggml.model is missing");
     v->spm = name.n == 5 && memcmp(name.bytes, "llama", 5) == 0;
     if (!v->spm && !(name.n == 4 && memcmp(name.bytes, "gpt2", 4) == 0))
-        return err_set(error, PLEAT_EINPUT, "%s: tokenizer.ggml.model = '%s' is not a known tokenizer (llama, gpt2).",
-                       gguf_path(file), vocab_shown(name, shown));
+        return gguf_refuse(file, "tokenizer.ggml.model", error,
+                           "tokenizer.ggml.model = '%s' is not a known tokenizer (llama, gpt2)",
+                           vocab_shown(name, shown));
     return PLEAT_OK;
 }
 

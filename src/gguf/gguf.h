@@ -75,6 +75,7 @@ typedef struct gguf_array {
     int64_t n;
     const uint8_t *data; /* fixed-size elements, unaligned; strings: use gguf_array_strings */
 } gguf_array;
+bool gguf_is_array(const gguf *file, const char *key); /* false also when it is not there */
 pleat_status gguf_get_array(const gguf *file, const char *key, gguf_array *value, bool *found, pleat_error *error);
 /* Integers and floats of any width from an array. */
 int64_t gguf_array_int(const gguf_array *array, int64_t index);

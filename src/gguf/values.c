@@ -200,6 +200,11 @@ pleat_status gguf_get_string(const gguf *file, const char *key, gguf_string *val
     return PLEAT_OK;
 }
 
+bool gguf_is_array(const gguf *file, const char *key) {
+    const gguf_value *v = gguf_value_find(file, key);
+    return v && v->type == GGUF_ARRAY;
+}
+
 pleat_status gguf_get_array(const gguf *file, const char *key, gguf_array *value, bool *found, pleat_error *error) {
     const gguf_value *v = gguf_value_find(file, key);
     *found = v != NULL;

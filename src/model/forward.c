@@ -281,8 +281,8 @@ static void angles_row(forward *f, int row) {
         float *to = at(f->cos_sin[kind], row, m->kv.n_rot);
         for (int i = 0; i < m->kv.n_rot / 2; i++) {
             double angle = (double)f->position[row] * (double)m->rope_inv[kind][i];
-            to[2 * i] = (float)cos(angle) * m->rope_magnitude;
-            to[2 * i + 1] = (float)sin(angle) * m->rope_magnitude;
+            to[2 * i] = (float)cos(angle) * m->rope_magnitude[kind];
+            to[2 * i + 1] = (float)sin(angle) * m->rope_magnitude[kind];
         }
     }
 }

@@ -2,16 +2,15 @@
  *
  * Keys are `ARCH.name` as the GGUF specification has them. Where a gemma3 file is silent (some converters leave the
  * local layers out), the architecture's own values hold: a window of 512, every sixth layer global, rope base 10,000 on
- * local layers. */
+ * local layers. sliding_window_pattern is a period or one truth value for each layer. */
 #include "model/model.h"
 #include "base/status.h"
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { GEMMA3_PERIOD = 6, GEMMA3_27B_LAYERS = 62, MAX_LAYERS = 1024, MAX_WIDTH = 1 << 20 };
+enum { GEMMA3_PERIOD = 6, GEMMA3_27B_LAYERS = 62, MAX_LAYERS = 1024, MAX_WIDTH = 1 << 20, MAX_TOKENS = 1 << 24 };
 
 static const char *const arch_names[] = {"llama", "qwen2", "gemma3"};
 
@@ -76,7 +75,7 @@ static pleat_status read_sizes(pleat_model *model, pleat_error *error) {
         {"block_count", 1, MAX_LAYERS, -1, &model->n_layer},
         {"embedding_length", 32, MAX_WIDTH, -1, &model->n_embd},
         {"feed_forward_length", 32, MAX_WIDTH, -1, &model->n_ff},
-        {"context_length", 64, 1 << 24, -1, &model->context_tokens},
+        {"context_length", 64, MAX_TOKENS, -1, &model->context_tokens},
         {"attention.head_count", 1, 4096, -1, &model->n_head},
         {"attention.head_count_kv", 1, KV_MAX_HEADS, 0, &model->n_head_kv},
         {"attention.key_length", 1, 1 << 16, 0, &model->head_dim},
@@ -140,23 +139,40 @@ static pleat_status read_floats(pleat_model *model, pleat_error *error) {
     return PLEAT_OK;
 }
 
+/* Which layers are local: by a period, or a list of truth values. */
+static pleat_status read_pattern(pleat_model *model, int window, pleat_error *error) {
+    char key[96];
+    int64_t period = GEMMA3_PERIOD;
+    gguf_array list = {.n = 0};
+    key_of(model, "attention.sliding_window_pattern", key);
+    bool listed = gguf_is_array(model->file, key), found;
+    pleat_status status = listed ? gguf_get_array(model->file, key, &list, &found, error)
+                                 : gguf_get_int(model->file, key, 1, MAX_LAYERS, &period, &found, error);
+    if (status)
+        return status;
+    if (listed && (list.type != GGUF_BOOL || list.n < model->n_layer))
+        return gguf_refuse(model->file, key, error,
+                           "%s has %lld elements; a truth value for each of %d layers is expected", key,
+                           (long long)list.n, model->n_layer);
+    for (int il = 0; il < model->n_layer; il++) {
+        bool local = listed ? gguf_array_int(&list, il) != 0 : (il + 1) % period != 0;
+        model->shape[il].window_tokens = local ? window : 0;
+    }
+    return PLEAT_OK;
+}
+
 /* Windows of gemma3's local layers; a window on another architecture would change its answers silently. */
 static pleat_status read_windows(pleat_model *model, pleat_error *error) {
     bool gemma = model->arch == MODEL_GEMMA3;
     char key[96];
-    int window = 0, period = GEMMA3_PERIOD;
-    pleat_status status = get_int(model, "attention.sliding_window", 1, INT_MAX, gemma ? 512 : 0, &window, error);
-    if (!status && gemma)
-        status = get_int(model, "attention.sliding_window_pattern", 1, MAX_LAYERS, GEMMA3_PERIOD, &period, error);
+    int window = 0;
+    pleat_status status = get_int(model, "attention.sliding_window", 1, MAX_TOKENS, gemma ? 512 : 0, &window, error);
     if (status)
         return status;
     if (window && !gemma && window < model->context_tokens)
         return gguf_refuse(model->file, key_of(model, "attention.sliding_window", key), error,
-                           "%s.attention.sliding_window is %d; windows are known for gemma3 only", model->arch_name,
-                           window);
-    for (int il = 0; gemma && il < model->n_layer; il++)
-        model->shape[il].window_tokens = (il + 1) % period ? window : 0;
-    return PLEAT_OK;
+                           "%s is %d; windows are known for gemma3 only", key, window);
+    return gemma ? read_pattern(model, window, error) : PLEAT_OK;
 }
 
 pleat_status hparams_read(pleat_model *model, pleat_error *error) {

@@ -27,7 +27,7 @@ struct pleat_model {
     char arch_name[16], name[128];
     int n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab, context_tokens;
     float norm_eps, embed_scale; /* embed_scale: sqrt(n_embd) for gemma3, else 1 */
-    float rope_magnitude;        /* factor on cos and sin (yarn), else 1 */
+    float rope_magnitude[2];     /* factor on cos and sin (yarn), else 1; global layers, local ones */
     const gguf_tensor *embed;    /* [n_vocab][n_embd], rows are opened from the mapping */
     pack_matrix head;            /* the output matrix (tied: packed from embed) */
     const float *out_norm;       /* [n_embd] */

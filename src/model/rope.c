@@ -2,12 +2,13 @@
  *
  *   plain    inv[i] = base^(-2i/n_rot)
  *   linear   inv[i] / factor (position interpolation, arXiv 2306.15595); gemma3: on global layers only
- *   yarn     between both by wave length (arXiv 2309.00071, section 3): pairs that turn more than 32 times in the
- * original context stay, those that turn less than once are interpolated, a ramp between; cos and sin are multiplied by
- * 1 + 0.1 ln(factor) llama-3  the file brings a factor for each pair in the tensor rope_freqs.weight: inv[i] /
- * factor[i]
+ *   yarn     between both by wave length (arXiv 2309.00071, section 3): pairs that turn more than beta_fast times (32)
+ * in the original context stay, those that turn less than beta_slow times (1) are interpolated, a ramp between; cos and
+ * sin are multiplied by 1 + 0.1 ln(factor) llama-3  the file brings a factor for each pair in the tensor
+ * rope_freqs.weight: inv[i] / factor[i]
  *
- * "longrope" (factors that change with the length) would make a token's key depend on a later token and is refused. */
+ * A file that states a factor and no type means linear, as llama.cpp has it. "longrope" (factors that change with the
+ * length) would make a token's key depend on a later token and is refused, as is every scaling that is not listed. */
 #include "model/model.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -15,14 +16,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { YARN_FAST = 32, YARN_SLOW = 1 };
 #define GEMMA3_LOCAL_BASE 10000.0
 
 typedef struct scaling {
     double base, factor; /* factor 1: none */
     bool yarn;
     int original_tokens;
-    double attention_factor;
+    double attention_factor, fast_turns, slow_turns;
 } scaling;
 
 static pleat_status get_float(const pleat_model *model, const char *name, double low, double high, double *value,
@@ -40,30 +40,62 @@ static bool is(gguf_string s, const char *name) {
     return s.n == strlen(name) && !memcmp(s.bytes, name, s.n);
 }
 
+/* Numbers of other kinds of yarn than the one above: there, they must be neutral. */
+static pleat_status check_yarn(const pleat_model *model, pleat_error *error) {
+    static const struct {
+        const char *name;
+        double neutral;
+    } list[] = {{"rope.scaling.yarn_ext_factor", 1},
+                {"rope.scaling.yarn_attn_factor", 1},
+                {"rope.scaling.yarn_log_multiplier", 0},
+                {"rope.scaling.alpha", 0}};
+    pleat_status status = PLEAT_OK;
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list) && !status; i++) {
+        double value = list[i].neutral;
+        status = get_float(model, list[i].name, list[i].neutral, list[i].neutral, &value, error);
+    }
+    return status;
+}
+
+static pleat_status read_yarn(const pleat_model *model, scaling *s, pleat_error *error) {
+    char key[96];
+    int64_t original = s->original_tokens;
+    bool found;
+    snprintf(key, sizeof(key), "%s.rope.scaling.original_context_length", model->arch_name);
+    pleat_status status = gguf_get_int(model->file, key, 1, 1 << 24, &original, &found, error);
+    status = status ? status : get_float(model, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, &s->fast_turns, error);
+    status = status ? status : get_float(model, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, &s->slow_turns, error);
+    s->original_tokens = (int)original;
+    return status ? status : check_yarn(model, error);
+}
+
 static pleat_status read_scaling(const pleat_model *model, scaling *s, pleat_error *error) {
-    *s = (scaling){.base = 10000, .factor = 1, .original_tokens = model->context_tokens, .attention_factor = 1};
+    *s = (scaling){.base = 10000,
+                   .factor = 1,
+                   .original_tokens = model->context_tokens,
+                   .attention_factor = 1,
+                   .fast_turns = 32,
+                   .slow_turns = 1};
     pleat_status status = get_float(model, "rope.freq_base", 1, 1e12, &s->base, error);
     char key[96];
-    gguf_string type = {.bytes = "", .n = 0};
+    gguf_string type = {.bytes = "linear", .n = 6};
     bool found = false;
     snprintf(key, sizeof(key), "%s.rope.scaling.type", model->arch_name);
     status = status ? status : gguf_get_string(model->file, key, &type, &found, error);
+    status = status ? status : get_float(model, "rope.scale_linear", 1e-3, 1e6, &s->factor, error); /* old files */
+    status = status ? status : get_float(model, "rope.scaling.factor", 1e-3, 1e6, &s->factor, error);
+    status = status ? status : get_float(model, "rope.scaling.attn_factor", 1e-3, 1e3, &s->attention_factor, error);
     if (status)
         return status;
-    if (!found)
-        return get_float(model, "rope.scale_linear", 1e-3, 1e6, &s->factor, error); /* the key of old files */
-    if (is(type, "none"))
-        return PLEAT_OK;
     s->yarn = is(type, "yarn");
-    if (!s->yarn && !is(type, "linear"))
+    if (s->yarn)
+        return read_yarn(model, s, error);
+    if (is(type, "none"))
+        s->factor = 1;
+    else if (!is(type, "linear"))
         return gguf_refuse(model->file, key, error, "%s is \"%.*s\"; known are none, linear and yarn", key,
                            (int)(type.n < 40 ? type.n : 40), type.bytes);
-    double original = s->original_tokens;
-    status = get_float(model, "rope.scaling.factor", 1e-3, 1e6, &s->factor, error);
-    status = status ? status : get_float(model, "rope.scaling.original_context_length", 1, 1e9, &original, error);
-    status = status ? status : get_float(model, "rope.scaling.attn_factor", 1e-3, 1e3, &s->attention_factor, error);
-    s->original_tokens = (int)original;
-    return status;
+    return PLEAT_OK;
 }
 
 /* The pair (as a real number) that turns `turns` times in the original context. */
@@ -72,7 +104,7 @@ static double yarn_pair(const scaling *s, int n_rot, double turns) {
 }
 
 static void fill(float *inv, int n_rot, const scaling *s, const gguf_tensor *factors) {
-    double low = floor(yarn_pair(s, n_rot, YARN_FAST)), high = ceil(yarn_pair(s, n_rot, YARN_SLOW));
+    double low = floor(yarn_pair(s, n_rot, s->fast_turns)), high = ceil(yarn_pair(s, n_rot, s->slow_turns));
     low = low < 0 ? 0 : low;
     high = high > n_rot - 1 ? n_rot - 1 : high;
     for (int i = 0; i < n_rot / 2; i++) {
@@ -123,12 +155,14 @@ pleat_status rope_read(pleat_model *model, pleat_error *error) {
     status = check_factors(model, factors, error);
     if (status)
         return status;
-    model->rope_magnitude = (float)s.attention_factor;
-    if (s.yarn)
-        model->rope_magnitude *= (float)(1 + 0.1 * log(s.factor));
+    model->rope_magnitude[0] = model->rope_magnitude[1] = (float)s.attention_factor;
+    if (s.yarn && s.factor > 1)
+        model->rope_magnitude[0] *= (float)(1 + 0.1 * log(s.factor));
     scaling local = {.base = GEMMA3_LOCAL_BASE, .factor = 1};
     if (model->arch == MODEL_GEMMA3) {
+        /* the first name is Ollama's */
         status = get_float(model, "rope.local.freq_base", 1, 1e12, &local.base, error);
+        status = status ? status : get_float(model, "rope.freq_base_swa", 1, 1e12, &local.base, error);
         if (status)
             return status;
     }

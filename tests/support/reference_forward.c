@@ -36,13 +36,46 @@ static void norm(const double *x, const float *w, int n, double *y) {
         y[i] = x[i] / sqrt(sum / n + (double)1e-5f) * (double)w[i];
 }
 
-static void rotate(double *x, int d, bool neox, double base, int position) {
+/* Angle per position of pair i of d / 2, and the factor on sine and cosine; the formulas are those of arXiv 2306.15595
+ * and 2309.00071. */
+static double angle_of(const tiny_options *o, bool local, int i, double *magnitude) {
+    double base = o->rope_base > 0 ? (double)o->rope_base : 10000, d = o->head_dim;
+    *magnitude = 1;
+    if (local)
+        return pow(o->local_base > 0 ? (double)o->local_base : 10000, -2.0 * i / d);
+    double angle = pow(base, -2.0 * i / d), factor = o->scaling_factor > 0 ? (double)o->scaling_factor : 1;
+    if (o->rope_factors)
+        angle /= (double)o->rope_factors[i];
+    if (o->scaling && !strcmp(o->scaling, "none"))
+        return angle;
+    if (!o->scaling || strcmp(o->scaling, "yarn"))
+        return angle / factor;
+    double length = o->scaling_original ? o->scaling_original : o->context;
+    double low = floor(d * log(length / (32 * 2 * M_PI)) / (2 * log(base))),
+           high = ceil(d * log(length / (2 * M_PI)) / (2 * log(base))),
+           ramp = (i - fmax(low, 0)) / (fmin(high, d - 1) - fmax(low, 0));
+    ramp = fmin(fmax(ramp, 0), 1);
+    *magnitude = 1 + 0.1 * log(factor);
+    return angle * (1 - ramp) + angle / factor * ramp;
+}
+
+static void rotate(const tiny_options *o, double *x, bool local, int position) {
+    bool neox = strcmp(o->arch, "llama") != 0;
+    int d = o->head_dim;
     for (int i = 0; i < d / 2; i++) {
         int a = neox ? i : 2 * i, b = neox ? i + d / 2 : 2 * i + 1;
-        double angle = position * pow(base, -2.0 * i / d), xa = x[a], xb = x[b];
-        x[a] = xa * cos(angle) - xb * sin(angle);
-        x[b] = xa * sin(angle) + xb * cos(angle);
+        double magnitude, angle = position * angle_of(o, local, i, &magnitude), xa = x[a], xb = x[b];
+        x[a] = (xa * cos(angle) - xb * sin(angle)) * magnitude;
+        x[b] = (xa * sin(angle) + xb * cos(angle)) * magnitude;
     }
+}
+
+/* The window of a layer, 0: none. */
+static int window_of(const tiny_options *o, int il) {
+    int period = o->silent_windows ? 6 : o->period;
+    if (strcmp(o->arch, "gemma3") || (il + 1) % period == 0)
+        return 0;
+    return o->silent_windows ? 512 : o->window;
 }
 
 static void add_bias(const float *bias, int n, double *x) {
@@ -61,7 +94,7 @@ typedef struct pass {
 static void attention(const pass *p, int il, const double *q, const double *k, const double *v, double *out) {
     const tiny_options *o = p->o;
     int d = o->head_dim, group = o->n_head / o->n_head_kv;
-    int window = p->gemma && (il + 1) % o->period ? o->window : 0;
+    int window = window_of(o, il);
     double *s = malloc((size_t)p->n * sizeof(*s));
     for (int t = 0; t < p->n; t++)
         for (int h = 0; h < o->n_head; h++) {
@@ -122,8 +155,7 @@ static void layer(const pass *p, int il) {
     double *q = calloc(n * (size_t)nq, sizeof(double)), *k = calloc(n * (size_t)nk, sizeof(double)),
            *v = calloc(n * (size_t)nk, sizeof(double)), *mixed = calloc(n * (size_t)nq, sizeof(double)),
            *y = calloc((size_t)(e + 2 * f), sizeof(double)), *gate = y + e, *up = gate + f;
-    double base = 10000; /* of global and, where a file is silent, of local layers */
-    bool neox = strcmp(o->arch, "llama") != 0;
+    bool local = window_of(o, il) > 0;
     for (int t = 0; t < p->n; t++) {
         norm(p->x + t * e, w[AN], e, y);
         product(w[WQ], y, e, nq, q + t * nq);
@@ -135,12 +167,12 @@ static void layer(const pass *p, int il) {
         for (int h = 0; h < o->n_head; h++) {
             if (w[QN])
                 norm(q + t * nq + h * d, w[QN], d, q + t * nq + h * d);
-            rotate(q + t * nq + h * d, d, neox, base, t);
+            rotate(o, q + t * nq + h * d, local, t);
         }
         for (int h = 0; h < o->n_head_kv; h++) {
             if (w[KN])
                 norm(k + t * nk + h * d, w[KN], d, k + t * nk + h * d);
-            rotate(k + t * nk + h * d, d, neox, base, t);
+            rotate(o, k + t * nk + h * d, local, t);
         }
     }
     attention(p, il, q, k, v, mixed);

@@ -172,8 +172,18 @@ gguf_writer *tiny_writer(const tiny_options *o) {
     key_int(&t, "attention.key_length", o->head_dim);
     key_int(&t, "attention.value_length", o->head_dim);
     key_float(&t, "attention.layer_norm_rms_epsilon", 1e-5f);
-    key_float(&t, "rope.freq_base", 10000);
-    if (gemma) {
+    key_float(&t, "rope.freq_base", o->rope_base > 0 ? o->rope_base : 10000);
+    char key[100];
+    snprintf(key, sizeof(key), "%s.rope.scaling.type", o->arch);
+    if (o->scaling)
+        gguf_writer_string(t.w, key, o->scaling);
+    if (o->scaling_factor > 0)
+        key_float(&t, "rope.scaling.factor", o->scaling_factor);
+    if (o->scaling_original)
+        key_int(&t, "rope.scaling.original_context_length", o->scaling_original);
+    if (o->local_base > 0)
+        key_float(&t, "rope.freq_base_swa", o->local_base);
+    if (gemma && !o->silent_windows) {
         key_int(&t, "attention.sliding_window", o->window);
         key_int(&t, "attention.sliding_window_pattern", o->period);
     }
@@ -186,6 +196,8 @@ gguf_writer *tiny_writer(const tiny_options *o) {
     tensor(&t, "output_norm.weight", BLOCK_F32, o->n_embd, 0, 1, 0.1f);
     for (int il = 0; il < o->n_layer; il++)
         layer(&t, il);
+    if (o->rope_factors)
+        gguf_writer_tensor(t.w, "rope_freqs.weight", BLOCK_F32, 1, (int64_t[]){o->head_dim / 2}, o->rope_factors);
     if (!gemma)
         tensor(&t, "output.weight", o->type, o->n_embd, n_vocab, 0, 3 / sqrtf((float)o->n_embd));
     return t.w;

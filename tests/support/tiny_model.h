@@ -14,6 +14,13 @@ typedef struct tiny_options {
     bool spm;        /* an SPM vocabulary, else byte-level BPE */
     bool template;   /* with a chatml template */
     uint64_t seed;
+    /* rotation; 0 and NULL: the file is silent, but for the base (10,000) */
+    float rope_base, local_base; /* local_base: of gemma3's local layers */
+    const char *scaling;         /* none, linear, yarn */
+    float scaling_factor;
+    int scaling_original;
+    const float *rope_factors; /* [head_dim / 2] */
+    bool silent_windows;       /* gemma3: the file names neither window nor period */
 } tiny_options;
 
 tiny_options tiny_default(void); /* llama, 2 layers, 4/2 heads of 64, Q4_1, BPE */

@@ -1,6 +1,7 @@
 /* rows_portable.c - everything that works on single rows of floats, in plain C. */
 #include "cpu/fill.h"
 #include <math.h>
+#include <string.h>
 
 static void scale(float *x, int n, float c) {
     for (int i = 0; i < n; i++)
@@ -60,15 +61,26 @@ static void rope(float *x, int n_rot, bool neox, const float *cos_sin) {
     }
 }
 
+/* The largest magnitude of a block. As integers magnitudes order a NaN above everything, so that it is not lost. */
+static float largest(const float *x) {
+    uint32_t top = 0, bits;
+    float magnitude;
+    for (int j = 0; j < PACK_BLOCK; j++) {
+        memcpy(&bits, &x[j], sizeof(bits));
+        bits &= 0x7fffffff;
+        top = bits > top ? bits : top;
+    }
+    memcpy(&magnitude, &top, sizeof(magnitude));
+    return magnitude;
+}
+
 static void act_quantize(const float *x, int n, int8_t *code, float *scales, int16_t *sum16) {
     for (int b = 0; b < n / PACK_BLOCK; b++) {
         const float *from = x + b * PACK_BLOCK;
-        float top = 0;
-        for (int j = 0; j < PACK_BLOCK; j++)
-            top = fabsf(from[j]) > top ? fabsf(from[j]) : top;
-        bool none = top < 1e-30f; /* 127 / top would overflow */
+        float top = largest(from);
+        bool none = !(top >= 1e-30f && top < INFINITY); /* 127 / top would overflow */
         float to_code = none ? 0 : 127.0f / top;
-        scales[b] = none ? 0 : top / 127.0f;
+        scales[b] = none ? top * 0 : top / 127.0f;
         for (int g = 0; g < 2; g++) {
             int sum = 0;
             for (int j = g * 16; j < g * 16 + 16; j++) {

@@ -118,18 +118,23 @@ static void rope(float *x, int n_rot, bool neox, const float *cos_sin) {
 }
 
 static void act_quantize(const float *x, int n, int8_t *code, float *scales, int16_t *sum16) {
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int b = 0; b < n / PACK_BLOCK; b++) {
-        __m256 most = _mm256_setzero_ps();
+        __m256i most = _mm256_setzero_si256();
+        float top;
         __m256i c[4];
-        for (int i = 0; i < 4; i++)
-            most = _mm256_max_ps(most, _mm256_and_ps(_mm256_loadu_ps(x + b * 32 + i * 8), magnitude));
-        float top = max8(most);
-        bool none = top < 1e-30f; /* 127 / top would overflow */
+        /* as integers, magnitudes order a NaN above everything, so that it is not lost */
+        for (int i = 0; i < 4; i++) {
+            __m256i v = _mm256_castps_si256(_mm256_loadu_ps(x + b * 32 + i * 8));
+            most = _mm256_max_epi32(most, _mm256_and_si256(v, magnitude));
+        }
+        int32_t bits = max8_epi32(most);
+        memcpy(&top, &bits, sizeof(top));
+        bool none = !(top >= 1e-30f && top < INFINITY); /* 127 / top would overflow */
         __m256 to_code = _mm256_set1_ps(none ? 0 : 127.0f / top);
-        scales[b] = none ? 0 : top / 127.0f;
-        for (int i = 0; i < 4; i++) { /* not a number becomes 127, with a scale like it */
+        scales[b] = none ? top * 0 : top / 127.0f;
+        for (int i = 0; i < 4; i++) { /* what is not a number becomes 127; its scale says so */
             __m256 y = _mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x + b * 32 + i * 8), to_code), _mm256_set1_ps(127));
             c[i] = _mm256_cvtps_epi32(_mm256_max_ps(y, _mm256_set1_ps(-127)));
         }

@@ -4,6 +4,7 @@
 #ifdef __x86_64__
 #include "cpu/x86/exp_avx512.h"
 #include <math.h>
+#include <string.h>
 
 enum { LANES = 16 };
 
@@ -125,10 +126,14 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
     const __m512 most = _mm512_set1_ps(127), least = _mm512_set1_ps(-127);
     for (int b = 0; b < n / PACK_BLOCK; b++) {
         __m512 v[2] = {_mm512_loadu_ps(x + b * 32), _mm512_loadu_ps(x + b * 32 + 16)};
-        float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(v[0]), _mm512_abs_ps(v[1])));
-        bool none = top < 1e-30f; /* 127 / top would overflow */
+        /* as integers, magnitudes order a NaN above everything, so that it is not lost */
+        int32_t bits = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(v[0])),
+                                                                _mm512_castps_si512(_mm512_abs_ps(v[1]))));
+        float top;
+        memcpy(&top, &bits, sizeof(top));
+        bool none = !(top >= 1e-30f && top < INFINITY); /* 127 / top would overflow */
         __m512 to_code = _mm512_set1_ps(none ? 0 : 127.0f / top);
-        scales[b] = none ? 0 : top / 127.0f;
+        scales[b] = none ? top * 0 : top / 127.0f;
         for (int g = 0; g < 2; g++) {
             __m512 y =
                 _mm512_min_ps(_mm512_mul_ps(v[g], to_code), most); /* not a number becomes 127, with a scale like it */

@@ -5,20 +5,23 @@
  * as it would be in a rendered template, but is never parsed for special tokens.
  *
  *   chatml    <|im_start|>ROLE\nTEXT<|im_end|>\n
- *   llama-3   <|start_header_id|>ROLE<|end_header_id|>\n\nTEXT<|eot_id|>              text trimmed
- *   gemma     <start_of_turn>user|model\nTEXT<end_of_turn>\n                          text trimmed; the system's goes
- * before the first user's llama-2   BOS [INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nTEXT [/INST] TEXT EOS           BOS before
- * every user turn mistral   BOS [INST] TEXT [/INST]TEXT EOS                                         the system's goes
- * before the first user's */
+ *   llama-3   <|start_header_id|>ROLE<|end_header_id|>\n\nTEXT<|eot_id|>                  text trimmed
+ *   gemma     <start_of_turn>user|model\nTEXT<end_of_turn>\n                              text trimmed; the system's
+ *             stands in front of the first user's
+ *   llama-2   BOS [INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nTEXT [/INST] TEXT EOS               text trimmed; BOS before
+ *             every user turn
+ *   mistral   BOS [INST] TEXT [/INST]TEXT EOS                                             spaces as the file's template
+ *             has them; the system's stands in front of the first or, in v0.3 and later, the last user's. In a
+ *             conversation that is already in the cache it cannot move on: there it stays where it was. */
 #include "text/chat.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "text/chat_style.h"
 #include "text/vocab.h"
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const names[CHAT_COUNT] = {"chatml", "llama-2", "llama-3", "gemma", "mistral"};
-#define NAMES "chatml, llama-2, llama-3, gemma, mistral"
 
 const char *chat_format_name(chat_format format) {
     return names[format];
@@ -30,41 +33,7 @@ pleat_status chat_format_parse(const char *name, chat_format *format, pleat_erro
             *format = (chat_format)i;
             return PLEAT_OK;
         }
-    return err_set(error, PLEAT_EINPUT, "the chat format \"%.40s\" is not known; known are %s", name, NAMES);
-}
-
-static pleat_status get_template(const gguf *file, gguf_string *found_text, bool *found, pleat_error *error) {
-    return gguf_get_string(file, "tokenizer.chat_template", found_text, found, error);
-}
-
-static bool holds(gguf_string s, const char *mark) {
-    return memmem(s.bytes, s.n, mark, strlen(mark)) != NULL;
-}
-
-pleat_status chat_format_detect(const gguf *file, chat_format *format, pleat_error *error) {
-    static const struct {
-        const char *mark;
-        chat_format format;
-    } marks[] = {{"<|im_start|>", CHAT_CHATML},
-                 {"<|start_header_id|>", CHAT_LLAMA3},
-                 {"<start_of_turn>", CHAT_GEMMA},
-                 {"<<SYS>>", CHAT_LLAMA2},
-                 {"[INST]", CHAT_MISTRAL}};
-    gguf_string found_text;
-    bool found;
-    pleat_status status = get_template(file, &found_text, &found, error);
-    if (status)
-        return status;
-    if (!found)
-        return err_set(error, PLEAT_EINPUT, "%.150s has no chat template; name a chat format (%s) or use the raw text",
-                       gguf_path(file), NAMES);
-    for (size_t i = 0; i < sizeof(marks) / sizeof(*marks); i++)
-        if (holds(found_text, marks[i].mark)) {
-            *format = marks[i].format;
-            return PLEAT_OK;
-        }
-    return err_set(error, PLEAT_EINPUT, "the chat template of %.150s is not one of those known (%s); name one of them",
-                   gguf_path(file), NAMES);
+    return err_set(error, PLEAT_EINPUT, "the chat format \"%.40s\" is not known; known are " CHAT_NAMES, name);
 }
 
 /* ---- writing ---- */
@@ -128,46 +97,68 @@ static void put_mark(writer *w, const char *mark) {
     free(ids);
 }
 
-static bool is_space(char c) {
-    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+/* White space as templates trim it (Python's): Unicode's, and the separators of ASCII. */
+static const char *const spaces[] = {
+    " ",
+    "\t",
+    "\n",
+    "\v",
+    "\f",
+    "\r",
+    "\x1c",
+    "\x1d",
+    "\x1e",
+    "\x1f",
+    "\xC2\x85",
+    "\xC2\xA0",
+    "\xE1\x9A\x80",
+    "\xE2\x80\x80",
+    "\xE2\x80\x81",
+    "\xE2\x80\x82",
+    "\xE2\x80\x83",
+    "\xE2\x80\x84",
+    "\xE2\x80\x85",
+    "\xE2\x80\x86",
+    "\xE2\x80\x87",
+    "\xE2\x80\x88",
+    "\xE2\x80\x89",
+    "\xE2\x80\x8A",
+    "\xE2\x80\xA8",
+    "\xE2\x80\xA9",
+    "\xE2\x80\xAF",
+    "\xE2\x81\x9F",
+    "\xE3\x80\x80",
+};
+
+/* Bytes of the white space at the beginning (or end) of n bytes; 0: none. */
+static size_t space_at(const char *bytes, size_t n, bool end) {
+    for (size_t i = 0; i < sizeof(spaces) / sizeof(*spaces); i++) {
+        size_t m = strlen(spaces[i]);
+        if (m <= n && !memcmp(end ? bytes + n - m : bytes, spaces[i], m))
+            return m;
+    }
+    return 0;
+}
+
+static void put_bytes(writer *w, const char *bytes, size_t n, bool trim_front, bool trim_end) {
+    size_t m;
+    while (trim_front && (m = space_at(bytes, n, false))) {
+        bytes += m;
+        n -= m;
+    }
+    while (trim_end && (m = space_at(bytes, n, true)))
+        n -= m;
+    text_append(&w->plain, bytes, n);
 }
 
 static void put_content(writer *w, const chat_message *m, bool trimmed) {
-    size_t from = 0, to = m->content_bytes;
-    while (trimmed && from < to && is_space(m->content[from]))
-        from++;
-    while (trimmed && to > from && is_space(m->content[to - 1]))
-        to--;
-    text_append(&w->plain, m->content + from, to - from);
+    put_bytes(w, m->content, m->content_bytes, trimmed, trimmed);
 }
 
 /* ---- the formats ---- */
 
 static bool is_role(const chat_message *m, const char *role) {
     return !strcmp(m->role, role);
-}
-
-/* The literal system message of a chatml template: between "<|im_start|>system", a line break and "<|im_end|>", if no
- * quote ends it before. */
-static gguf_string default_system(const gguf *file) {
-    static const char open[] = "<|im_start|>system", close[] = "<|im_end|>";
-    gguf_string found_text = {"", 0};
-    bool found = false;
-    if (get_template(file, &found_text, &found, NULL) || !found)
-        return (gguf_string){"", 0};
-    const char *end = found_text.bytes + found_text.n, *at = found_text.bytes;
-    while ((at = memmem(at, (size_t)(end - at), open, sizeof(open) - 1))) {
-        at += sizeof(open) - 1;
-        const char *from = at;
-        if (end - from >= 2 && !memcmp(from, "\\n", 2))
-            from += 2;
-        else if (end - from >= 1 && *from == '\n')
-            from++;
-        const char *to = memmem(from, (size_t)(end - from), close, sizeof(close) - 1);
-        if (to && from > at && !memchr(from, '\'', (size_t)(to - from)) && !memchr(from, '"', (size_t)(to - from)))
-            return (gguf_string){from, (size_t)(to - from)};
-    }
-    return (gguf_string){"", 0};
 }
 
 static void chatml_message(writer *w, const chat_message *m) {
@@ -179,13 +170,12 @@ static void chatml_message(writer *w, const chat_message *m) {
     put(w, "\n");
 }
 
-static void write_chatml(writer *w, const gguf *file, const chat_message *m, int n, int first) {
-    gguf_string system = default_system(file);
+static void write_chatml(writer *w, const chat_style *style, const chat_message *m, int n, int first) {
     if (first) {
         put_mark(w, "<|im_end|>");
         put(w, "\n");
-    } else if (system.n && !is_role(&m[0], "system")) {
-        chatml_message(w, &(chat_message){"system", system.bytes, system.n});
+    } else if (style->system.n && !is_role(&m[0], "system")) {
+        chatml_message(w, &(chat_message){"system", style->system.bytes, style->system.n});
     }
     for (int i = first; i < n; i++)
         chatml_message(w, &m[i]);
@@ -200,14 +190,24 @@ static void llama3_header(writer *w, const char *role) {
     put(w, "\n\n");
 }
 
-static void write_llama3(writer *w, const chat_message *m, int n, int first) {
+static void llama3_message(writer *w, const char *role, const char *before, const chat_message *m) {
+    llama3_header(w, role);
+    put(w, before);
+    if (m)
+        put_content(w, m, true);
+    put_mark(w, "<|eot_id|>");
+}
+
+static void write_llama3(writer *w, const chat_style *style, const chat_message *m, int n, int first) {
+    static const char dates[] = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n";
+    bool system = is_role(&m[0], "system");
     if (first)
         put_mark(w, "<|eot_id|>");
-    for (int i = first; i < n; i++) {
-        llama3_header(w, m[i].role);
-        put_content(w, &m[i], true);
-        put_mark(w, "<|eot_id|>");
-    }
+    else if (style->dated)
+        llama3_message(w, "system", dates, system ? &m[0] : NULL);
+    for (int i = first; i < n; i++)
+        if (!(style->dated && system && i == 0))
+            llama3_message(w, m[i].role, "", &m[i]);
     llama3_header(w, "assistant");
 }
 
@@ -233,32 +233,65 @@ static void write_gemma(writer *w, const chat_message *m, int n, int first) {
     put(w, "model\n");
 }
 
-/* llama-2 and mistral. */
-static void write_inst(writer *w, bool llama2, const chat_message *m, int n, int first) {
+/* One user turn; system NULL: none goes in front. */
+static void llama2_user(writer *w, const chat_message *system, const chat_message *m) {
+    put_mark(w, "[INST]");
+    put(w, " ");
+    if (system) {
+        put(w, "<<SYS>>\n");
+        put_content(w, system, false);
+        put(w, "\n<</SYS>>\n\n");
+    }
+    put_bytes(w, m->content, m->content_bytes, !system, true); /* it is the two together that are trimmed */
+    put(w, " ");
+    put_mark(w, "[/INST]");
+}
+
+static void write_llama2(writer *w, const chat_message *m, int n, int first) {
+    bool system = is_role(&m[0], "system");
+    if (first)
+        put(w, " ");
     if (first)
         put_id(w, tokenizer_eos(w->tok));
     for (int i = first; i < n; i++) {
-        if (is_role(&m[i], "system"))
-            continue;
         if (is_role(&m[i], "assistant")) {
-            put(w, llama2 ? " " : "");
-            put_content(w, &m[i], llama2);
-            put(w, llama2 ? " " : "");
+            put(w, " ");
+            put_content(w, &m[i], true);
+            put(w, " ");
             put_id(w, tokenizer_eos(w->tok));
-            continue;
+        } else if (is_role(&m[i], "user")) {
+            if (i > 1)
+                put_id(w, tokenizer_bos(w->tok));
+            llama2_user(w, system && i == 1 ? &m[0] : NULL, &m[i]);
         }
-        if (llama2 && i > 1)
-            put_id(w, tokenizer_bos(w->tok));
-        put_mark(w, "[INST]");
-        put(w, " ");
-        if (i == 1 && is_role(&m[0], "system")) {
-            put(w, llama2 ? "<<SYS>>\n" : "");
-            put_content(w, &m[0], false);
-            put(w, llama2 ? "\n<</SYS>>\n\n" : "\n\n");
+    }
+}
+
+static void mistral_user(writer *w, const chat_style *style, const chat_message *system, const chat_message *m) {
+    put(w, style->space_before ? " " : "");
+    put_mark(w, "[INST]");
+    put(w, style->space_after ? " " : "");
+    if (system) {
+        put_content(w, system, false);
+        put(w, "\n\n");
+    }
+    put_content(w, m, false);
+    put(w, style->space_close ? " " : "");
+    put_mark(w, "[/INST]");
+}
+
+static void write_mistral(writer *w, const chat_style *style, const chat_message *m, int n, int first) {
+    int with_system = first || !is_role(&m[0], "system") ? -1 : style->system_last ? n - 1 : 1;
+    if (first)
+        put_id(w, tokenizer_eos(w->tok));
+    for (int i = first; i < n; i++) {
+        if (is_role(&m[i], "assistant")) {
+            put(w, style->space_answer ? " " : "");
+            put_content(w, &m[i], style->trim_answer);
+            put_id(w, tokenizer_eos(w->tok));
+        } else if (is_role(&m[i], "user")) {
+            mistral_user(w, style, i == with_system ? &m[0] : NULL, &m[i]);
         }
-        put_content(w, &m[i], llama2);
-        put(w, " ");
-        put_mark(w, "[/INST]");
     }
 }
 
@@ -291,17 +324,28 @@ pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format for
     if (status)
         return status;
     writer w = {.tok = tok, .error = error};
-    bool always = format == CHAT_LLAMA2 || format == CHAT_LLAMA3 || format == CHAT_GEMMA || format == CHAT_MISTRAL;
-    if (!first && (always || tokenizer_adds_bos(tok)))
+    const chat_style style = chat_style_read(file, format);
+    if (!first && (format != CHAT_CHATML || tokenizer_adds_bos(tok)))
         put_id(&w, tokenizer_bos(tok));
-    if (format == CHAT_CHATML)
-        write_chatml(&w, file, messages, n_messages, first);
-    else if (format == CHAT_LLAMA3)
-        write_llama3(&w, messages, n_messages, first);
-    else if (format == CHAT_GEMMA)
+    switch (format) {
+    case CHAT_CHATML:
+        write_chatml(&w, &style, messages, n_messages, first);
+        break;
+    case CHAT_LLAMA3:
+        write_llama3(&w, &style, messages, n_messages, first);
+        break;
+    case CHAT_GEMMA:
         write_gemma(&w, messages, n_messages, first);
-    else
-        write_inst(&w, format == CHAT_LLAMA2, messages, n_messages, first);
+        break;
+    case CHAT_LLAMA2:
+        write_llama2(&w, messages, n_messages, first);
+        break;
+    case CHAT_MISTRAL:
+        write_mistral(&w, &style, messages, n_messages, first);
+        break;
+    case CHAT_COUNT:
+        break;
+    }
     flush(&w);
     if (!w.status && w.list.failed)
         fail_memory(&w);

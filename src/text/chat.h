@@ -6,6 +6,7 @@
 #include "text/tokenizer.h"
 
 typedef enum chat_format { CHAT_CHATML, CHAT_LLAMA2, CHAT_LLAMA3, CHAT_GEMMA, CHAT_MISTRAL, CHAT_COUNT } chat_format;
+#define CHAT_NAMES "chatml, llama-2, llama-3, gemma, mistral"
 const char *chat_format_name(chat_format format);
 /* By name. PLEAT_EINPUT names the list. */
 pleat_status chat_format_parse(const char *name, chat_format *format, pleat_error *error);
@@ -19,9 +20,9 @@ typedef struct chat_message {
 } chat_message;
 /* Ids of the messages from `first` on, then the opening of the assistant's turn. With first > 0 the messages before it
  * are already in the cache, up to the last token of an assistant's answer (message first - 1): its turn is closed
- * first. With first = 0 BOS and a system message that the file's template adds by itself (SmolLM2, Qwen2.5) stand in
- * front. PLEAT_EINPUT: an unknown role, or an order that the format cannot say (a system message comes first, user and
- * assistant take turns, the last one is the user's). *ids malloc'ed. */
+ * first. With first = 0 BOS and a system message that the file's template adds by itself (SmolLM2, Qwen2.5, Llama 3.1)
+ * stand in front. PLEAT_EINPUT: an unknown role, or an order that the format cannot say (a system message comes first,
+ * user and assistant take turns, the last one is the user's). *ids malloc'ed. */
 pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
                          int n_messages, int first, int32_t **ids, int *n_ids, pleat_error *error);
 #endif

@@ -2,8 +2,8 @@
  *
  * The draw is a pure function of (seed, position), so that two methods that are compared see the same random number at
  * the same place (common random numbers). Candidates are ordered by logit, equal ones by id, so the result does not
- * depend on the sort. Only what can still be drawn is sorted: the top k by a heap-free selection, or everything when k
- * is off.
+ * depend on the sort. Candidates are put in order only as far as the filters and the draw look: the best 64, then four
+ * times as many, and so on, each by a selection in linear time.
  *
  * min-p: arXiv 2407.01082. Repetition penalty: arXiv 1909.05858, section 4.1, over the last 64 tokens; the presence
  * penalty is subtracted once from every token that stands among them. */
@@ -14,7 +14,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { PENALTY_TOKENS = 64 };
+enum { PENALTY_TOKENS = 64, FIRST_SORTED = 64 };
 
 typedef struct candidate {
     float logit;
@@ -98,7 +98,7 @@ static int by_logit(const void *a, const void *b) {
     return (x->id > y->id) - (x->id < y->id);
 }
 
-/* Moves the k best candidates to the front, in any order. */
+/* Moves the k best of n candidates to the front, in an order that depends on nothing but them. */
 static void select_best(candidate *list, int n, int k) {
     int low = 0, high = n - 1;
     while (low < high) {
@@ -126,33 +126,49 @@ static void select_best(candidate *list, int n, int k) {
     }
 }
 
-static int32_t draw(sampler *s, const pleat_sampling *p, const float *logits, float max, uint64_t position) {
-    int n = s->n_vocab;
-    for (int i = 0; i < n; i++)
-        s->list[i] = (candidate){.logit = logits[i], .id = i};
-    if (p->top_k && p->top_k < n) {
-        select_best(s->list, n, p->top_k);
-        n = p->top_k;
+/* The best candidates in order, as far as they are looked at. */
+typedef struct ranking {
+    candidate *list;
+    int n, n_sorted;
+} ranking;
+
+static const candidate *ranked(ranking *r, int i) {
+    while (i >= r->n_sorted) {
+        int n_more = r->n_sorted ? 3 * r->n_sorted : FIRST_SORTED, n_left = r->n - r->n_sorted;
+        n_more = n_more < n_left ? n_more : n_left;
+        select_best(r->list + r->n_sorted, n_left, n_more);
+        qsort(r->list + r->n_sorted, (size_t)n_more, sizeof(*r->list), by_logit);
+        r->n_sorted += n_more;
     }
-    qsort(s->list, (size_t)n, sizeof(*s->list), by_logit);
-    double sum = 0, kept = 0, floor = p->min_p;
-    for (int i = 0; i < n; i++)
-        sum += exp(((double)s->list[i].logit - (double)max) / (double)p->temperature);
-    int n_kept = 0;
-    while (n_kept < n) {
-        double weight = exp(((double)s->list[n_kept].logit - (double)max) / (double)p->temperature);
-        if (n_kept && (weight < floor || kept >= (double)p->top_p * sum))
+    return &r->list[i];
+}
+
+static int32_t draw(sampler *s, const pleat_sampling *p, const float *logits, float max, uint64_t position) {
+    ranking r = {.list = s->list, .n = s->n_vocab};
+    double sum = 0, kept = 0, temperature = (double)p->temperature;
+    for (int i = 0; i < r.n; i++)
+        s->list[i] = (candidate){.logit = logits[i], .id = i};
+    if (p->top_k && p->top_k < r.n) {
+        select_best(s->list, r.n, p->top_k);
+        r.n = p->top_k;
+    }
+    for (int i = 0; i < r.n; i++)
+        sum += exp(((double)s->list[i].logit - (double)max) / temperature);
+    int n_kept = p->top_p < 1 || p->min_p > 0 ? 0 : r.n;
+    while (n_kept < r.n) {
+        double weight = exp(((double)ranked(&r, n_kept)->logit - (double)max) / temperature);
+        if (n_kept && (weight < (double)p->min_p || kept >= (double)p->top_p * sum))
             break;
         kept += weight;
         n_kept++;
     }
-    double at = rng_uniform(p->seed, 0, position) * kept;
+    double at = rng_uniform(p->seed, 0, position) * (kept > 0 ? kept : sum);
     for (int i = 0; i < n_kept; i++) {
-        at -= exp(((double)s->list[i].logit - (double)max) / (double)p->temperature);
+        at -= exp(((double)ranked(&r, i)->logit - (double)max) / temperature);
         if (at < 0)
             return s->list[i].id;
     }
-    return s->list[n_kept - 1].id;
+    return ranked(&r, 0)->id; /* the last weights were lost in the sum's rounding */
 }
 
 pleat_status sample_token(sampler *s, const pleat_sampling *p, float *logits, const int32_t *history, int n_history,

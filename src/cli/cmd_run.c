@@ -1,4 +1,7 @@
-/* cmd_run.c - `pleat run`: one prompt, or a chat. */
+/* cmd_run.c - `pleat run`: one prompt, or a chat.
+ *
+ * Ctrl-C ends the answer that is being written (a chat goes on with the next turn); anywhere else, and a second time,
+ * it ends the program as it always does. */
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "base/clock.h"
@@ -6,7 +9,10 @@
 #include "base/status.h"
 #include "engine/generate.h"
 #include "engine/engine.h"
+#include "base/progress.h"
 #include "text/chat.h"
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,22 +48,40 @@ typedef struct session {
     int32_t pending;
     double ttft_ms;
     int n_prompt;
+    bool begun; /* this turn has changed the cache: what fails now cannot be taken back */
 } session;
+
+/* ---- Ctrl-C ---- */
+
+static volatile sig_atomic_t answering, interrupted;
+
+static void die_of_interrupt(void) {
+    signal(SIGINT, SIG_DFL);
+    raise(SIGINT);
+}
+
+static void on_interrupt(int number) {
+    (void)number;
+    if (!answering || interrupted)
+        die_of_interrupt();
+    interrupted = 1;
+}
 
 static bool show(void *context, int index, const char *bytes, size_t n) {
     (void)context;
     (void)index;
-    return fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0;
+    return fwrite(bytes, 1, n, stdout) == n && fflush(stdout) == 0 && !interrupted;
 }
+
+/* ---- a session ---- */
 
 static pleat_status open_session(session *x, pleat_error *error) {
     const settings *s = x->s;
     pleat_engine_options options = {.n_threads = s->threads, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
     pleat_status status = model_open(s->model, s->threads, &x->model, error);
     status = status ? status : pleat_method_parse(s->method, x->model, &x->method, error);
-    if (!status && !s->raw)
-        status = s->chat ? chat_format_parse(s->chat, &x->format, error)
-                         : chat_format_detect(x->model->file, &x->format, error);
+    if (!status && !s->raw && !s->chat)
+        status = chat_format_detect(x->model->file, &x->format, error);
     status = status ? status : pleat_engine_open(x->model, &options, &x->engine, error);
     status = status ? status : pleat_seq_open(x->engine, x->method, &x->seq, error);
     if (status)
@@ -97,8 +121,9 @@ static pleat_status turn_ids(session *x, const char *prompt, size_t n, int32_t *
     int first = x->n_messages, n_new;
     int32_t *new_ids = NULL;
     pleat_status status;
-    if (x->s->raw) {
-        status = pleat_tokenize(x->model, prompt, n, true, &new_ids, &n_new, error);
+    if (x->s->raw) { /* BOS stands at the beginning alone */
+        status = tokenizer_encode(x->model->tok, prompt, n, x->stream.n_history ? TOKENIZER_PARSE : TOKENIZER_SPECIAL,
+                                  &new_ids, &n_new, error);
     } else {
         status =
             first == 0 && x->s->system ? add_message(x, "system", x->s->system, strlen(x->s->system), error) : PLEAT_OK;
@@ -134,29 +159,66 @@ static generate_options sampling_of(const settings *s) {
     return (generate_options){.max_tokens = s->max_tokens, .sampling = p};
 }
 
+/* Step by step, so that a long prompt can show how far it is. */
+static pleat_status prefill(session *x, const int32_t *ids, int n_ids, pleat_error *error) {
+    progress bar;
+    pleat_status status = PLEAT_OK;
+    int room = pleat_seq_room(x->seq);
+    if (n_ids > room)
+        return err_set(error, PLEAT_EFULL, "the prompt has %d tokens; the context of %d tokens has room for %d more",
+                       n_ids, x->model->context_tokens, room);
+    x->begun = true;
+    progress_begin(&bar, "prompt", n_ids);
+    for (int from = 0, n; from < n_ids && !status; from += n) {
+        n = pleat_seq_cut(x->engine, x->seq, n_ids - from);
+        bool last = from + n == n_ids;
+        pleat_item item = {.seq = x->seq,
+                           .tokens = ids + from,
+                           .n_tokens = n,
+                           .phase = last ? PLEAT_PROMPT_END : PLEAT_PROMPT,
+                           .want = last ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE,
+                           .logits = last ? x->logits : NULL};
+        status = pleat_step(x->engine, &item, 1, error);
+        progress_update(&bar, from + n, NULL);
+    }
+    progress_end(&bar);
+    return status;
+}
+
+static pleat_status answer(session *x, const int32_t *ids, int n_ids, pleat_error *error) {
+    generate_stream *s = &x->stream;
+    int held = x->pending >= 0; /* it stands in the history already */
+    if (!mem_grow(&s->history, &s->cap_history, s->n_history + n_ids, sizeof(*s->history)))
+        return err_set(error, PLEAT_EMEMORY, "no memory for a conversation of %d tokens", s->n_history + n_ids);
+    memcpy(s->history + s->n_history, ids + held, (size_t)(n_ids - held) * sizeof(*ids));
+    s->n_history += n_ids - held;
+    s->seq = x->seq;
+    s->logits = x->logits;
+    text_free(&s->answer);
+    generate_options options = sampling_of(x->s);
+    answering = !x->s->json;
+    pleat_status status = generate_run(x->engine, s, 1, &options, x->s->json ? NULL : show, NULL, error);
+    answering = 0;
+    x->pending = s->pending;
+    return status;
+}
+
+/* On failure the conversation is as it was before; the cache too, unless x->begun. */
 static pleat_status run_turn(session *x, const char *prompt, size_t n, pleat_error *error) {
     int32_t *ids = NULL;
-    int n_ids = 0;
-    pleat_status status = turn_ids(x, prompt, n, &ids, &n_ids, error);
+    int n_ids = 0, n_messages = x->n_messages;
     double started = clock_seconds();
-    generate_stream *s = &x->stream;
-    if (!status)
-        status = pleat_prefill(x->engine, x->seq, ids, n_ids, true, PLEAT_LOGITS_LAST, x->logits, error);
-    if (!status && !mem_grow(&s->history, &s->cap_history, s->n_history + n_ids, sizeof(*s->history)))
-        status = err_set(error, PLEAT_EMEMORY, "no memory for a conversation of %d tokens", s->n_history + n_ids);
+    interrupted = 0;
+    x->begun = false;
+    pleat_status status = turn_ids(x, prompt, n, &ids, &n_ids, error);
+    status = status ? status : prefill(x, ids, n_ids, error);
     if (!status) {
-        int held = x->pending >= 0; /* it stands in the history already */
-        memcpy(s->history + s->n_history, ids + held, (size_t)(n_ids - held) * sizeof(*ids));
-        s->n_history += n_ids - held;
-        s->seq = x->seq;
-        s->logits = x->logits;
         x->n_prompt = n_ids;
         x->ttft_ms = (clock_seconds() - started) * 1e3;
-        text_free(&s->answer);
-        generate_options options = sampling_of(x->s);
-        status = generate_run(x->engine, s, 1, &options, x->s->json ? NULL : show, NULL, error);
-        x->pending = s->pending;
+        status = answer(x, ids, n_ids, error);
     }
+    while (status && x->n_messages > n_messages)
+        free((char *)x->message[--x->n_messages].content);
     free(ids);
     return status;
 }
@@ -188,12 +250,24 @@ static int print_result(session *x) {
     return EXIT_OK;
 }
 
+/* One line of input as a turn. EXIT_OK: the chat goes on. */
+static int chat_turn(session *x, const char *line, size_t n) {
+    pleat_error error;
+    pleat_status status = run_turn(x, line, n, &error);
+    const text *said = &x->stream.answer;
+    if (!status && !x->s->raw)
+        status = add_message(x, "assistant", said->bytes ? said->bytes : "", said->n, &error);
+    if (!status)
+        return print_result(x);
+    print_error(self.name, &error);
+    return x->begun ? EXIT_FAILED : EXIT_OK; /* a shorter line may still fit */
+}
+
 static int chat(session *x) {
     char *line = NULL;
     size_t cap = 0;
     ssize_t n;
     int code = EXIT_OK;
-    pleat_error error;
     bool terminal = isatty(STDIN_FILENO);
     while (code == EXIT_OK) {
         if (terminal)
@@ -204,26 +278,24 @@ static int chat(session *x) {
             n--;
         if (n == 0)
             continue;
-        if (run_turn(x, line, (size_t)n, &error) ||
-            (!x->s->raw && add_message(x, "assistant", x->stream.answer.bytes ? x->stream.answer.bytes : "",
-                                       x->stream.answer.n, &error)))
-            code = print_error(self.name, &error);
-        else
-            code = print_result(x);
+        code = chat_turn(x, line, (size_t)n);
         if (code == EXIT_OK && pleat_seq_room(x->seq) < 1) {
             fprintf(stderr, "pleat run: the model's context of %d tokens is full; the chat ends here\n",
                     x->model->context_tokens);
             break;
         }
     }
+    if (terminal && code == EXIT_OK && feof(stdin))
+        fputc('\n', stderr);
     free(line);
     return code;
 }
 
-static int run(const settings *s) {
-    session x = {.s = s};
+static int run(const settings *s, chat_format format) {
+    session x = {.s = s, .format = format};
     pleat_error error;
     int code;
+    signal(SIGINT, on_interrupt);
     if (open_session(&x, &error))
         code = print_error(self.name, &error);
     else if (s->interactive)
@@ -233,7 +305,25 @@ static int run(const settings *s) {
     else
         code = print_result(&x);
     close_session(&x);
+    if (interrupted && !s->interactive)
+        die_of_interrupt();
     return code;
+}
+
+/* What can be said to be wrong before any work. */
+static pleat_status check(const settings *s, chat_format *format, pleat_error *error) {
+    pleat_method *method;
+    if (!s->model)
+        return err_set(error, PLEAT_EINPUT, "which model? give it with -m NAME or -m FILE.gguf");
+    if (s->interactive == (s->prompt != NULL) || (s->interactive && s->json))
+        return err_set(error, PLEAT_EINPUT, "give one of -p TEXT and -i (which has no --json)");
+    if (s->raw && (s->chat || s->system))
+        return err_set(error, PLEAT_EINPUT, "--raw has no chat format and no system message");
+    pleat_status status = s->chat ? chat_format_parse(s->chat, format, error) : PLEAT_OK;
+    status = status ? status : pleat_method_parse(s->method, NULL, &method, error);
+    if (!status)
+        pleat_method_free(method);
+    return status;
 }
 
 int cmd_run(int argc, char **argv) {
@@ -265,9 +355,11 @@ int cmd_run(int argc, char **argv) {
     int code = options_parse(&self, options, argc, argv, &n_arguments);
     if (code >= 0)
         return code;
-    if (s.interactive == (s.prompt != NULL) || (s.interactive && s.json)) {
-        fprintf(stderr, "pleat run: give one of -p TEXT and -i (which has no --json)\n");
+    pleat_error error;
+    chat_format format = CHAT_CHATML;
+    if (check(&s, &format, &error)) {
+        print_error(self.name, &error);
         return EXIT_USAGE;
     }
-    return run(&s);
+    return run(&s, format);
 }

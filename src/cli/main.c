@@ -2,9 +2,11 @@
 #include "pleat.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
     const char *name, *summary;
@@ -31,7 +33,28 @@ static void print_commands(FILE *to) {
     fprintf(to, "\n`pleat COMMAND --help` says more.\n");
 }
 
+/* A mapped file that shrinks or whose disk fails raises SIGBUS where it is read. */
+static void on_bus_error(int number) {
+    static const char sentence[] = "pleat: a file that was being read has shrunk or cannot be read any more\n";
+    (void)number;
+    if (write(STDERR_FILENO, sentence, sizeof(sentence) - 1) < 0)
+        _exit(EXIT_FAILED);
+    _exit(EXIT_FAILED);
+}
+
+/* What a command has printed has to arrive. */
+static int finish(const char *name, int code) {
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout))
+        return code;
+    if (code == EXIT_OK)
+        fprintf(stderr, "pleat %s: the result could not be written%s%s\n", name, errno ? ": " : "",
+                errno ? strerror(errno) : "");
+    return code == EXIT_OK ? EXIT_FAILED : code;
+}
+
 int main(int argc, char **argv) {
+    signal(SIGBUS, on_bus_error);
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, told in a sentence */
     if (argc < 2) {
         print_commands(stderr);
@@ -49,7 +72,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < N_COMMANDS; i++) {
         names[i] = commands[i].name;
         if (!strcmp(argv[1], names[i]))
-            return commands[i].run(argc - 1, argv + 1);
+            return finish(names[i], commands[i].run(argc - 1, argv + 1));
     }
     const char *guess = options_guess(argv[1], names);
     fprintf(stderr, "pleat: there is no command \"%.40s\"%s%s%s; `pleat --help` lists them\n", argv[1],

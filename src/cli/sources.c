@@ -20,7 +20,7 @@ static const source sources[] = {
      "99af0276a84059eca22886be5ea278454a05a505f455436f2f2e78a8faa77772", 125500000, "see the package",
      "ShareGPT V3 conversations, cut at 125.5 MB"},
     {"shakespeare", "aiperf", "0.13.0", 0, "dataset/generator/assets/shakespeare.txt", "data/shakespeare.txt",
-     "e0e13a826912a4a81bb3a582aa73c4af0675bdeee6ddf6d505efb63d562d496f", 5400000, "public domain",
+     "e0e13a826912a4a81bb3a582aa73c4af0675bdeee6ddf6d505efb63d562d496f", 5000000, "public domain",
      "5 MB of plain text"},
 };
 

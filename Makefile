@@ -44,6 +44,7 @@ $(BUILD)/%.o: %.c Makefile
 	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests -Ibench) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
 
 $(BUILD)/src/measure/assets.o: tests/data/shakespeare-40k.txt src/measure/prompts.jsonl
+$(BUILD)/src/report/page.o: src/report/style.css
 
 $(LIB): $(OBJECTS)
 	@rm -f $@

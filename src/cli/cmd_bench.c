@@ -14,7 +14,8 @@ static const command self = {
     .summary =
         "Throughput over batch sizes, prompt lengths and methods; prefill and decode (64 tokens) apart, f16 always "
         "among them.\n"
-        "Rates are tokens per second of the whole batch. Every point is stored as it is made; a killed run goes on.",
+        "Rates are tokens per second of the whole batch. Every point is stored as it is made; a run that was stopped "
+        "goes on.",
     .arguments = "",
     .example = "pleat bench -m smollm2-135m --methods int8,kivi-4 --batch 1,4 --prompt 256,1024",
 };
@@ -23,25 +24,32 @@ typedef struct settings {
     const char *model, *methods, *store;
     option_ints batch, prompt;
     int repeats, fill, threads, pool_mb;
-    bool beyond, json;
+    bool beyond, again, json;
 } settings;
 
-static const store_point *base_of(const store_points *points, const store_point *p) {
+static const store_point *twin_of(const store_points *points, const store_point *p, const char *label, bool filled) {
     for (int i = 0; i < points->n; i++) {
         const store_point *b = &points->point[i];
-        if (!strcmp(b->label, "f16") && b->batch == p->batch && b->prompt_tokens == p->prompt_tokens &&
-            !strcmp(b->stage, p->stage) && !b->error && b->median > 0)
+        if (!strcmp(b->label, label) && b->batch == p->batch && b->prompt_tokens == p->prompt_tokens &&
+            !strcmp(b->stage, p->stage) && b->filled == filled)
             return b;
     }
     return NULL;
 }
 
-static bool is_agreement(const store_point *p) {
-    return !strcmp(p->label, "f16 (filled)");
+/* The point over a real prompt that this one, over a fill, is compared with; NULL: it is no such check. */
+static const store_point *checked_by(const store_points *points, const store_point *p) {
+    const store_point *real = p->filled ? twin_of(points, p, p->label, false) : NULL;
+    return real && !real->error && !p->error ? real : NULL;
+}
+
+/* 0: f16 was not measured there. */
+static double ratio_of(const store_points *points, const store_point *p) {
+    const store_point *base = twin_of(points, p, "f16", p->filled);
+    return base && !base->error && base->median > 0 ? p->median / base->median : 0;
 }
 
 static json_t *point_json(const store_points *points, const store_point *p) {
-    const store_point *base = base_of(points, p);
     json_t *o = json_pack("{s:s,s:s,s:i,s:i,s:s,s:b}", "method", p->label, "spec", p->spec, "batch", p->batch,
                           "prompt_tokens", p->prompt_tokens, "stage", p->stage, "filled", p->filled);
     if (p->error) {
@@ -49,90 +57,118 @@ static json_t *point_json(const store_points *points, const store_point *p) {
                                json_pack("{s:s,s:I}", "error", p->error, "bytes_needed", (json_int_t)p->bytes_needed));
         return o;
     }
-    json_object_update_new(o, json_pack("{s:f,s:f,s:I,s:I,s:i}", "tokens_per_s", p->median, "spread", p->spread,
-                                        "kv_bytes", (json_int_t)p->kv_bytes, "kv_peak_bytes",
-                                        (json_int_t)p->kv_peak_bytes, "repeats", p->n_repeats));
-    json_object_set_new(o, "ratio_f16", base ? json_real(p->median / base->median) : json_null());
+    json_t *rates = json_array();
+    for (int i = 0; i < p->n_repeats; i++)
+        json_array_append_new(rates, json_real(p->rate[i]));
+    double ratio = ratio_of(points, p);
+    json_object_update_new(o, json_pack("{s:f,s:f,s:o,s:I,s:I}", "tokens_per_s", p->median, "spread", p->spread,
+                                        "repeats", rates, "kv_bytes", (json_int_t)p->kv_bytes, "kv_peak_bytes",
+                                        (json_int_t)p->kv_peak_bytes));
+    json_object_set_new(o, "ratio_f16", ratio > 0 ? json_real(ratio) : json_null());
     return o;
 }
 
-static int print_points_json(const pleat_model *model, const pleat_engine *engine, const settings *s,
-                             const store_points *points) {
-    measure_identity identity;
-    store_run run = measure_run_of("bench", model, engine, "", &identity);
-    json_t *list = json_array(), *agreement = json_null();
+static int print_points_json(const store_run *run, const settings *s, const store_points *points) {
+    json_t *list = json_array(), *checks = json_array();
     for (int i = 0; i < points->n; i++) {
-        const store_point *p = &points->point[i];
-        if (is_agreement(p))
-            agreement =
-                json_pack("{s:i,s:f,s:f}", "prompt_tokens", p->prompt_tokens, "filled", p->rate[0], "real", p->rate[1]);
+        const store_point *p = &points->point[i], *real = checked_by(points, p);
+        if (real)
+            json_array_append_new(checks, json_pack("{s:s,s:i,s:i,s:f,s:f}", "method", p->label, "batch", p->batch,
+                                                    "prompt_tokens", p->prompt_tokens, "filled", p->median, "real",
+                                                    real->median));
         else
             json_array_append_new(list, point_json(points, p));
     }
     return print_json(self.name,
-                      json_pack("{s:{s:s,s:s,s:i,s:s},s:s,s:o,s:o,s:s}", "machine", "cpu", run.machine, "level",
-                                run.level, "threads", run.n_threads, "version", run.version, "model", run.model_name,
-                                "points", list, "fill_agreement", agreement, "store", s->store));
+                      json_pack("{s:{s:s,s:s,s:i,s:s},s:s,s:o,s:o,s:s}", "machine", "cpu", run->machine, "level",
+                                run->level, "threads", run->n_threads, "version", run->version, "model",
+                                run->model_name, "points", list, "fill_agreement", checks, "store", s->store));
 }
 
-static void print_points(const pleat_model *model, const pleat_engine *engine, const settings *s,
-                         const store_points *points) {
-    measure_identity identity;
-    store_run run = measure_run_of("bench", model, engine, "", &identity);
-    printf("%s on %s, kernels %s, %d threads\n\n", run.model_name, run.machine, run.level, run.n_threads);
+static void print_point(const store_points *points, const store_point *p) {
+    char now[16], peak[16];
+    printf("%-16s %5d %7d %-8s ", p->label, p->batch, p->prompt_tokens, p->stage);
+    if (p->error) {
+        printf("%s (%s needed)\n", p->error, text_bytes(p->bytes_needed, now));
+        return;
+    }
+    printf("%10.1f %6.1f%% %10s %10s ", p->median, 100 * p->spread, text_bytes(p->kv_bytes, now),
+           text_bytes(p->kv_peak_bytes, peak));
+    if (ratio_of(points, p) > 0)
+        printf("%5.2fx%s\n", ratio_of(points, p), p->filled ? " filled" : "");
+    else
+        printf("%6s%s\n", "-", p->filled ? " filled" : "");
+}
+
+static void print_points(const store_run *run, const settings *s, const store_points *points) {
+    bool any_check = false;
+    printf("%s on %s, kernels %s, %d threads\n\n", run->model_name, run->machine, run->level, run->n_threads);
     printf("%-16s %5s %7s %-8s %10s %7s %10s %10s %6s\n", "method", "batch", "prompt", "stage", "tokens/s", "spread",
            "KV now", "KV peak", "ratio");
+    for (int i = 0; i < points->n; i++)
+        if (!checked_by(points, &points->point[i]))
+            print_point(points, &points->point[i]);
     for (int i = 0; i < points->n; i++) {
-        const store_point *p = &points->point[i], *base = base_of(points, p);
-        char now[16], peak[16];
-        if (is_agreement(p)) {
-            printf("decode over a synthetic fill of %d tokens: %.1f tokens/s, over a real prompt: %.1f\n",
-                   p->prompt_tokens, p->rate[0], p->rate[1]);
-            continue;
-        }
-        printf("%-16s %5d %7d %-8s ", p->label, p->batch, p->prompt_tokens, p->stage);
-        if (p->error)
-            printf("%s (%s needed)\n", p->error, text_bytes(p->bytes_needed, now));
-        else
-            printf("%10.1f %6.1f%% %10s %10s %5.2fx%s\n", p->median, 100 * p->spread, text_bytes(p->kv_bytes, now),
-                   text_bytes(p->kv_peak_bytes, peak), base ? p->median / base->median : 0, p->filled ? " filled" : "");
+        const store_point *p = &points->point[i], *real = checked_by(points, p);
+        if (real && !any_check)
+            printf("\ndecode over a synthetic fill beside a real prompt (batch %d, %d tokens), tokens/s:\n", p->batch,
+                   p->prompt_tokens);
+        if (real)
+            printf("%-16s %10.1f %10.1f\n", p->label, p->median, real->median);
+        any_check = any_check || real;
     }
     printf("\nstored in %s\n", s->store);
+}
+
+static void fill_grid(const settings *s, const measure_methods *methods, throughput_grid *grid) {
+    *grid = (throughput_grid){.methods = methods, .repeats = s->repeats, .fill_tokens = s->fill};
+    for (int i = 0; i < s->batch.n; i++)
+        throughput_add_size(grid->batch, &grid->n_batch, s->batch.value[i]);
+    for (int i = 0; i < s->prompt.n; i++)
+        throughput_add_size(grid->prompt, &grid->n_prompt, s->prompt.value[i]);
+}
+
+static int largest(const option_ints *list) {
+    int most = 0;
+    for (int i = 0; i < list->n; i++)
+        most = list->value[i] > most ? list->value[i] : most;
+    return most;
 }
 
 static pleat_status measure(const settings *s, pleat_model *model, int *code, pleat_error *error) {
     watch w;
     measure_watch tell = watch_of(&w, "bench");
     measure_methods methods = {.n = 0};
-    throughput_grid grid = {.methods = &methods, .repeats = s->repeats, .fill_tokens = s->fill};
-    int most_batch = 64, longest = 0;
-    for (int i = 0; i < s->batch.n; i++) {
-        grid.batch[grid.n_batch++] = s->batch.value[i];
-        most_batch = s->batch.value[i] > most_batch ? s->batch.value[i] : most_batch;
-    }
-    for (int i = 0; i < s->prompt.n; i++) {
-        grid.prompt[grid.n_prompt++] = s->prompt.value[i];
-        longest = s->prompt.value[i] > longest ? s->prompt.value[i] : longest;
-    }
-    longest += THROUGHPUT_DECODE_TOKENS;
+    measure_identity identity;
+    throughput_grid grid;
+    study_done done;
+    int longest = largest(&s->prompt) + THROUGHPUT_DECODE_TOKENS, most = largest(&s->batch);
     if (s->beyond && longest > model->context_tokens)
         model_stretch_context(model, longest);
-    pleat_engine_options options = {
-        .n_threads = s->threads, .max_sequences = most_batch, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
+    pleat_engine_options options = {.n_threads = s->threads,
+                                    .max_sequences = most > 64 ? most : 64,
+                                    .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
     pleat_engine *engine = NULL;
     store *db = NULL;
     store_points points = {0};
-    int64_t run = 0;
     pleat_status status = measure_methods_parse(s->methods, model, &methods, error);
+    fill_grid(s, &methods, &grid);
     status = status ? status : pleat_engine_open(model, &options, &engine, error);
     status = status ? status : store_open(s->store, true, &db, error);
-    status = status ? status : study_bench(engine, &grid, db, &run, &tell, error);
+    status =
+        status ? status : study_bench(engine, &grid, db, s->again ? STORE_ANEW : STORE_GO_ON_OPEN, &done, &tell, error);
     watch_end(&w);
-    status = status ? status : store_points_read(db, run, &points, error);
-    if (!status && s->json)
-        *code = print_points_json(model, engine, s, &points);
-    else if (!status)
-        print_points(model, engine, s, &points);
+    status = status ? status : store_points_read(db, done.begun.id, &points, error);
+    if (!status) {
+        store_run run = measure_run_of("bench", model, engine, "", &identity);
+        if (done.begun.resumed)
+            fprintf(stderr, "pleat bench: went on with the run that was begun at %s UTC and not finished\n",
+                    done.begun.started);
+        if (s->json)
+            *code = print_points_json(&run, s, &points);
+        else
+            print_points(&run, s, &points);
+    }
     store_points_free(&points);
     store_close(db);
     pleat_engine_close(engine);
@@ -159,6 +195,7 @@ int cmd_bench(int argc, char **argv) {
         {"beyond-context", 0, OPTION_FLAG, &s.beyond, NULL, "also lengths beyond the model's trained context", 0, 0},
         {"kv-memory", 0, OPTION_INT, &s.pool_mb, "MB", "budget of the KV cache; 0: half of the free memory", 0,
          1 << 24},
+        {"again", 0, OPTION_FLAG, &s.again, NULL, "a new run, not what is left of one that was stopped", 0, 0},
         {"store", 0, OPTION_TEXT, &s.store, "FILE", "the study database", 0, 0},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
@@ -170,6 +207,7 @@ int cmd_bench(int argc, char **argv) {
     pleat_error error;
     pleat_model *model = NULL;
     code = EXIT_OK;
+    watch_interrupts("\npleat bench: stopped; the same command goes on from here\n");
     pleat_status status = model_open(s.model, s.threads, &model, &error);
     status = status ? status : measure(&s, model, &code, &error);
     if (status)

@@ -25,7 +25,7 @@ typedef struct settings {
     const char *model, *methods, *store, *report, *prompts;
     option_ints batch, prompt;
     int repeats, fill, max_tokens, n_prompts, ctx, windows, threads, pool_mb;
-    bool full, json;
+    bool full, again, json;
 } settings;
 
 static void apply_full(settings *s) {
@@ -60,13 +60,26 @@ static void fill_plan(const settings *s, const measure_methods *methods, const l
                          .quality_ctx = s->ctx,
                          .quality_windows = s->windows};
     for (int i = 0; i < s->batch.n; i++)
-        plan->grid.batch[plan->grid.n_batch++] = s->batch.value[i];
+        throughput_add_size(plan->grid.batch, &plan->grid.n_batch, s->batch.value[i]);
     for (int i = 0; i < s->prompt.n; i++)
-        plan->grid.prompt[plan->grid.n_prompt++] = s->prompt.value[i];
+        throughput_add_size(plan->grid.prompt, &plan->grid.n_prompt, s->prompt.value[i]);
     plan->n_prompts = s->n_prompts < prompts->n ? s->n_prompts : prompts->n;
 }
 
-static pleat_status measure(const settings *s, pleat_model *model, int64_t *run, pleat_error *error) {
+static void tell_done(const study_done *done) {
+    if (done->begun.finished && !done->measured_any)
+        fprintf(stderr,
+                "pleat study: all of this was measured by the run begun at %s UTC, so the report is written from it; "
+                "--again measures anew\n",
+                done->begun.started);
+    else if (done->begun.resumed)
+        fprintf(stderr, "pleat study: went on with the run begun at %s UTC\n", done->begun.started);
+    if (done->n_skipped)
+        fprintf(stderr, "pleat study: %d prompt%s did not fit in the KV memory or the context and %s left out\n",
+                done->n_skipped, done->n_skipped == 1 ? "" : "s", done->n_skipped == 1 ? "was" : "were");
+}
+
+static pleat_status measure(const settings *s, pleat_model *model, study_done *done, pleat_error *error) {
     watch w;
     measure_watch tell = watch_of(&w, "study");
     measure_methods methods = {.n = 0};
@@ -74,7 +87,7 @@ static pleat_status measure(const settings *s, pleat_model *model, int64_t *run,
     study_plan plan;
     pleat_engine *engine = NULL;
     store *db = NULL;
-    int n_skipped = 0, most = 64;
+    int most = 64;
     for (int i = 0; i < s->batch.n; i++)
         most = s->batch.value[i] > most ? s->batch.value[i] : most;
     pleat_engine_options options = {
@@ -85,12 +98,12 @@ static pleat_status measure(const settings *s, pleat_model *model, int64_t *run,
     status = status ? status : store_open(s->store, true, &db, error);
     if (!status) {
         fill_plan(s, &methods, &prompts, &plan);
-        status = study_run(engine, &plan, db, run, &n_skipped, &tell, error);
+        status = study_run(engine, &plan, db, s->again ? STORE_ANEW : STORE_GO_ON, done, &tell, error);
     }
     watch_end(&w);
-    if (!status && n_skipped)
-        fprintf(stderr, "pleat study: %d prompts did not fit in the KV memory and were left out\n", n_skipped);
-    status = status ? status : report_write(db, *run, s->report, error);
+    if (!status)
+        tell_done(done);
+    status = status ? status : report_write(db, done->begun.id, s->report, error);
     store_close(db);
     pleat_engine_close(engine);
     lengths_free(&prompts);
@@ -133,6 +146,7 @@ int cmd_study(int argc, char **argv) {
         {"windows", 0, OPTION_INT, &s.windows, "N", "windows for perplexity and KL; 0: leave that out", 0, 1 << 20},
         {"kv-memory", 0, OPTION_INT, &s.pool_mb, "MB", "budget of the KV cache; 0: half of the free memory", 0,
          1 << 24},
+        {"again", 0, OPTION_FLAG, &s.again, NULL, "measure anew what this study holds already", 0, 0},
         {"store", 0, OPTION_TEXT, &s.store, "FILE", "the study database", 0, 0},
         {"output", 'o', OPTION_TEXT, &s.report, "FILE", "the page", 0, 0},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
@@ -144,15 +158,16 @@ int cmd_study(int argc, char **argv) {
         return code;
     pleat_error error;
     pleat_model *model = NULL;
-    int64_t run = 0;
+    study_done done;
+    watch_interrupts("\npleat study: stopped; what was measured is stored, and the same command goes on from here\n");
     pleat_status status = model_open(s.model, s.threads, &model, &error);
-    status = status ? status : measure(&s, model, &run, &error);
+    status = status ? status : measure(&s, model, &done, &error);
     pleat_model_close(model);
     if (status)
         return print_error(self.name, &error);
     if (s.json)
-        return print_json(self.name,
-                          json_pack("{s:s,s:s,s:I}", "store", s.store, "report", s.report, "run", (json_int_t)run));
+        return print_json(self.name, json_pack("{s:s,s:s,s:I}", "store", s.store, "report", s.report, "run",
+                                               (json_int_t)done.begun.id));
     printf("report: %s\nstudy:  %s\n", s.report, s.store);
     return EXIT_OK;
 }

@@ -56,6 +56,7 @@ static int finish(const char *name, int code) {
 int main(int argc, char **argv) {
     signal(SIGBUS, on_bus_error);
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, told in a sentence */
+    signal(SIGXFSZ, SIG_IGN); /* so is a file that has met the system's limit */
     if (argc < 2) {
         print_commands(stderr);
         return EXIT_USAGE;

@@ -12,4 +12,7 @@ typedef struct watch {
 /* Of a bar named `label`; call watch_end when the work is over. */
 measure_watch watch_of(watch *w, const char *label);
 void watch_end(watch *w);
+/* From now on Ctrl-C (and the terminal's going away) ends the program with `say` on stderr. What was measured is in the
+ * store already, so nothing else has to be done. */
+void watch_interrupts(const char *say);
 #endif

@@ -135,9 +135,15 @@ static int agreement(const generate_stream *a, const generate_stream *b) {
     return i;
 }
 
+/* Evicted or packed something; a method that only reads less shows in what it says. */
+static bool acted(const pleat_seq_stats *stats, const store_answer *a, const generate_stream *base) {
+    return stats->evicted || stats->seals || a->agree_tokens < a->n_tokens || a->n_tokens != base->n_ids;
+}
+
 static void take_answers(pair *p, const char *data_set, const lengths_prompt *prompt, store_answer *answers) {
     for (int i = 0; i < p->methods->n; i++) {
         generate_stream *s = &p->stream[i];
+        pleat_seq_stats stats = pleat_seq_describe(s->seq);
         answers[i] = (store_answer){.data_set = data_set,
                                     .sample = prompt->id,
                                     .klass = prompt->klass,
@@ -150,8 +156,9 @@ static void take_answers(pair *p, const char *data_set, const lengths_prompt *pr
                                     .finish = s->finish,
                                     .ttft_ms = p->ttft_ms[i],
                                     .tpot_ms = s->n_steps ? s->decode_ms / s->n_steps : 0,
-                                    .kv_bytes = pleat_seq_describe(s->seq).kv_bytes,
+                                    .kv_bytes = stats.kv_bytes,
                                     .agree_tokens = agreement(s, &p->stream[0])};
+        answers[i].acted = acted(&stats, &answers[i], &p->stream[0]);
         s->answer = (text){0}; /* the answer's now */
     }
 }

@@ -4,14 +4,22 @@
 #include "base/status.h"
 #include "cpu/detect.h"
 #include "engine/engine.h"
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 void measure_tell(const measure_watch *watch, double done, double total, const char *detail) {
     if (watch && watch->update)
         watch->update(watch->context, done, total, detail);
+}
+
+double measure_step_cost(int batch, int n_tokens) {
+    return 8 + batch * (1.5 + n_tokens / 450.0);
 }
 
 /* ---- methods ---- */
@@ -81,10 +89,28 @@ void measure_methods_free(measure_methods *m) {
 
 /* ---- identity ---- */
 
+/* "0.1.0 (build 1a2b3c4d)": a hash of the running program's file. */
+static void version_of_program(char *out, size_t cap) {
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    void *bytes = MAP_FAILED;
+    if (fd >= 0 && !fstat(fd, &st) && st.st_size > 0)
+        bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (bytes != MAP_FAILED) {
+        snprintf(out, cap, "%s (build %08" PRIx64 ")", PLEAT_VERSION, hash_bytes(bytes, (size_t)st.st_size, 0) >> 32);
+        munmap(bytes, (size_t)st.st_size);
+    } else {
+        snprintf(out, cap, "%s", PLEAT_VERSION);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
 store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
                          measure_identity *identity) {
     const gguf_tensor *t = gguf_tensor_at(model->file, 0);
     const uint8_t *start = t->data - t->file_offset;
+    version_of_program(identity->version, sizeof(identity->version));
     cpu_detect_name(identity->machine, sizeof(identity->machine));
     snprintf(identity->hash, sizeof(identity->hash), "%016" PRIx64, hash_bytes(start, gguf_file_bytes(model->file), 0));
     return (store_run){.what = what,
@@ -93,7 +119,7 @@ store_run measure_run_of(const char *what, const pleat_model *model, const pleat
                        .model_hash = identity->hash,
                        .machine = identity->machine,
                        .level = pleat_engine_level(engine),
-                       .version = PLEAT_VERSION,
+                       .version = identity->version,
                        .options = options,
                        .n_threads = engine_threads(engine)};
 }

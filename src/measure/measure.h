@@ -26,9 +26,14 @@ typedef struct measure_watch {
 } measure_watch;
 void measure_tell(const measure_watch *watch, double done, double total, const char *detail);
 
-/* The conditions of a run; options is JSON, kept by the caller. Strings live in *buffer. */
+/* About how long one decode step of a batch takes whose sequences hold n_tokens each, where a token of prefill takes 1:
+ * good enough for the time left of a progress bar. */
+double measure_step_cost(int batch, int n_tokens);
+
+/* The conditions of a run; options is JSON, kept by the caller. Strings live in *identity. The version is that of the
+ * very program that runs, so that figures of two builds are never joined into one run. */
 typedef struct measure_identity {
-    char machine[160], hash[24];
+    char machine[160], hash[24], version[64];
 } measure_identity;
 store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
                          measure_identity *identity);

@@ -53,12 +53,11 @@ static double divergence(const float *p, double p_sum, const float *q, double q_
     return kl > 0 ? kl : 0;
 }
 
-/* ---- running figures ---- */
+/* ---- sums over positions ---- */
 
 typedef struct tally {
     double nll, nll_squared;
-    double *kl; /* of every position; NULL for plain perplexity */
-    int n, cap_kl, same_best;
+    int n;
 } tally;
 
 static void count(tally *t, double nll) {
@@ -67,23 +66,44 @@ static void count(tally *t, double nll) {
     t->n++;
 }
 
+static quality_result figures_of(const tally *t, int windows) {
+    double mean = t->nll / t->n, variance = t->nll_squared / t->n - mean * mean;
+    quality_result r = {.windows = windows, .tokens = t->n, .perplexity = exp(mean), .top1_agreement = 1};
+    if (variance > 0 && t->n > 1)
+        r.error = sqrt(variance / (t->n - 1)) * r.perplexity;
+    return r;
+}
+
 static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
+    float x = *(const float *)a, y = *(const float *)b;
     return (x > y) - (x < y);
 }
 
-static void finish(tally *t, int windows, quality_result *out) {
-    double mean = t->nll / t->n, variance = t->nll_squared / t->n - mean * mean;
-    *out = (quality_result){.windows = windows, .tokens = t->n, .perplexity = exp(mean), .top1_agreement = 1};
-    if (variance > 0 && t->n > 1)
-        out->error = sqrt(variance / (t->n - 1)) * out->perplexity;
-    if (!t->kl)
-        return;
-    qsort(t->kl, (size_t)t->n, sizeof(*t->kl), by_size);
-    for (int i = 0; i < t->n; i++)
-        out->kl_mean += t->kl[i] / t->n;
-    out->kl_p99 = t->kl[(int)ceil(0.99 * t->n) - 1];
-    out->top1_agreement = (double)t->same_best / t->n;
+pleat_status quality_join(const store_window *w, int n, quality_result *out, pleat_error *error) {
+    tally t = {0};
+    int n_all = 0, n_kl = 0, same_best = 0;
+    double kl_sum = 0;
+    for (int i = 0; i < n; i++)
+        n_all += w[i].n;
+    float *kl = malloc((size_t)n_all * sizeof(*kl) + 1);
+    if (!kl)
+        return err_set(error, PLEAT_EMEMORY, "no memory for %d positions", n_all);
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < w[i].n; k++) {
+            count(&t, (double)w[i].nll[k]);
+            kl_sum += (double)(kl[n_kl++] = w[i].kl[k]);
+        }
+        same_best += w[i].same_best;
+    }
+    qsort(kl, (size_t)n_kl, sizeof(*kl), by_size);
+    *out = figures_of(&t, n);
+    out->kl_mean = kl_sum / n_kl;
+    out->kl_p99 = (double)kl[(int)ceil(0.99 * n_kl) - 1];
+    out->top1_agreement = (double)same_best / n_kl;
+    out->kept_share = w[n - 1].kept_share;
+    out->kv_bytes = w[n - 1].kv_bytes;
+    free(kl);
+    return PLEAT_OK;
 }
 
 /* ---- windows ---- */
@@ -175,7 +195,7 @@ pleat_status quality_perplexity(pleat_engine *engine, const char *text, size_t t
     }
     if (!status) {
         measure_tell(watch, w.n, w.n, "windows");
-        finish(&t, w.n, out);
+        *out = figures_of(&t, w.n);
     }
     pleat_method_free(f16_method);
     mem_free(logits);
@@ -185,16 +205,9 @@ pleat_status quality_perplexity(pleat_engine *engine, const char *text, size_t t
 
 /* ---- methods side by side ---- */
 
-typedef struct race {
-    pleat_engine *engine;
-    const measure_methods *methods;
-    pleat_seq *seq[MEASURE_MOST_METHODS];
-    float *logits[MEASURE_MOST_METHODS];
-    tally tally[MEASURE_MOST_METHODS];
-    const windows *w;
-    const measure_watch *watch;
-    int n_vocab;
-} race;
+struct quality_text {
+    windows w;
+};
 
 static pleat_status check_budgets(const measure_methods *methods, int ctx, pleat_error *error) {
     for (int i = 0; i < methods->n; i++) {
@@ -213,14 +226,72 @@ static pleat_status check_budgets(const measure_methods *methods, int ctx, pleat
     return PLEAT_OK;
 }
 
-static pleat_status open_seqs(race *r, const int32_t *ids, pleat_error *error) {
+pleat_status quality_text_open(const pleat_model *model, const measure_methods *methods, const char *text,
+                               size_t text_bytes, int ctx, int most_windows, quality_text **out, int *n_windows,
+                               pleat_error *error) {
+    windows w;
+    pleat_status status = check_budgets(methods, ctx, error);
+    status = status ? status : cut_windows(model, text, text_bytes, ctx, most_windows, &w, error);
+    if (status)
+        return status;
+    quality_text *t = malloc(sizeof(*t));
+    if (!t) {
+        free(w.ids);
+        return err_set(error, PLEAT_EMEMORY, "no memory for the windows of a text");
+    }
+    t->w = w;
+    *n_windows = w.n;
+    *out = t;
+    return PLEAT_OK;
+}
+
+void quality_text_close(quality_text *t) {
+    if (!t)
+        return;
+    free(t->w.ids);
+    free(t);
+}
+
+void quality_window_free(store_window *w) {
+    free(w->nll);
+    free(w->kl);
+    w->nll = w->kl = NULL;
+}
+
+typedef struct race {
+    pleat_engine *engine;
+    const measure_methods *methods;
+    pleat_seq *seq[MEASURE_MOST_METHODS];
+    float *logits; /* [methods->n][n_vocab] */
+    store_window *out;
+    const int32_t *ids; /* [ctx] */
+    int ctx, n_vocab;
+} race;
+
+static pleat_status open_race(race *r, int window, pleat_error *error) {
+    int n = r->methods->n, n_scored = r->ctx - 1 - r->ctx / 2;
+    bool ok = true;
+    for (int i = 0; i < n; i++) {
+        r->out[i] = (store_window){.label = r->methods->label[i],
+                                   .spec = pleat_method_spec(r->methods->method[i]),
+                                   .ctx = r->ctx,
+                                   .window = window,
+                                   .nll = malloc((size_t)n_scored * sizeof(float)),
+                                   .kl = malloc((size_t)n_scored * sizeof(float))};
+        ok = ok && r->out[i].nll && r->out[i].kl;
+    }
+    r->logits = mem_alloc((size_t)n * (size_t)r->n_vocab, sizeof(float));
+    return ok && r->logits ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for the logits of %d methods", n);
+}
+
+static pleat_status open_seqs(race *r, pleat_error *error) {
     pleat_seq *prompt;
     pleat_status status = pleat_seq_open(r->engine, r->methods->method[0], &prompt, error);
     if (status)
         return status;
     for (int i = 0; i < r->methods->n; i++)
         engine_seq_want(prompt, r->methods->method[i]);
-    status = pleat_prefill(r->engine, prompt, ids, r->w->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
+    status = pleat_prefill(r->engine, prompt, r->ids, r->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
     for (int i = 0; i < r->methods->n && !status; i++) {
         status = pleat_seq_fork(r->engine, prompt, r->methods->method[i], &r->seq[i], error);
         status = status ? status : engine_seq_end_prompt(r->engine, r->seq[i], error);
@@ -229,82 +300,101 @@ static pleat_status open_seqs(race *r, const int32_t *ids, pleat_error *error) {
     return status;
 }
 
-static void close_seqs(race *r) {
-    for (int i = 0; i < r->methods->n; i++) {
-        pleat_seq_close(r->seq[i]);
-        r->seq[i] = NULL;
-    }
-}
-
 static void score_position(race *r, int32_t next) {
-    double base = log_sum(r->logits[0], r->n_vocab);
-    int top = best(r->logits[0], r->n_vocab);
+    double base = log_sum(r->logits, r->n_vocab);
+    int top = best(r->logits, r->n_vocab);
     for (int i = 0; i < r->methods->n; i++) {
-        double sum = i ? log_sum(r->logits[i], r->n_vocab) : base;
-        tally *t = &r->tally[i];
-        t->kl[t->n] = i ? divergence(r->logits[0], base, r->logits[i], sum, r->n_vocab) : 0;
-        t->same_best += i == 0 || best(r->logits[i], r->n_vocab) == top;
-        count(t, sum - (double)r->logits[i][next]);
+        const float *logits = r->logits + (size_t)i * (size_t)r->n_vocab;
+        double sum = i ? log_sum(logits, r->n_vocab) : base;
+        store_window *w = &r->out[i];
+        w->kl[w->n] = i ? (float)divergence(r->logits, base, logits, sum, r->n_vocab) : 0;
+        w->same_best += i == 0 || best(logits, r->n_vocab) == top;
+        w->nll[w->n++] = (float)(sum - (double)logits[next]);
     }
 }
 
-static pleat_status race_window(race *r, int window, pleat_error *error) {
-    int ctx = r->w->ctx, n = r->methods->n;
-    const int32_t *ids = r->w->ids + (size_t)window * (size_t)ctx;
+static pleat_status decode(race *r, const measure_watch *watch, pleat_error *error) {
     pleat_item items[MEASURE_MOST_METHODS];
-    pleat_status status = open_seqs(r, ids, error);
-    for (int i = ctx / 2; i < ctx - 1 && !status; i++) {
+    int n = r->methods->n, first = r->ctx / 2;
+    pleat_status status = PLEAT_OK;
+    for (int i = first; i < r->ctx - 1 && !status; i++) {
         for (int k = 0; k < n; k++)
             items[k] = (pleat_item){.seq = r->seq[k],
-                                    .tokens = &ids[i],
+                                    .tokens = &r->ids[i],
                                     .n_tokens = 1,
                                     .phase = PLEAT_DECODE,
                                     .want = PLEAT_LOGITS_LAST,
-                                    .logits = r->logits[k]};
+                                    .logits = r->logits + (size_t)k * (size_t)r->n_vocab};
         status = pleat_step(r->engine, items, n, error);
         if (!status)
-            score_position(r, ids[i + 1]);
-        measure_tell(r->watch, window + 2.0 * (i - ctx / 2) / ctx, r->w->n, "positions");
+            score_position(r, r->ids[i + 1]);
+        measure_tell(watch, i - first, r->ctx - 1 - first, "text, all methods side by side");
     }
     return status;
 }
 
-static bool alloc_race(race *r) {
-    int scored = r->w->n * r->w->ctx;
-    bool ok = true;
-    for (int i = 0; i < r->methods->n; i++) {
-        r->logits[i] = mem_alloc((size_t)r->n_vocab, sizeof(float));
-        ok = ok && r->logits[i] && mem_grow(&r->tally[i].kl, &r->tally[i].cap_kl, scored, sizeof(double));
+pleat_status quality_window_measure(pleat_engine *engine, const measure_methods *methods, const quality_text *t,
+                                    int window, store_window *out, const measure_watch *watch, pleat_error *error) {
+    race r = {.engine = engine,
+              .methods = methods,
+              .out = out,
+              .ids = t->w.ids + (size_t)window * (size_t)t->w.ctx,
+              .ctx = t->w.ctx,
+              .n_vocab = engine_model(engine)->n_vocab};
+    measure_tell(watch, 0, 1, "text, one prefill for all methods");
+    pleat_status status = open_race(&r, window, error);
+    status = status ? status : open_seqs(&r, error);
+    status = status ? status : decode(&r, watch, error);
+    for (int i = 0; i < methods->n; i++) {
+        if (!status) {
+            pleat_seq_stats stats = pleat_seq_describe(r.seq[i]);
+            out[i].kv_bytes = stats.kv_bytes;
+            out[i].kept_share = (double)stats.kept_tokens_total / ((double)stats.n_lanes * stats.n_tokens);
+        } else {
+            quality_window_free(&out[i]);
+        }
+        pleat_seq_close(r.seq[i]);
     }
-    return ok;
+    mem_free(r.logits);
+    return status;
+}
+
+/* A watch on one window of several. */
+typedef struct window_watch {
+    const measure_watch *watch;
+    int window, n;
+} window_watch;
+
+static void tell_window(void *context, double done, double total, const char *detail) {
+    const window_watch *w = context;
+    measure_tell(w->watch, w->window + done / total, w->n, detail);
 }
 
 pleat_status quality_methods(pleat_engine *engine, const measure_methods *methods, const char *text, size_t text_bytes,
                              int ctx, int most_windows, quality_result *out, const measure_watch *watch,
                              pleat_error *error) {
-    const pleat_model *model = engine_model(engine);
-    windows w;
-    race r = {.engine = engine, .methods = methods, .w = &w, .watch = watch, .n_vocab = model->n_vocab};
-    pleat_status status = check_budgets(methods, ctx, error);
-    status = status ? status : cut_windows(model, text, text_bytes, ctx, most_windows, &w, error);
+    quality_text *t = NULL;
+    int n = 0;
+    pleat_status status =
+        quality_text_open(engine_model(engine), methods, text, text_bytes, ctx, most_windows, &t, &n, error);
     if (status)
         return status;
-    if (!alloc_race(&r))
-        status = err_set(error, PLEAT_EMEMORY, "no memory for the logits of %d methods", methods->n);
-    for (int i = 0; i < w.n && !status; i++) {
-        status = race_window(&r, i, error);
-        for (int k = 0; k < methods->n && !status && i + 1 == w.n; k++) {
-            pleat_seq_stats stats = pleat_seq_describe(r.seq[k]);
-            finish(&r.tally[k], w.n, &out[k]);
-            out[k].kv_bytes = stats.kv_bytes;
-            out[k].kept_share = (double)stats.kept_tokens_total / ((double)stats.n_lanes * stats.n_tokens);
-        }
-        close_seqs(&r);
+    store_window *all = calloc((size_t)n * MEASURE_MOST_METHODS, sizeof(*all)); /* [method][window] */
+    store_window one[MEASURE_MOST_METHODS];
+    if (!all)
+        status = err_set(error, PLEAT_EMEMORY, "no memory for %d windows", n);
+    for (int w = 0; w < n && !status; w++) {
+        window_watch part = {watch, w, n};
+        measure_watch tell = {tell_window, &part};
+        status = quality_window_measure(engine, methods, t, w, one, &tell, error);
+        for (int i = 0; i < methods->n && !status; i++)
+            all[i * n + w] = one[i];
     }
-    for (int i = 0; i < methods->n; i++) {
-        mem_free(r.logits[i]);
-        free(r.tally[i].kl);
-    }
-    free(w.ids);
+    for (int i = 0; i < methods->n && !status; i++)
+        status = quality_join(&all[i * n], n, &out[i], error);
+    for (int i = 0; all && i < n * methods->n; i++)
+        quality_window_free(&all[i]);
+    free(all);
+    quality_text_close(t);
     return status;
 }

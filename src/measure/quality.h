@@ -19,8 +19,24 @@ pleat_status quality_perplexity(pleat_engine *engine, const char *text, size_t t
                                 quality_result *out, const measure_watch *watch, pleat_error *error);
 
 /* The same windows through compressed caches: tokens 0 to ctx/2 - 1 are prefilled once and forked to every method,
- * positions ctx/2 to ctx - 2 are decoded teacher-forced, all methods as one batch, and exactly their logits are scored;
- * out [methods->n], f16 first. A method whose budget is half the window or more never acts and is refused. */
+ * positions ctx/2 to ctx - 2 are decoded teacher-forced, all methods as one batch, and exactly their logits are scored.
+ */
+typedef struct quality_text quality_text;
+/* Cuts the text. PLEAT_EINPUT: as above, or a method whose budget is half the window or more (it would never act), or
+ * one that compresses inside the prompt. *n_windows: how many there are, at most most_windows (0: all). */
+pleat_status quality_text_open(const pleat_model *model, const measure_methods *methods, const char *text,
+                               size_t text_bytes, int ctx, int most_windows, quality_text **out, int *n_windows,
+                               pleat_error *error);
+void quality_text_close(quality_text *t); /* NULL is fine */
+/* One window under every method: out [methods->n], f16 first; labels and specs are borrowed from methods. Free each
+ * with quality_window_free. */
+pleat_status quality_window_measure(pleat_engine *engine, const measure_methods *methods, const quality_text *t,
+                                    int window, store_window *out, const measure_watch *watch, pleat_error *error);
+void quality_window_free(store_window *w); /* its nll and kl */
+/* The figures of n windows of one method together. PLEAT_EMEMORY. */
+pleat_status quality_join(const store_window *w, int n, quality_result *out, pleat_error *error);
+
+/* All windows, joined: out [methods->n]. */
 pleat_status quality_methods(pleat_engine *engine, const measure_methods *methods, const char *text, size_t text_bytes,
                              int ctx, int most_windows, quality_result *out, const measure_watch *watch,
                              pleat_error *error);

@@ -15,12 +15,17 @@ typedef struct study_plan {
     int quality_ctx, quality_windows; /* 0 windows: no quality part */
 } study_plan;
 
-/* Runs what the store does not hold yet of the run that study and conditions name; *run is its id. A prompt that does
- * not fit is skipped, and counted in *n_skipped. */
-pleat_status study_run(pleat_engine *engine, const study_plan *plan, store *db, int64_t *run, int *n_skipped,
+typedef struct study_done {
+    store_begun begun;
+    int n_skipped;     /* prompts that do not fit in the KV memory */
+    bool measured_any; /* false: the store held everything */
+} study_done;
+
+/* Runs what the store does not hold yet of the run that `how`, plan and conditions name. */
+pleat_status study_run(pleat_engine *engine, const study_plan *plan, store *db, store_how how, study_done *done,
                        const measure_watch *watch, pleat_error *error);
 
 /* Throughput alone, under the run name "bench". */
-pleat_status study_bench(pleat_engine *engine, const throughput_grid *grid, store *db, int64_t *run,
+pleat_status study_bench(pleat_engine *engine, const throughput_grid *grid, store *db, store_how how, study_done *done,
                          const measure_watch *watch, pleat_error *error);
 #endif

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WARM_TOKENS = 256, WARM_STEPS = 8, MOST_BATCH = 1024 };
+enum { WARM_TOKENS = 256, WARM_STEPS = 8, MOST_CELLS = 2 * MEASURE_MOST_METHODS };
 
 typedef struct bench {
     pleat_engine *engine;
@@ -25,12 +25,12 @@ typedef struct bench {
     const measure_watch *watch;
     int32_t *ids; /* the text */
     int n_ids;
-    int n_done, n_all; /* points x repeats, for the progress */
+    double done, total; /* of throughput_cost */
 } bench;
 
 /* One cell of one method: its sequences and its two points. */
 typedef struct cell {
-    int batch, prompt;
+    int method, batch, prompt;
     bool filled;
     store_point point[2]; /* prefill, decode */
     pleat_seq **seq;      /* [batch] */
@@ -115,7 +115,7 @@ static pleat_status decode(bench *b, cell *c, int n_steps, pleat_error *error) {
     return status;
 }
 
-static void note_bytes(const cell *c, store_point *p, bool peak_only) {
+static void note_bytes(const cell *c, store_point *p) {
     size_t now = 0, peak = 0;
     for (int i = 0; i < c->batch; i++) {
         pleat_seq_stats stats = pleat_seq_describe(c->seq[i]);
@@ -123,7 +123,7 @@ static void note_bytes(const cell *c, store_point *p, bool peak_only) {
         peak += stats.kv_peak_bytes;
     }
     p->kv_peak_bytes = peak > p->kv_peak_bytes ? peak : p->kv_peak_bytes;
-    p->kv_bytes = peak_only ? p->kv_bytes : now;
+    p->kv_bytes = now;
 }
 
 static pleat_status measure_once(bench *b, cell *c, const pleat_method *method, double rate[2], pleat_error *error) {
@@ -131,20 +131,20 @@ static pleat_status measure_once(bench *b, cell *c, const pleat_method *method, 
     pleat_status status = (c->filled ? fill : prefill)(b, c, method, error);
     double prefilled = clock_seconds();
     if (!status) {
-        note_bytes(c, &c->point[0], false);
+        note_bytes(c, &c->point[0]);
         rate[0] = (double)c->batch * c->prompt / (prefilled - started);
         prefilled = clock_seconds();
         status = decode(b, c, THROUGHPUT_DECODE_TOKENS, error);
     }
     if (!status) {
         rate[1] = (double)c->batch * THROUGHPUT_DECODE_TOKENS / (clock_seconds() - prefilled);
-        note_bytes(c, &c->point[1], false);
+        note_bytes(c, &c->point[1]);
     }
     close_seqs(c);
     return status;
 }
 
-/* ---- a cell ---- */
+/* ---- a cell and what is known of it ---- */
 
 static int by_size(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -160,42 +160,86 @@ static void summarise(store_point *p) {
     p->spread = (sorted[n - 1] - sorted[0]) / p->median;
 }
 
-static const store_point *known_point(const bench *b, const store_point *p) {
-    for (int i = 0; b->known && i < b->known->n; i++) {
-        const store_point *k = &b->known->point[i];
-        if (k->batch == p->batch && k->prompt_tokens == p->prompt_tokens && !strcmp(k->label, p->label) &&
-            !strcmp(k->stage, p->stage))
+static const store_point *known_point(const store_points *known, const store_point *p) {
+    for (int i = 0; known && i < known->n; i++) {
+        const store_point *k = &known->point[i];
+        if (k->batch == p->batch && k->prompt_tokens == p->prompt_tokens && k->filled == p->filled &&
+            !strcmp(k->label, p->label) && !strcmp(k->stage, p->stage))
             return k;
     }
     return NULL;
 }
 
-/* The points of a method in a cell, with what is known of them; strings are borrowed. */
-static void begin_cell(const bench *b, int method, cell *c) {
+/* The points of a cell, with what is known of them; strings are borrowed. */
+static void begin_cell(const throughput_grid *grid, const store_points *known, cell *c) {
     for (int stage = 0; stage < 2; stage++) {
         store_point *p = &c->point[stage];
-        *p = (store_point){.label = b->grid->methods->label[method],
-                           .spec = pleat_method_spec(b->grid->methods->method[method]),
+        *p = (store_point){.label = grid->methods->label[c->method],
+                           .spec = pleat_method_spec(grid->methods->method[c->method]),
                            .batch = c->batch,
                            .prompt_tokens = c->prompt,
                            .stage = stages[stage],
                            .filled = c->filled};
-        const store_point *k = known_point(b, p);
-        if (!k)
+        const store_point *k = known_point(known, p);
+        if (!k || k->error)
             continue;
         p->n_repeats = k->n_repeats;
         memcpy(p->rate, k->rate, sizeof(p->rate));
+        p->median = k->median;
+        p->spread = k->spread;
         p->kv_bytes = k->kv_bytes;
         p->kv_peak_bytes = k->kv_peak_bytes;
-        p->error = k->error;
     }
 }
 
+/* The cells of a batch size and prompt length that take turns: one per method, two where prompt and fill are compared.
+ */
+static int list_cells(const throughput_grid *grid, const store_points *known, int batch, int prompt, cell *out) {
+    int n = 0, longest = 0, smallest = grid->batch[0];
+    bool fills = false;
+    for (int i = 0; i < grid->n_prompt; i++) {
+        bool filled = grid->fill_tokens && grid->prompt[i] >= grid->fill_tokens;
+        fills = fills || filled;
+        longest = !filled && grid->prompt[i] > longest ? grid->prompt[i] : longest;
+    }
+    for (int i = 1; i < grid->n_batch; i++)
+        smallest = grid->batch[i] < smallest ? grid->batch[i] : smallest;
+    bool filled = grid->fill_tokens && prompt >= grid->fill_tokens;
+    bool both = fills && prompt == longest && batch == smallest;
+    for (int i = 0; i < grid->methods->n; i++)
+        for (int k = 0; k <= both; k++) {
+            cell *c = &out[n++];
+            *c = (cell){.method = i, .batch = batch, .prompt = prompt, .filled = filled || k};
+            begin_cell(grid, known, c);
+        }
+    return n;
+}
+
+static double repeat_cost(const cell *c) {
+    double prefill = (c->filled ? 0.1 : 1) * (double)c->batch * c->prompt;
+    return prefill + THROUGHPUT_DECODE_TOKENS * measure_step_cost(c->batch, c->prompt);
+}
+
+double throughput_cost(const throughput_grid *grid, const store_points *known) {
+    cell cells[MOST_CELLS];
+    double cost = 0;
+    for (int i = 0; i < grid->n_prompt; i++)
+        for (int k = 0; k < grid->n_batch; k++) {
+            int n = list_cells(grid, known, grid->batch[k], grid->prompt[i], cells);
+            for (int m = 0; m < n; m++)
+                if (cells[m].point[1].n_repeats < grid->repeats)
+                    cost += repeat_cost(&cells[m]) * (grid->repeats - cells[m].point[1].n_repeats);
+        }
+    return cost;
+}
+
+/* ---- running a cell ---- */
+
 /* Why this cell cannot be measured; NULL: it can. */
-static const char *refusal(bench *b, const pleat_method *method, const cell *c, size_t *bytes_needed, char *out,
-                           size_t cap) {
-    *bytes_needed = (size_t)c->batch * engine_plan_bytes(b->model, method, c->prompt, THROUGHPUT_DECODE_TOKENS);
+static const char *refusal(bench *b, const cell *c, size_t *bytes_needed, char *out, size_t cap) {
+    const pleat_method *method = b->grid->methods->method[c->method];
     size_t budget = kv_pool_budget_bytes(engine_pool(b->engine));
+    *bytes_needed = (size_t)c->batch * engine_plan_bytes(b->model, method, c->prompt, THROUGHPUT_DECODE_TOKENS);
     if (c->prompt + THROUGHPUT_DECODE_TOKENS > b->model->context_tokens)
         snprintf(out, cap, "%d tokens and %d new ones are beyond the model's context of %d", c->prompt,
                  THROUGHPUT_DECODE_TOKENS, b->model->context_tokens);
@@ -207,37 +251,38 @@ static const char *refusal(bench *b, const pleat_method *method, const cell *c, 
 }
 
 static pleat_status put(bench *b, const cell *c, pleat_error *error) {
-    pleat_status status = PLEAT_OK;
-    for (int stage = c->filled; stage < 2 && !status; stage++)
-        status = b->sink(b->context, &c->point[stage], error);
+    return b->sink(b->context, &c->point[c->filled], 2 - c->filled, error);
+}
+
+/* The cell cannot be measured: told once. */
+static pleat_status refuse(bench *b, cell *c, const char *why, size_t bytes_needed, pleat_error *error) {
+    for (int stage = 0; stage < 2; stage++) {
+        c->point[stage].error = why;
+        c->point[stage].bytes_needed = bytes_needed;
+    }
+    pleat_status status = put(b, c, error);
+    for (int stage = 0; stage < 2; stage++)
+        c->point[stage].error = "told"; /* `why` ends with the caller */
     return status;
 }
 
-/* One more repeat of one method; nothing when it has them all. */
-static pleat_status repeat(bench *b, cell *c, int method, int round, pleat_error *error) {
+/* The round's repeat of a cell; nothing when it has it already. */
+static pleat_status repeat(bench *b, cell *c, int round, pleat_error *error) {
     double rate[2] = {0};
     char why[160];
-    store_point *last = &c->point[1];
-    if (last->error || last->n_repeats > round)
-        return PLEAT_OK;
-    const pleat_method *m = b->grid->methods->method[method];
     size_t bytes_needed;
-    const char *no = refusal(b, m, c, &bytes_needed, why, sizeof(why));
     pleat_error reason;
-    pleat_status status = no ? PLEAT_EFULL : measure_once(b, c, m, rate, &reason);
-    if (status == PLEAT_EFULL) {
-        for (int stage = 0; stage < 2; stage++) {
-            c->point[stage].error = no ? why : reason.text;
-            c->point[stage].bytes_needed = bytes_needed;
-        }
-        status = put(b, c, error);
-        for (int stage = 0; stage < 2; stage++)
-            c->point[stage].error = "told"; /* `why` ends here */
-        return status;
-    }
+    if (c->point[1].error || c->point[1].n_repeats > round)
+        return PLEAT_OK;
+    const pleat_method *method = b->grid->methods->method[c->method];
+    const char *no = refusal(b, c, &bytes_needed, why, sizeof(why));
+    pleat_status status = no ? PLEAT_EFULL : measure_once(b, c, method, rate, &reason);
+    b->done += repeat_cost(c) * (no ? b->grid->repeats : 1);
+    if (status == PLEAT_EFULL)
+        return refuse(b, c, no ? no : reason.text, bytes_needed, error);
     if (status)
         return err_set(error, status, "%s", reason.text);
-    for (int stage = 0; stage < 2; stage++) {
+    for (int stage = c->filled; stage < 2; stage++) {
         store_point *p = &c->point[stage];
         p->rate[p->n_repeats++] = rate[stage];
         summarise(p);
@@ -245,25 +290,22 @@ static pleat_status repeat(bench *b, cell *c, int method, int round, pleat_error
     return put(b, c, error);
 }
 
-static pleat_status run_cell(bench *b, int batch, int prompt, pleat_error *error) {
-    int n = b->grid->methods->n;
-    cell cells[MEASURE_MOST_METHODS];
+static pleat_status run_cells(bench *b, int batch, int prompt, pleat_error *error) {
+    cell cells[MOST_CELLS];
+    int n = list_cells(b->grid, b->known, batch, prompt, cells);
     pleat_seq **seq = calloc((size_t)batch, sizeof(*seq));
     int32_t *token = calloc((size_t)batch, sizeof(*token));
     pleat_status status = PLEAT_OK;
     if (!seq || !token)
         status = err_set(error, PLEAT_EMEMORY, "no memory for a batch of %d", batch);
-    for (int i = 0; i < n; i++) {
-        cells[i] = (cell){.batch = batch, .prompt = prompt, .seq = seq, .token = token};
-        cells[i].filled = b->grid->fill_tokens && prompt >= b->grid->fill_tokens;
-        begin_cell(b, i, &cells[i]);
-    }
     for (int round = 0; round < b->grid->repeats && !status; round++)
         for (int i = 0; i < n && !status; i++) {
             char detail[80];
-            snprintf(detail, sizeof(detail), "%s, batch %d, %d tokens", b->grid->methods->label[i], batch, prompt);
-            measure_tell(b->watch, b->n_done++, b->n_all, detail);
-            status = repeat(b, &cells[i], i, round, error);
+            cells[i].seq = seq;
+            cells[i].token = token;
+            snprintf(detail, sizeof(detail), "%s, batch %d, %d tokens", cells[i].point[1].label, batch, prompt);
+            measure_tell(b->watch, b->done, b->total, detail);
+            status = repeat(b, &cells[i], round, error);
         }
     free(seq);
     free(token);
@@ -271,6 +313,14 @@ static pleat_status run_cell(bench *b, int batch, int prompt, pleat_error *error
 }
 
 /* ---- the grid ---- */
+
+void throughput_add_size(int *list, int *n, int value) {
+    for (int i = 0; i < *n; i++)
+        if (list[i] == value)
+            return;
+    if (*n < THROUGHPUT_MOST_SIZES)
+        list[(*n)++] = value;
+}
 
 static pleat_status load_text(bench *b, pleat_error *error) {
     size_t n_bytes;
@@ -281,28 +331,15 @@ static pleat_status load_text(bench *b, pleat_error *error) {
 static pleat_status warm_up(bench *b, pleat_error *error) {
     pleat_seq *seq = NULL;
     int32_t token;
+    pleat_error reason;
     cell c = {.batch = 1, .prompt = WARM_TOKENS, .seq = &seq, .token = &token};
     if (b->model->context_tokens < WARM_TOKENS + WARM_STEPS)
         return PLEAT_OK;
-    pleat_status status = prefill(b, &c, b->grid->methods->method[0], error);
-    status = status ? status : decode(b, &c, WARM_STEPS, error);
+    pleat_status status = prefill(b, &c, b->grid->methods->method[0], &reason);
+    status = status ? status : decode(b, &c, WARM_STEPS, &reason);
     close_seqs(&c);
-    return status;
-}
-
-static bool complete(const bench *b) {
-    for (int i = 0; i < b->grid->n_prompt; i++)
-        for (int k = 0; k < b->grid->n_batch; k++)
-            for (int m = 0; m < b->grid->methods->n; m++) {
-                store_point p = {.label = b->grid->methods->label[m],
-                                 .batch = b->grid->batch[k],
-                                 .prompt_tokens = b->grid->prompt[i],
-                                 .stage = stages[1]};
-                const store_point *known = known_point(b, &p);
-                if (!known || (!known->error && known->n_repeats < b->grid->repeats))
-                    return false;
-            }
-    return true;
+    /* a pool too small even for this is told point by point */
+    return status == PLEAT_EFULL || !status ? PLEAT_OK : err_set(error, status, "%s", reason.text);
 }
 
 pleat_status throughput_run(pleat_engine *engine, const throughput_grid *grid, const store_points *known,
@@ -313,43 +350,18 @@ pleat_status throughput_run(pleat_engine *engine, const throughput_grid *grid, c
                .known = known,
                .sink = sink,
                .context = context,
-               .watch = watch};
-    b.n_all = grid->n_batch * grid->n_prompt * grid->methods->n * grid->repeats;
-    if (complete(&b))
+               .watch = watch,
+               .total = throughput_cost(grid, known)};
+    if (b.total <= 0)
         return PLEAT_OK;
     pleat_status status = load_text(&b, error);
+    measure_tell(watch, 0, b.total, "warming up");
     status = status ? status : warm_up(&b, error);
     for (int i = 0; i < grid->n_prompt; i++)
         for (int k = 0; k < grid->n_batch && !status; k++)
-            status = run_cell(&b, grid->batch[k], grid->prompt[i], error);
+            status = run_cells(&b, grid->batch[k], grid->prompt[i], error);
     if (!status)
-        measure_tell(watch, b.n_all, b.n_all, "throughput");
+        measure_tell(watch, b.total, b.total, "throughput");
     free(b.ids);
     return status;
-}
-
-pleat_status throughput_agree(pleat_engine *engine, const measure_methods *methods, int prompt_tokens,
-                              throughput_agreement *out, pleat_error *error) {
-    enum { TURNS = 3 };
-    throughput_grid grid = {.methods = methods};
-    bench b = {.engine = engine, .model = engine_model(engine), .grid = &grid};
-    pleat_seq *seq = NULL;
-    int32_t token;
-    store_point real = {.n_repeats = 0}, filled = {.n_repeats = 0};
-    pleat_status status = load_text(&b, error);
-    for (int turn = 0; turn < 2 * TURNS && !status; turn++) {
-        cell c = {.batch = 1, .prompt = prompt_tokens, .filled = turn % 2, .seq = &seq, .token = &token};
-        double rate[2];
-        status = measure_once(&b, &c, methods->method[0], rate, error);
-        store_point *p = turn % 2 ? &filled : &real;
-        p->rate[p->n_repeats++] = rate[1];
-    }
-    free(b.ids);
-    if (status)
-        return status;
-    summarise(&real);
-    summarise(&filled);
-    *out =
-        (throughput_agreement){.prompt_tokens = prompt_tokens, .real_rate = real.median, .filled_rate = filled.median};
-    return PLEAT_OK;
 }

@@ -1,9 +1,10 @@
-/* verdict.c - the plain words on top of the page. Every number in them is one of the page's tables; the thresholds that
- * choose the words are printed at its end.
+/* verdict.c - the plain words on top of the page. Every number in them stands in one of the page's tables; the
+ * thresholds that choose the words are printed below them.
  *
  * The place is the largest measured one: the longest prompt, then the largest batch, at which f16 and at least one
  * other method were measured. */
 #include "report/figures.h"
+#include "report/html.h"
 #include <math.h>
 #include <string.h>
 
@@ -17,62 +18,119 @@ typedef struct place {
 } place;
 
 static bool largest_place(const figures *f, place *out) {
+    figures_speed speed;
     for (int i = f->n_prompt - 1; i >= 0; i--)
         for (int k = f->n_batch - 1; k >= 0; k--)
             for (int m = 1; m < f->n_labels; m++)
-                if (figures_ratio(f, f->label[m], f->batch[k], f->prompt[i], "decode", NULL) > 0) {
+                if (figures_speed_of(f, f->label[m], f->batch[k], f->prompt[i], "decode", &speed)) {
                     *out = (place){f->batch[k], f->prompt[i]};
                     return true;
                 }
     return false;
 }
 
-static const char *times(double x, char out[16]) {
-    text t = {0};
-    text_printf(&t, x >= 9.95 ? "%.0fx" : "%.1fx", x);
-    if (x < 1.995 && x >= 0.0)
-        t.n = 0, text_printf(&t, "%.2fx", x);
-    strncpy(out, t.bytes ? t.bytes : "", 15);
-    out[15] = 0;
-    text_free(&t);
-    return out;
+static void say_place(place at, text *page) {
+    char n[32];
+    text_printf(page, "at batch %d and %s tokens", at.batch, html_count(at.prompt, n));
 }
 
-static const char *speed_words(double ratio, double noise) {
-    return ratio > 1 + noise ? "faster" : ratio < 1 - noise ? "slower" : "as fast within the noise";
+static void say_name(const char *label, text *page) {
+    text_puts(page, "<b class=\"name\">");
+    html_text(page, label);
+    text_puts(page, "</b>");
 }
 
-/* ---- one method ---- */
+/* ---- what the figures say of one method ---- */
 
-static void say_speed(const figures *f, const char *label, place at, text *page) {
-    char a[16], b[16];
-    double noise, ratio = figures_ratio(f, label, at.batch, at.prompt, "decode", &noise);
-    double holds = figures_holds(f, label, at.batch, at.prompt);
-    if (ratio <= 0) {
+/* All cells of a stage: how many differ from f16 beyond the noise, and the extremes. */
+typedef struct cells {
+    int n, n_faster, n_slower;
+    double lowest, highest;
+    place slowest; /* of those that are slower */
+    double slowest_ratio;
+} cells;
+
+static cells count_cells(const figures *f, const char *label, const char *stage) {
+    cells c = {.lowest = INFINITY, .slowest_ratio = INFINITY};
+    figures_speed speed;
+    for (int i = 0; i < f->n_prompt; i++)
+        for (int k = 0; k < f->n_batch; k++) {
+            if (!figures_speed_of(f, label, f->batch[k], f->prompt[i], stage, &speed))
+                continue;
+            c.n++;
+            c.n_faster += speed.verdict == FIGURES_FASTER;
+            c.n_slower += speed.verdict == FIGURES_SLOWER;
+            c.lowest = speed.ratio < c.lowest ? speed.ratio : c.lowest;
+            c.highest = speed.ratio > c.highest ? speed.ratio : c.highest;
+            if (speed.verdict == FIGURES_SLOWER && speed.ratio < c.slowest_ratio) {
+                c.slowest_ratio = speed.ratio;
+                c.slowest = (place){f->batch[k], f->prompt[i]};
+            }
+        }
+    return c;
+}
+
+static void say_cells(const cells *c, text *page) {
+    char low[16], high[16];
+    text_printf(page, "%s to %s over the %d measured cells, faster in %d and slower in %d", html_times(c->lowest, low),
+                html_times(c->highest, high), c->n, c->n_faster, c->n_slower);
+}
+
+static void say_decode(const figures *f, const char *label, place at, text *page) {
+    static const char *const words[] = {
+        [FIGURES_SAME] = "Decodes as fast as f16 within the noise",
+        [FIGURES_FASTER] = "Decodes <b>faster</b> than f16",
+        [FIGURES_SLOWER] = "Decodes <b>slower</b> than f16",
+        [FIGURES_UNSURE] = "Decodes at this ratio to f16 in one repeat, so that the noise is not known",
+    };
+    figures_speed speed;
+    char times[16];
+    cells c = count_cells(f, label, "decode");
+    if (!figures_speed_of(f, label, at.batch, at.prompt, "decode", &speed)) {
         const store_point *p = figures_any(f, label, at.batch, at.prompt, "decode");
-        text_printf(page,
-                    p && p->error ? "could not be measured at batch %d and %d tokens. "
-                                  : "was not measured at batch %d and %d tokens. ",
-                    at.batch, at.prompt);
-        return;
+        text_puts(page, p && p->error ? "<li>Decode could not be measured " : "<li>Decode was not measured ");
+        say_place(at, page);
+    } else {
+        text_printf(page, "<li>%s: <b>%s</b> ", words[speed.verdict], html_times(speed.ratio, times));
+        say_place(at, page);
     }
-    if (ratio > 1 - noise && ratio < 1 + noise)
-        text_printf(page, "decodes as fast as f16 within the noise (%s, spread %.0f %%)", times(ratio, a), 100 * noise);
-    else
-        text_printf(page, "decodes <b>%s as fast</b> as f16", times(ratio, a));
-    if (holds > 0)
-        text_printf(page, " and holds <b>%s the requests</b> in the same memory", times(holds, b));
-    text_puts(page, ". ");
+    if (c.n > 1) {
+        text_puts(page, "; ");
+        say_cells(&c, page);
+    }
+    text_puts(page, ".</li>\n");
 }
 
-static void say_quality(const store_quality *q, text *page) {
+static void say_prefill(const figures *f, const char *label, text *page) {
+    cells c = count_cells(f, label, "prefill");
+    if (!c.n_faster && !c.n_slower)
+        return;
+    text_puts(page, "<li>Reads prompts at ");
+    say_cells(&c, page);
+    text_puts(page, ".</li>\n");
+}
+
+static void say_memory(const figures *f, const char *label, place at, text *page) {
+    double share = figures_share(f, label, at.batch, at.prompt);
+    char times[16];
+    if (share <= 0)
+        return;
+    text_printf(page, "<li>Holds <b>%s the requests</b> in the same memory ", html_times(1 / share, times));
+    say_place(at, page);
+    text_printf(page, " (%.0f %% of f16's bytes).</li>\n", 100 * share);
+}
+
+static const char *quality_words(double kl) {
+    return kl < KL_SMALL   ? "hardly changes the model"
+           : kl < KL_LARGE ? "changes the model visibly"
+                           : "changes the model a lot";
+}
+
+static void say_quality(const figures_quality *q, text *page) {
     if (!q)
         return;
-    const char *much = q->kl_mean < KL_SMALL   ? "hardly changes the model"
-                       : q->kl_mean < KL_LARGE ? "changes the model visibly"
-                                               : "changes the model a lot";
-    text_printf(page, "It %s (KL %.4f, another next token at %.1f %% of positions). ", much, q->kl_mean,
-                100 * (1 - q->top1_agreement));
+    text_printf(page, "<li>It %s: KL %.4f, another next token at %.1f %% of positions.</li>\n",
+                quality_words(q->result.kl_mean), q->result.kl_mean, 100 * (1 - q->result.top1_agreement));
 }
 
 static void say_lengths(const figures *f, const char *label, text *page) {
@@ -80,64 +138,142 @@ static void say_lengths(const figures *f, const char *label, text *page) {
     figures_lengths_of(f, label, &l);
     if (!l.n)
         return;
-    text_printf(page, "Its answers are %.2f times as long in the mean; %.0f %% of %d grew to 1.5 times and more. ",
+    if (!l.n_acted) {
+        text_printf(page, "<li>It never acted within the %d answers, so their lengths say nothing about it.</li>\n",
+                    l.n);
+        return;
+    }
+    text_printf(page,
+                "<li>Its answers are %.2f times as long as f16's in the mean; %.0f %% of %d grew to 1.5 times and more",
                 l.mean, 100 * l.share_longer, l.n);
+    if (l.n_capped)
+        text_printf(page, " (%d pairs met the limit of new tokens)", l.n_capped);
+    text_puts(page, ".</li>\n");
 }
 
-/* What the figures speak against; nothing when they do not. */
-static void say_avoid(const figures *f, const char *label, place at, text *page) {
-    const store_quality *q = figures_quality(f, label);
+/* What the figures speak against, if anything. */
+static void say_avoid(const figures *f, const char *label, text *page) {
+    const figures_quality *q = figures_quality_of(f, label);
+    cells c = count_cells(f, label, "decode");
     figures_lengths l;
-    double noise = 0, ratio = figures_ratio(f, label, at.batch, at.prompt, "decode", &noise);
-    const char *reason[3];
+    char times[16];
     int n = 0;
+    text reason[3] = {{0}};
     figures_lengths_of(f, label, &l);
-    if (q && q->top1_agreement < AGREE_LOW)
-        reason[n++] = "where answers must stay what they are";
-    if (l.n && l.share_longer > LONGER_SHARE)
-        reason[n++] = "where answers are paid by length";
-    if (ratio > 0 && ratio < 1 - noise)
-        reason[n++] = "where only speed counts";
-    for (int i = 0; i < n; i++)
-        text_printf(page, "%s%s", i == 0 ? "Avoid it " : i + 1 == n ? " and " : ", ", reason[i]);
-    text_puts(page, n ? "." : "");
+    if (q && q->result.top1_agreement < AGREE_LOW)
+        text_puts(&reason[n++], "where answers must stay what they are");
+    if (l.n_acted && l.share_longer > LONGER_SHARE)
+        text_puts(&reason[n++], "where every token of an answer costs");
+    if (c.n_slower == c.n && c.n > 0) {
+        text_printf(&reason[n++], "where speed counts");
+    } else if (c.n_slower) {
+        text_puts(&reason[n], "where speed counts ");
+        say_place(c.slowest, &reason[n]);
+        text_printf(&reason[n++], " (%s)", html_times(c.slowest_ratio, times));
+    }
+    for (int i = 0; i < n; i++) {
+        text_puts(page, i == 0 ? "<p class=\"avoid\">Avoid it " : i + 1 == n ? " and " : ", ");
+        text_puts(page, reason[i].bytes ? reason[i].bytes : "");
+        text_free(&reason[i]);
+    }
+    text_puts(page, n ? ".</p>\n" : "");
+}
+
+static void say_method(const figures *f, const char *label, place at, text *page) {
+    text_puts(page, "<li>");
+    say_name(label, page);
+    text_puts(page, "\n<ul>\n");
+    say_decode(f, label, at, page);
+    say_prefill(f, label, page);
+    say_memory(f, label, at, page);
+    say_quality(figures_quality_of(f, label), page);
+    say_lengths(f, label, page);
+    text_puts(page, "</ul>\n");
+    say_avoid(f, label, page);
+    text_puts(page, "</li>\n");
 }
 
 /* ---- the headline ---- */
 
-static void headline(const figures *f, place at, text *page) {
-    const char *fastest = NULL, *gentle = NULL;
-    double best = 0, least = INFINITY, noise = 0, fastest_noise = 0;
-    char a[16], b[16];
+/* The fastest of the methods that are faster than f16 beyond the noise, among those that change the model by less than
+ * `most_kl` (INFINITY: whether that was measured or not); NULL: none. */
+static const char *fastest(const figures *f, place at, double most_kl, figures_speed *out) {
+    const char *found = NULL;
     for (int i = 1; i < f->n_labels; i++) {
-        double ratio = figures_ratio(f, f->label[i], at.batch, at.prompt, "decode", &noise);
-        const store_quality *q = figures_quality(f, f->label[i]);
-        if (ratio > best) {
-            best = ratio;
-            fastest = f->label[i];
-            fastest_noise = noise;
-        }
-        if (q && q->kl_mean < least && figures_holds(f, f->label[i], at.batch, at.prompt) > 0) {
-            least = q->kl_mean;
-            gentle = f->label[i];
+        figures_speed speed;
+        const figures_quality *q = figures_quality_of(f, f->label[i]);
+        if (!figures_speed_of(f, f->label[i], at.batch, at.prompt, "decode", &speed) ||
+            speed.verdict != FIGURES_FASTER || (most_kl < INFINITY && !(q && q->result.kl_mean < most_kl)))
+            continue;
+        if (!found || speed.ratio > out->ratio) {
+            found = f->label[i];
+            *out = speed;
         }
     }
-    text_printf(page, "<p class=lead>At batch %d and %d tokens, ", at.batch, at.prompt);
-    if (best > 1 + fastest_noise) {
-        text_puts(page, "compression pays in speed: <b>");
-        html_text(page, fastest);
-        text_printf(page, "</b> decodes %s as fast as f16 and holds %s the requests.", times(best, a),
-                    times(figures_holds(f, fastest, at.batch, at.prompt), b));
+    return found;
+}
+
+/* The one that holds the most requests with a KL below most_kl; NULL: none holds more than f16. */
+static const char *smallest(const figures *f, place at, double most_kl) {
+    const char *found = NULL;
+    double least = 0.97;
+    for (int i = 1; i < f->n_labels; i++) {
+        const figures_quality *q = figures_quality_of(f, f->label[i]);
+        double share = figures_share(f, f->label[i], at.batch, at.prompt);
+        if (share > 0 && share < least && (most_kl == INFINITY || (q && q->result.kl_mean < most_kl))) {
+            least = share;
+            found = f->label[i];
+        }
+    }
+    return found;
+}
+
+/* "NAME decodes 1.60x as fast as f16, holds 3.00x the requests and hardly changes the model (KL 0.0012)" */
+static void say_short(const figures *f, const char *label, place at, const figures_speed *speed, text *page) {
+    char a[16], b[16];
+    double share = figures_share(f, label, at.batch, at.prompt);
+    const figures_quality *q = figures_quality_of(f, label);
+    say_name(label, page);
+    if (speed)
+        text_printf(page, " decodes %s as fast as f16%s", html_times(speed->ratio, a),
+                    share <= 0 ? ""
+                    : q        ? ","
+                               : " and");
+    if (share > 0)
+        text_printf(page, " holds %s the requests", html_times(1 / share, b));
+    if (q)
+        text_printf(page, " and %s (KL %.4f)", quality_words(q->result.kl_mean), q->result.kl_mean);
+}
+
+static void headline(const figures *f, place at, text *page) {
+    figures_speed speed, gentle_speed;
+    const char *fast = fastest(f, at, INFINITY, &speed), *gentle = fastest(f, at, KL_LARGE, &gentle_speed);
+    text_puts(page, "<p class=\"lead\">");
+    text where = {0};
+    say_place(at, &where);
+    if (where.bytes)
+        where.bytes[0] = 'A';
+    text_printf(page, "%s, ", where.bytes ? where.bytes : "");
+    text_free(&where);
+    if (fast) {
+        const char *first = gentle ? gentle : fast;
+        text_puts(page, "compression pays in speed: ");
+        say_short(f, first, at, gentle ? &gentle_speed : &speed, page);
+        text_puts(page, ".");
+        if (first != fast) {
+            text_puts(page, " Faster still: ");
+            say_short(f, fast, at, &speed, page);
+            text_puts(page, ".");
+        }
     } else {
-        text_puts(page, "no method decodes faster than f16 beyond the noise; what compression saves here is memory.");
-    }
-    if (gentle) {
-        double ratio = figures_ratio(f, gentle, at.batch, at.prompt, "decode", &noise);
-        text_puts(page, " The one that changes the model least is <b>");
-        html_text(page, gentle);
-        text_printf(page, "</b> (KL %.4f): %s the requests, %s (%s).", least,
-                    times(figures_holds(f, gentle, at.batch, at.prompt), a), speed_words(ratio, noise),
-                    times(ratio, b));
+        const char *small = smallest(f, at, KL_LARGE);
+        small = small ? small : smallest(f, at, INFINITY);
+        text_puts(page, "no method was seen to decode faster than f16 beyond the noise");
+        if (small) {
+            text_puts(page, "; what compression saves here is memory: ");
+            say_short(f, small, at, NULL, page);
+        }
+        text_puts(page, ".");
     }
     text_puts(page, "</p>\n");
 }
@@ -145,27 +281,23 @@ static void headline(const figures *f, place at, text *page) {
 void verdict_write(const figures *f, text *page) {
     place at;
     if (!largest_place(f, &at)) {
-        text_puts(page, "<p class=lead>Nothing can be said yet: no method was measured beside f16.</p>\n");
+        text_puts(page, "<p class=\"lead\">Nothing can be said about speed and memory: no method was measured beside "
+                        "f16.</p>\n");
+        at = (place){0, 0};
+    } else {
+        headline(f, at, page);
+    }
+    if (f->n_labels < 2)
         return;
-    }
-    headline(f, at, page);
-    text_puts(page, "<ul class=verdicts>\n");
-    for (int i = 1; i < f->n_labels; i++) {
-        text_puts(page, "<li><b class=name>");
-        html_text(page, f->label[i]);
-        text_puts(page, "</b> ");
-        say_speed(f, f->label[i], at, page);
-        say_quality(figures_quality(f, f->label[i]), page);
-        say_lengths(f, f->label[i], page);
-        say_avoid(f, f->label[i], at, page);
-        text_puts(page, "</li>\n");
-    }
-    text_printf(page,
-                "</ul>\n<p class=note>Words and thresholds: a speed differs when it is off by more than the larger "
-                "spread of the two "
-                "rates (at least 3 %%); KL below %.2f hardly changes the model, from %.1f on a lot; answers must stay "
-                "what they are: "
-                "fewer than %.0f %% of next tokens agree; paid by length: more than %.0f %% of answers grew to 1.5 "
-                "times.</p>\n",
-                KL_SMALL, KL_LARGE, 100 * AGREE_LOW, 100 * LONGER_SHARE);
+    text_puts(page, "<ul class=\"verdicts\">\n");
+    for (int i = 1; i < f->n_labels; i++)
+        say_method(f, f->label[i], at, page);
+    text_puts(page, "</ul>\n");
+    html_note(
+        page,
+        "How the words are chosen. Faster or slower: all repeats lie on one side of all of f16's, and the medians "
+        "differ by more than %.0f %%. Hardly: KL below %.2f; a lot: from %.1f on. Answers must stay what they "
+        "are: fewer than %.0f %% of next tokens are f16's. Every token costs: more than %.0f %% of answers grew "
+        "to 1.5 times.",
+        100 * FIGURES_LEAST_DIFFERENCE, KL_SMALL, KL_LARGE, 100 * AGREE_LOW, 100 * LONGER_SHARE);
 }

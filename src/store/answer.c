@@ -29,18 +29,19 @@ static pleat_status put(store *s, int64_t run, int64_t sample, const store_answe
     sqlite3_stmt *q;
     char seed[24];
     snprintf(seed, sizeof(seed), "%" PRIu64, a->seed);
-    pleat_status status = store_prepare(
-        s,
-        "INSERT OR REPLACE INTO response (run, sample, label, spec, seed, text, prompt_tokens,"
-        " n_tokens, finish, ttft_ms, tpot_ms, kv_bytes, agree_tokens)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        &q, error, "iittttiitddii", run, sample, a->label, a->spec, seed, a->text, (int64_t)a->prompt_tokens,
-        (int64_t)a->n_tokens, a->finish, a->ttft_ms, a->tpot_ms, (int64_t)a->kv_bytes, (int64_t)a->agree_tokens);
+    pleat_status status =
+        store_prepare(s,
+                      "INSERT OR REPLACE INTO response (run, sample, label, spec, seed, text, prompt_tokens,"
+                      " n_tokens, finish, ttft_ms, tpot_ms, kv_bytes, agree_tokens, acted)"
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                      &q, error, "iittttiitddiii", run, sample, a->label, a->spec, seed, a->text,
+                      (int64_t)a->prompt_tokens, (int64_t)a->n_tokens, a->finish, a->ttft_ms, a->tpot_ms,
+                      (int64_t)a->kv_bytes, (int64_t)a->agree_tokens, (int64_t)a->acted);
     return status ? status : store_do(s, q, error);
 }
 
 pleat_status store_answers_put(store *s, int64_t run, const store_answer *answer, int n, pleat_error *error) {
-    pleat_status status = store_begin(s, error);
+    pleat_status status = store_tx_begin(s, error);
     if (status)
         return status;
     for (int i = 0; i < n && !status; i++) {
@@ -48,7 +49,7 @@ pleat_status store_answers_put(store *s, int64_t run, const store_answer *answer
         status = sample_id(s, &answer[i], &sample, error);
         status = status ? status : put(s, run, sample, &answer[i], error);
     }
-    return store_end(s, status, error);
+    return store_tx_end(s, status, error);
 }
 
 pleat_status store_answers_has(store *s, int64_t run, const char *data_set, const char *sample, bool *has,
@@ -69,7 +70,7 @@ pleat_status store_answers_read(store *s, int64_t run, store_answers *out, pleat
     pleat_status status = store_prepare(
         s,
         "SELECT data_set, name, class, prompt, label, spec, seed, text, prompt_tokens, n_tokens, finish, ttft_ms,"
-        " tpot_ms, kv_bytes, agree_tokens FROM response JOIN sample ON response.sample=sample.id WHERE run=?"
+        " tpot_ms, kv_bytes, agree_tokens, acted FROM response JOIN sample ON response.sample=sample.id WHERE run=?"
         " ORDER BY response.id",
         &q, error, "i", run);
     if (status)
@@ -92,7 +93,8 @@ pleat_status store_answers_read(store *s, int64_t run, store_answers *out, pleat
                                                .ttft_ms = sqlite3_column_double(q, 11),
                                                .tpot_ms = sqlite3_column_double(q, 12),
                                                .kv_bytes = (size_t)sqlite3_column_int64(q, 13),
-                                               .agree_tokens = sqlite3_column_int(q, 14)};
+                                               .agree_tokens = sqlite3_column_int(q, 14),
+                                               .acted = sqlite3_column_int(q, 15) != 0};
     }
     if (code != SQLITE_DONE)
         status = code == SQLITE_ROW ? err_set(error, PLEAT_EMEMORY, "no memory for the answers of %.200s", s->path)

@@ -2,35 +2,51 @@
 #include "store/inside.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include <stdio.h>
 #include <stdlib.h>
 
-pleat_status store_run_begin(store *s, const store_run *run, int64_t *id, bool *resumed, pleat_error *error) {
+/* The newest run under the same conditions; out->resumed: there is one. */
+static pleat_status find(store *s, const store_run *run, store_begun *out, pleat_error *error) {
     sqlite3_stmt *q;
-    pleat_status status =
-        store_prepare(s,
-                      "SELECT id FROM run WHERE what=?1 AND model_hash=?2 AND machine=?3 AND level=?4 AND"
-                      " n_threads=?5 AND version=?6 AND options=?7 ORDER BY id DESC LIMIT 1",
-                      &q, error, "ttttitt", run->what, run->model_hash, run->machine, run->level,
-                      (int64_t)run->n_threads, run->version, run->options);
+    pleat_status status = store_prepare(
+        s,
+        "SELECT id, finished IS NOT NULL, started FROM run WHERE what=?1 AND model_hash=?2 AND machine=?3 AND level=?4"
+        " AND n_threads=?5 AND version=?6 AND options=?7 ORDER BY id DESC LIMIT 1",
+        &q, error, "ttttitt", run->what, run->model_hash, run->machine, run->level, (int64_t)run->n_threads,
+        run->version, run->options);
     if (status)
         return status;
     int code = sqlite3_step(q);
-    *resumed = code == SQLITE_ROW;
-    if (*resumed)
-        *id = sqlite3_column_int64(q, 0);
-    if (code != SQLITE_ROW && code != SQLITE_DONE)
+    if (code == SQLITE_ROW) {
+        const char *started = (const char *)sqlite3_column_text(q, 2);
+        *out =
+            (store_begun){.id = sqlite3_column_int64(q, 0), .resumed = true, .finished = sqlite3_column_int(q, 1) != 0};
+        snprintf(out->started, sizeof(out->started), "%s", started ? started : "");
+    } else if (code != SQLITE_DONE) {
         status = store_fail(s, "reading", error);
+    }
     sqlite3_finalize(q);
-    if (status || *resumed)
-        return status;
-    status =
-        store_prepare(s,
-                      "INSERT INTO run (what, model_name, model_path, model_hash, machine, level, n_threads, version,"
-                      " options) VALUES (?,?,?,?,?,?,?,?,?)",
-                      &q, error, "ttttttitt", run->what, run->model_name, run->model_path, run->model_hash,
-                      run->machine, run->level, (int64_t)run->n_threads, run->version, run->options);
+    return status;
+}
+
+pleat_status store_run_begin(store *s, const store_run *run, store_how how, store_begun *out, pleat_error *error) {
+    sqlite3_stmt *q;
+    store_begun begun = {.id = 0};
+    pleat_status status = how == STORE_ANEW ? PLEAT_OK : find(s, run, &begun, error);
+    if (!status && begun.resumed && !(how == STORE_GO_ON_OPEN && begun.finished)) {
+        *out = begun;
+        return PLEAT_OK;
+    }
+    if (!status)
+        status = store_prepare(
+            s,
+            "INSERT INTO run (what, model_name, model_path, model_hash, machine, level, n_threads, version,"
+            " options) VALUES (?,?,?,?,?,?,?,?,?)",
+            &q, error, "ttttttitt", run->what, run->model_name, run->model_path, run->model_hash, run->machine,
+            run->level, (int64_t)run->n_threads, run->version, run->options);
     status = status ? status : store_do(s, q, error);
-    *id = sqlite3_last_insert_rowid(s->db);
+    if (!status)
+        *out = (store_begun){.id = sqlite3_last_insert_rowid(s->db)};
     return status;
 }
 

@@ -3,8 +3,8 @@
  *
  * A *run* is one measurement under one set of conditions: command, model, machine, kernel level, threads, version,
  * options. Beginning a run that the file already holds under the same conditions goes on with it: that is how a killed
- * study resumes. Every put is one transaction on disk (WAL, synchronous=FULL) when it returns. One writer at a time;
- * never called from the engine's threads. docs/store.md has the tables.
+ * study resumes. Every put is one transaction on disk (WAL, synchronous=FULL) when it returns. One writer at a time,
+ * any number of readers beside it; never called from the engine's threads. docs/store.md has the tables.
  *
  * Every function returns PLEAT_OK, PLEAT_EIO (the file cannot be read or written, or is busy), PLEAT_EINPUT (not a
  * store, damaged, or of a newer pleat) or PLEAT_EMEMORY. Strings in structs that are read belong to the list they came
@@ -17,9 +17,11 @@ enum { STORE_MOST_REPEATS = 32 };
 
 typedef struct store store;
 
-/* create: made when it is not there; else it must exist and is opened for reading only. */
-pleat_status store_open(const char *path, bool create, store **out, pleat_error *error);
-/* Folds the log into the one file. NULL is fine. */
+/* write: made when it is not there, and held against other writers until it is closed (PLEAT_EIO: another one has it);
+ * else it must exist and is opened for reading only. */
+pleat_status store_open(const char *path, bool write, store **out, pleat_error *error);
+/* A writer folds its log into the one file, which can then be copied, or read where nothing may be written. NULL is
+ * fine. */
 void store_close(store *s);
 
 /* ---- runs ---- */
@@ -35,8 +37,19 @@ typedef struct store_run {
     bool finished;       /* out */
 } store_run;
 
-/* Finds the newest run under the same conditions, or adds one; *resumed says which. */
-pleat_status store_run_begin(store *s, const store_run *run, int64_t *id, bool *resumed, pleat_error *error);
+typedef enum store_how {
+    STORE_GO_ON,      /* with the newest run under the same conditions, finished or not */
+    STORE_GO_ON_OPEN, /* the same, but a new run when that one is finished */
+    STORE_ANEW,       /* a new run */
+} store_how;
+typedef struct store_begun {
+    int64_t id;
+    bool resumed, finished; /* finished: nothing is left to measure */
+    char started[24];       /* UTC */
+} store_begun;
+/* The run to measure into: one that is there (what, model_hash, machine, level, n_threads, version and options are the
+ * same), or a new one. */
+pleat_status store_run_begin(store *s, const store_run *run, store_how how, store_begun *out, pleat_error *error);
 pleat_status store_run_finish(store *s, int64_t id, pleat_error *error);
 
 typedef struct store_runs {
@@ -62,9 +75,8 @@ typedef struct store_point {
     const char *error;               /* it could not be measured: why; else NULL */
 } store_point;
 
-pleat_status store_point_put(store *s, int64_t run, const store_point *point, pleat_error *error);
-/* True when the run holds this point (label, batch, prompt_tokens, stage). */
-pleat_status store_point_has(store *s, int64_t run, const store_point *point, bool *has, pleat_error *error);
+/* Puts n points together; each replaces the run's row of the same label, batch, prompt_tokens, stage and filled. */
+pleat_status store_points_put(store *s, int64_t run, const store_point *point, int n, pleat_error *error);
 
 typedef struct store_points {
     store_point *point;
@@ -87,6 +99,7 @@ typedef struct store_answer {
     double ttft_ms, tpot_ms;
     size_t kv_bytes;
     int agree_tokens; /* leading tokens equal to the base's answer */
+    bool acted;       /* the method evicted or packed something before the answer's end */
 } store_answer;
 
 /* All answers to one prompt at once: they are measured as one batch and stand or fall together. */
@@ -103,24 +116,24 @@ void store_answers_free(store_answers *answers);
 
 /* ---- quality ---- */
 
-typedef struct store_quality {
+typedef struct store_window { /* one window of a text, decoded through one method's cache beside f16's */
     const char *label, *spec, *text_name;
-    int ctx, windows, tokens;
-    double perplexity, stderr_ppl; /* of the window's scored tokens */
-    double kl_mean, kl_p99, top1_agreement;
+    int ctx, window;   /* tokens of a window; which one */
+    int n;             /* scored positions */
+    float *nll, *kl;   /* [n] in the order of the positions: -log p(next token), KL from f16 */
+    int same_best;     /* positions with f16's best next token */
     double kept_share; /* live slots / tokens seen, at the end */
-    size_t kv_bytes;
-} store_quality;
+    size_t kv_bytes;   /* at the end */
+} store_window;
 
-/* Replaces a row of the same run, label, text and ctx. */
-pleat_status store_quality_put(store *s, int64_t run, const store_quality *quality, int n, pleat_error *error);
-pleat_status store_quality_has(store *s, int64_t run, const char *label, const char *text_name, int ctx, bool *has,
-                               pleat_error *error);
+/* Puts one window of all methods together; each replaces the run's row of the same label, text, ctx and window. */
+pleat_status store_windows_put(store *s, int64_t run, const store_window *window, int n, pleat_error *error);
 
-typedef struct store_qualities {
-    store_quality *quality;
+typedef struct store_windows {
+    store_window *window;
     int n;
-} store_qualities;
-pleat_status store_qualities_read(store *s, int64_t run, store_qualities *out, pleat_error *error);
-void store_qualities_free(store_qualities *qualities);
+} store_windows;
+/* In the order of the puts. */
+pleat_status store_windows_read(store *s, int64_t run, store_windows *out, pleat_error *error);
+void store_windows_free(store_windows *windows);
 #endif

@@ -5,7 +5,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
-pleat_status store_point_put(store *s, int64_t run, const store_point *p, pleat_error *error) {
+static pleat_status put(store *s, int64_t run, const store_point *p, pleat_error *error) {
     json_t *list = json_array();
     for (int i = 0; i < p->n_repeats; i++)
         json_array_append_new(list, json_real(p->rate[i]));
@@ -16,9 +16,13 @@ pleat_status store_point_put(store *s, int64_t run, const store_point *p, pleat_
     sqlite3_stmt *q;
     pleat_status status =
         store_prepare(s,
-                      "INSERT OR REPLACE INTO throughput (run, label, spec, batch, prompt_tokens, stage,"
+                      "INSERT INTO throughput (run, label, spec, batch, prompt_tokens, stage,"
                       " filled, rates, median, spread, kv_bytes, kv_peak_bytes, bytes_needed, error)"
-                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                      " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+                      " ON CONFLICT (run, label, batch, prompt_tokens, stage, filled) DO UPDATE SET"
+                      " rates=excluded.rates, median=excluded.median, spread=excluded.spread,"
+                      " kv_bytes=excluded.kv_bytes, kv_peak_bytes=excluded.kv_peak_bytes,"
+                      " bytes_needed=excluded.bytes_needed, error=excluded.error",
                       &q, error, "ittiititddiiit", run, p->label, p->spec, (int64_t)p->batch, (int64_t)p->prompt_tokens,
                       p->stage, (int64_t)p->filled, rates, p->median, p->spread, (int64_t)p->kv_bytes,
                       (int64_t)p->kv_peak_bytes, (int64_t)p->bytes_needed, p->error);
@@ -27,12 +31,13 @@ pleat_status store_point_put(store *s, int64_t run, const store_point *p, pleat_
     return status;
 }
 
-pleat_status store_point_has(store *s, int64_t run, const store_point *p, bool *has, pleat_error *error) {
-    sqlite3_stmt *q;
-    pleat_status status =
-        store_prepare(s, "SELECT 1 FROM throughput WHERE run=? AND label=? AND batch=? AND prompt_tokens=? AND stage=?",
-                      &q, error, "itiit", run, p->label, (int64_t)p->batch, (int64_t)p->prompt_tokens, p->stage);
-    return status ? status : store_has(s, q, has, error);
+pleat_status store_points_put(store *s, int64_t run, const store_point *point, int n, pleat_error *error) {
+    pleat_status status = store_tx_begin(s, error);
+    if (status)
+        return status;
+    for (int i = 0; i < n && !status; i++)
+        status = put(s, run, &point[i], error);
+    return store_tx_end(s, status, error);
 }
 
 static void read_rates(sqlite3_stmt *q, int column, store_point *p) {

@@ -13,7 +13,7 @@ LIBS := jansson sqlite3 libpcre2-8 libutf8proc nettle
 CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 CFLAGS ?= -O3 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -fno-math-errno -fno-trapping-math -pthread
-LDLIBS += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm -pthread
+LDLIBS += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lcsv -lm -pthread
 ifdef SAN
 CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined

@@ -38,7 +38,7 @@ static const char *const steps[] = {
     " text_name TEXT, ctx INTEGER, window INTEGER, nll BLOB, kl BLOB, same_best INTEGER, kept_share REAL,"
     " kv_bytes INTEGER, UNIQUE (run, label, text_name, ctx, window));"
     "CREATE TABLE score (id INTEGER PRIMARY KEY, response INTEGER NOT NULL REFERENCES response, metric TEXT, value "
-    "REAL);"
+    "REAL, UNIQUE (response, metric));"
     "CREATE TABLE profile (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, operator TEXT, label TEXT,"
     " batch INTEGER, tokens INTEGER, ms REAL);"
     "CREATE TABLE model (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, kind TEXT, fitted BLOB);",

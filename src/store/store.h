@@ -114,6 +114,28 @@ typedef struct store_answers {
 pleat_status store_answers_read(store *s, int64_t run, store_answers *out, pleat_error *error);
 void store_answers_free(store_answers *answers);
 
+/* ---- scores ---- */
+
+typedef struct store_score {
+    const char *data_set, *sample, *klass, *prompt; /* NULL counts as "" */
+    const char *label;                              /* method; of a published file "algorithm/config" */
+    uint64_t seed;
+    const char *metric;
+    double value; /* 0 to 1 */
+} store_score;
+
+/* All of them in one transaction. A sample or a response that is not there yet is added (a published file has scores
+ * only); a score of the same response and metric is replaced. */
+pleat_status store_scores_put(store *s, int64_t run, const store_score *score, int n, pleat_error *error);
+
+typedef struct store_scores {
+    store_score *score;
+    int n;
+} store_scores;
+pleat_status store_scores_read(store *s, int64_t run, store_scores *out,
+                               pleat_error *error); /* in the order of the puts */
+void store_scores_free(store_scores *scores);
+
 /* ---- quality ---- */
 
 typedef struct store_window { /* one window of a text, decoded through one method's cache beside f16's */

@@ -9,6 +9,7 @@ int cmd_perplexity(int argc, char **argv);
 int cmd_methods(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_negatives(int argc, char **argv);
 int cmd_study(int argc, char **argv);
 int cmd_report(int argc, char **argv);
 #endif

@@ -17,6 +17,7 @@ static const struct {
     {"study", "measure whether compression pays here, and write a report", cmd_study},
     {"bench", "throughput over batch sizes, lengths and methods", cmd_bench},
     {"perplexity", "perplexity of a text, and what a method costs in KL", cmd_perplexity},
+    {"negatives", "which samples compression breaks", cmd_negatives},
     {"report", "the page of a stored study", cmd_report},
     {"methods", "formats, policies, splits and presets, with their papers", cmd_methods},
     {"inspect", "a model's metadata and its exact memory plan", cmd_inspect},

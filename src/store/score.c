@@ -104,14 +104,17 @@ pleat_status store_scores_read(store *s, int64_t run, store_scores *out, pleat_e
         if (!mem_grow(&list.score, &cap, list.n + 1, sizeof(*list.score)))
             break;
         const char *seed = (const char *)sqlite3_column_text(q, 5);
-        list.score[list.n++] = (store_score){.data_set = store_text(q, 0),
-                                             .sample = store_text(q, 1),
-                                             .klass = store_text(q, 2),
-                                             .prompt = store_text(q, 3),
-                                             .label = store_text(q, 4),
-                                             .seed = seed ? strtoull(seed, NULL, 10) : 0,
-                                             .metric = store_text(q, 6),
-                                             .value = sqlite3_column_double(q, 7)};
+        store_score *x = &list.score[list.n++];
+        *x = (store_score){.data_set = store_text(q, 0),
+                           .sample = store_text(q, 1),
+                           .klass = store_text(q, 2),
+                           .prompt = store_text(q, 3),
+                           .label = store_text(q, 4),
+                           .seed = seed ? strtoull(seed, NULL, 10) : 0,
+                           .metric = store_text(q, 6),
+                           .value = sqlite3_column_double(q, 7)};
+        if (!x->data_set || !x->sample || !x->label)
+            break;
     }
     if (code != SQLITE_DONE)
         status = code == SQLITE_ROW ? err_set(error, PLEAT_EMEMORY, "no memory for the scores of %.200s", s->path)

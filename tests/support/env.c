@@ -70,3 +70,15 @@ char *env_data(const char *name, size_t *n_bytes) {
         *n_bytes = (size_t)n;
     return bytes;
 }
+
+const char *env_reference(const char *name) {
+    static char path[4200];
+    char why[200];
+    const char *folder = getenv("PLEAT_REFERENCE");
+    snprintf(path, sizeof(path), "%s/%s", folder && *folder ? folder : "../shared", name);
+    if (access(path, R_OK)) {
+        snprintf(why, sizeof(why), "the reference file %.120s is not there (PLEAT_REFERENCE)", name);
+        env_skip(why);
+    }
+    return path;
+}

@@ -14,4 +14,7 @@ void env_skip(const char *why);
 const char *env_temp(const char *tag);
 /* A file of tests/data, malloc'ed and ended by 0; the test fails when it is not there. */
 char *env_data(const char *name, size_t *n_bytes);
+/* The path of a reference file under PLEAT_REFERENCE (default ../shared) if it is there; else prints "skipped: ..." and
+ * skips the test. The same buffer at every call. */
+const char *env_reference(const char *name);
 #endif

@@ -1,7 +1,7 @@
 /* cmd_negatives.c - `pleat negatives`: which samples do the methods break? */
 #include "base/status.h"
 #include "cli/commands.h"
-#include "cli/negatives_print.h"
+#include "cli/negatives_texts.h"
 #include "cli/print.h"
 #include "measure/score_file.h"
 #include <stdio.h>
@@ -13,13 +13,16 @@ static const command self = {
     .summary =
         "Which samples does compression break? A sample is benign when its uncompressed score is at least its data\n"
         "set's mean, and negative for a set of methods when each of them loses the threshold or more of that score\n"
-        "(Algorithm 1 of arXiv 2503.24000). Scores come from a CSV: algorithm,config,dataset,id,score.",
+        "(Algorithm 1 of arXiv 2503.24000). Scores come from a CSV: algorithm,config,dataset,id,score.\n"
+        "--answers scores the answers of a model to LongBench by its metrics; --longbench checks its samples.",
     .arguments = "",
-    .example = "pleat negatives --scores longbench-scores.csv --methods kivi,gear --threshold 0.1",
+    .example = "pleat negatives --scores longbench-scores.csv --methods kivi,gear --threshold 0.1\n"
+               "pleat negatives --scores longbench-scores.csv --methods kivi,gear --export negatives.jsonl\n"
+               "pleat negatives --answers pred/hotpotqa.jsonl,pred/qasper.jsonl --as kivi/4bits -o kivi.csv",
 };
 
 typedef struct settings {
-    const char *scores, *methods, *thresholds, *base, *store;
+    const char *scores, *methods, *thresholds, *base, *store, *export, *longbench, *answers, *as, *output;
     bool json;
 } settings;
 
@@ -61,11 +64,21 @@ static pleat_status find_run(store *db, const char *path, int64_t *run, pleat_er
 }
 
 static int show(const settings *s, const negatives_result *result) {
+    int n_exported = 0;
+    if (s->export) {
+        int code = negatives_export(result, s->longbench, s->export, &n_exported);
+        if (code != EXIT_OK)
+            return code;
+    }
     if (s->json) {
         json_t *object = negatives_json(result);
+        if (object && s->export)
+            json_object_set_new(object, "exported", json_integer(n_exported));
         if (object)
             return print_json(self.name, object);
     } else if (negatives_print(result)) {
+        if (s->export)
+            printf("\n%d negative samples: %s\n", n_exported, s->export);
         return EXIT_OK;
     }
     fprintf(stderr, "pleat negatives: no memory for the result\n");
@@ -95,8 +108,13 @@ static int evaluate(const settings *s, negatives_result *result) {
     return code;
 }
 
+static int usage(const char *sentence) {
+    fprintf(stderr, "pleat negatives: %s; see `pleat negatives --help`\n", sentence);
+    return EXIT_USAGE;
+}
+
 int cmd_negatives(int argc, char **argv) {
-    settings s = {.thresholds = "0.1"};
+    settings s = {.thresholds = "0.1", .as = "own"};
     negatives_result result = {.n_thresholds = 0};
     int n_arguments;
     const option options[] = {
@@ -107,16 +125,35 @@ int cmd_negatives(int argc, char **argv) {
         {"base", 0, OPTION_TEXT, &s.base, "NAME", "the uncompressed one; if not given, hf, fp16 or f16", 0, 0},
         {"store", 0, OPTION_TEXT, &s.store, "FILE", "keep the scores in a study database; alone: evaluate its newest",
          0, 0},
+        {"export", 0, OPTION_TEXT, &s.export, "FILE",
+         "the samples that are negative for all methods, as JSON lines (one threshold)", 0, 0},
+        {"longbench", 0, OPTION_TEXT, &s.longbench, "F,F",
+         "LongBench's samples: their texts go into the export; alone: check them", 0, 0},
+        {"answers", 0, OPTION_TEXT, &s.answers, "F,F", "answers (\"pred\") to LongBench as JSON lines: score them", 0,
+         0},
+        {"as", 0, OPTION_TEXT, &s.as, "NAME", "algorithm or algorithm/config of these answers", 0, 0},
+        {"output", 'o', OPTION_TEXT, &s.output, "FILE", "where their scores go, a CSV for --scores", 0, 0},
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };
     int code = options_parse(&self, options, argc, argv, &n_arguments);
     if (code >= 0)
         return code;
-    if (!s.scores && !s.store) {
-        fprintf(stderr, "pleat negatives: which scores? give them with --scores FILE; see `pleat negatives --help`\n");
-        return EXIT_USAGE;
-    }
+    bool evaluates = s.scores || s.store;
+    if (s.answers)
+        return evaluates || s.longbench || s.export ? usage("--answers stands alone, with --as and -o")
+                                                    : negatives_score(s.answers, s.as, s.output, s.json);
+    if (s.output)
+        return usage("-o belongs to --answers");
+    if (!evaluates)
+        return s.longbench && !s.export ? negatives_check(s.longbench, s.json)
+                                        : usage("which scores? give them with --scores FILE");
+    if (s.longbench && !s.export)
+        return usage("with scores, --longbench belongs to --export");
     code = read_thresholds(s.thresholds, &result);
-    return code >= 0 ? code : evaluate(&s, &result);
+    if (code >= 0)
+        return code;
+    if (s.export && result.n_thresholds > 1)
+        return usage("an export is of one --threshold");
+    return evaluate(&s, &result);
 }

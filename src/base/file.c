@@ -1,0 +1,30 @@
+/* file.c - see file.h. */
+#include "base/file.h"
+#include "base/status.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+pleat_status file_save(const char *path, const void *bytes, size_t n_bytes, pleat_error *error) {
+    char part[4200];
+    if ((size_t)snprintf(part, sizeof(part), "%s.part", path) >= sizeof(part))
+        return err_set(error, PLEAT_EINPUT, "the path %.60s... is too long", path);
+    FILE *f = fopen(part, "wbe");
+    if (!f)
+        return err_set(error, PLEAT_EIO, "%.300s: cannot be written: %s", path, strerror(errno));
+    bool ok = fwrite(bytes, 1, n_bytes, f) == n_bytes;
+    int why = errno;
+    if (fclose(f)) {
+        why = ok ? errno : why;
+        ok = false;
+    }
+    if (ok && rename(part, path)) {
+        why = errno;
+        ok = false;
+    }
+    if (ok)
+        return PLEAT_OK;
+    unlink(part);
+    return err_set(error, PLEAT_EIO, "%.300s: cannot be written: %s", path, strerror(why));
+}

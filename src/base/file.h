@@ -1,0 +1,8 @@
+/* file.h - writing a whole file so that a reader sees the old one or the new one. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+#include "pleat.h"
+
+/* Through a temporary file beside it ("PATH.part"), then renamed. PLEAT_EIO with the system's reason. */
+pleat_status file_save(const char *path, const void *bytes, size_t n_bytes, pleat_error *error);
+#endif

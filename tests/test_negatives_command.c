@@ -69,6 +69,8 @@ static void json_has_the_fields(void **state) {
         assert_int_equal(integer(count, "negative"), expected[i].negative);
         assert_int_equal(integer(count, "missing"), expected[i].missing);
     }
+    json_t *trec = json_object_get(json_object_get(json_array_get(counts, 4), "scores"), "few-shot");
+    assert_float_equal(json_real_value(json_object_get(trec, "b/c2048")), 0.9, 1e-6);
     json_t *averages = json_object_get(all, "averages");
     assert_int_equal(json_object_size(averages), 3);
     assert_float_equal(json_real_value(json_object_get(averages, "hf")), 63.3333333, 1e-4);
@@ -99,7 +101,8 @@ static void bad_input_exits_with_one(void **state) {
          "pleat negatives: there is no method \"c\" among the scores, which have: hf/fp16, a/4bits, b/c2048\n");
     says("--scores tests/data/longbench-answers.jsonl", 1,
          "pleat negatives: tests/data/longbench-answers.jsonl: line 1: a quote stands in the wrong place\n");
-    says("--store /nowhere/x.db", 1, "pleat negatives: there is no study at /nowhere/x.db\n");
+    says("--store /nowhere/x.db", 1,
+         "pleat negatives: there is no study at /nowhere/x.db (No such file or directory)\n");
 }
 
 static void a_store_is_evaluated_later(void **state) {
@@ -157,6 +160,33 @@ static void export_holds_scores_and_texts(void **state) {
     unlink(texts);
 }
 
+static size_t read_file(const char *path) {
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    size_t n = fread(output, 1, sizeof(output) - 1, f);
+    output[n] = 0;
+    fclose(f);
+    return n;
+}
+
+static void a_page_shows_tables_and_curves(void **state) {
+    (void)state;
+    char arguments[600];
+    const char *path = env_temp("negatives.html");
+    snprintf(arguments, sizeof(arguments), SMALL "--methods a,b --report %s --json", path);
+    json_t *all = run_json(arguments);
+    assert_string_equal(json_string_value(json_object_get(all, "report")), path);
+    json_decref(all);
+    read_file(path);
+    assert_non_null(strstr(output, "<section id=\"negatives\">"));
+    assert_non_null(strstr(output, "a + b"));
+    assert_non_null(strstr(output, "b has no score for 1 of 7 samples"));
+    assert_non_null(strstr(output, "</html>"));
+    if (!system("gnuplot --version >/dev/null 2>&1"))
+        assert_non_null(strstr(output, "<svg"));
+    unlink(path);
+}
+
 static void answers_become_a_score_file(void **state) {
     (void)state;
     char arguments[900];
@@ -170,11 +200,7 @@ static void answers_become_a_score_file(void **state) {
     assert_int_equal(integer(all, "answers"), 2);
     assert_float_equal(json_real_value(json_object_get(all, "average")), 81.5, 1e-9);
     json_decref(all);
-    f = fopen(scores, "r");
-    assert_non_null(f);
-    size_t n = fread(output, 1, sizeof(output) - 1, f);
-    output[n] = 0;
-    fclose(f);
+    read_file(scores);
     assert_string_equal(output, "algorithm,config,dataset,id,score\nf16,own,lcc,0,0.82999999999999996\n"
                                 "f16,own,qasper,0,0.80000000000000004\n");
     snprintf(arguments, sizeof(arguments), "--scores %s --methods f16/own --base f16", scores);
@@ -185,9 +211,13 @@ static void answers_become_a_score_file(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(json_has_the_fields),           cmocka_unit_test(bad_options_exit_with_two),
-        cmocka_unit_test(bad_input_exits_with_one),      cmocka_unit_test(a_store_is_evaluated_later),
-        cmocka_unit_test(export_holds_scores_and_texts), cmocka_unit_test(answers_become_a_score_file),
+        cmocka_unit_test(json_has_the_fields),
+        cmocka_unit_test(bad_options_exit_with_two),
+        cmocka_unit_test(bad_input_exits_with_one),
+        cmocka_unit_test(a_store_is_evaluated_later),
+        cmocka_unit_test(export_holds_scores_and_texts),
+        cmocka_unit_test(answers_become_a_score_file),
+        cmocka_unit_test(a_page_shows_tables_and_curves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

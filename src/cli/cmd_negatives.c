@@ -4,6 +4,7 @@
 #include "cli/negatives_texts.h"
 #include "cli/print.h"
 #include "measure/score_file.h"
+#include "report/report.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ static const command self = {
 };
 
 typedef struct settings {
-    const char *scores, *methods, *thresholds, *base, *store, *export, *longbench, *answers, *as, *output;
+    const char *scores, *methods, *thresholds, *base, *store, *export, *longbench, *answers, *as, *output, *report;
     bool json;
 } settings;
 
@@ -74,11 +75,15 @@ static int show(const settings *s, const negatives_result *result) {
         json_t *object = negatives_json(result);
         if (object && s->export)
             json_object_set_new(object, "exported", json_integer(n_exported));
+        if (object && s->report)
+            json_object_set_new(object, "report", json_string(s->report));
         if (object)
             return print_json(self.name, object);
     } else if (negatives_print(result)) {
         if (s->export)
             printf("\n%d negative samples: %s\n", n_exported, s->export);
+        if (s->report)
+            printf("\nreport: %s\n", s->report);
         return EXIT_OK;
     }
     fprintf(stderr, "pleat negatives: no memory for the result\n");
@@ -92,12 +97,14 @@ static int evaluate(const settings *s, negatives_result *result) {
     store_scores rows = {.n = 0};
     negatives_table table = {.set_of = NULL};
     negatives_plan plan = {.n = 0};
-    pleat_status status = store_open(s->store ? s->store : ":memory:", s->scores != NULL, &db, &error);
+    pleat_status status = store_open(s->store ? s->store : STORE_IN_MEMORY, s->scores != NULL, &db, &error);
     if (!status)
         status = s->scores ? score_file_import(s->scores, db, &run, &error) : find_run(db, s->store, &run, &error);
     status = status ? status : store_scores_read(db, run, &rows, &error);
     status = status ? status : negatives_table_make(&rows, &table, &error);
     status = status ? status : negatives_plan_make(&table, s->methods, s->base, &plan, &error);
+    if (!status && s->report)
+        status = report_negatives_write(db, run, s->methods, s->base, result->threshold[0], s->report, &error);
     result->table = &table;
     result->plan = &plan;
     int code = status ? print_error(self.name, &error) : show(s, result);
@@ -133,6 +140,8 @@ int cmd_negatives(int argc, char **argv) {
          0},
         {"as", 0, OPTION_TEXT, &s.as, "NAME", "algorithm or algorithm/config of these answers", 0, 0},
         {"output", 'o', OPTION_TEXT, &s.output, "FILE", "where their scores go, a CSV for --scores", 0, 0},
+        {"report", 0, OPTION_TEXT, &s.report, "FILE",
+         "a page with tables and curves (its tables are of the first threshold)", 0, 0},
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };
@@ -141,10 +150,10 @@ int cmd_negatives(int argc, char **argv) {
         return code;
     bool evaluates = s.scores || s.store;
     if (s.answers)
-        return evaluates || s.longbench || s.export ? usage("--answers stands alone, with --as and -o")
-                                                    : negatives_score(s.answers, s.as, s.output, s.json);
-    if (s.output)
-        return usage("-o belongs to --answers");
+        return evaluates || s.longbench || s.export || s.report ? usage("--answers stands alone, with --as and -o")
+                                                                : negatives_score(s.answers, s.as, s.output, s.json);
+    if (s.output || (s.report && !evaluates))
+        return usage(s.output ? "-o belongs to --answers" : "a report is of --scores or a --store");
     if (!evaluates)
         return s.longbench && !s.export ? negatives_check(s.longbench, s.json)
                                         : usage("which scores? give them with --scores FILE");

@@ -11,6 +11,10 @@ const char *negatives_percent(double threshold, char *out) {
     return out;
 }
 
+static unsigned whole(const negatives_result *r) {
+    return (unsigned)((1ull << r->plan->n) - 1);
+}
+
 static negatives_tally *judge(const negatives_result *r, unsigned mask, double threshold, bool *is_negative) {
     int methods[NEGATIVES_MOST_METHODS], n = negatives_subset(r->plan, mask, methods);
     negatives_tally *of_set = calloc((size_t)r->table->sets.n + 1, sizeof(*of_set));
@@ -25,8 +29,30 @@ static json_t *number(double x) {
     return isnan(x) ? json_null() : json_real(x);
 }
 
+/* What the marked samples score: by class, then by method. */
+static json_t *scores_among(const negatives_result *r, const bool *among) {
+    const char *classes[NEGATIVES_MOST_CLASSES];
+    int n, n_classes = negatives_classes(r->table, classes);
+    json_t *by_class = json_object();
+    for (int i = 0; i < n_classes; i++) {
+        double base = negatives_mean_among(r->table, r->plan->base, among, classes[i], &n);
+        if (!n)
+            continue;
+        json_t *means = json_object();
+        json_object_set_new(means, r->plan->base_name, number(base));
+        for (int k = 0; k < r->plan->n; k++)
+            json_object_set_new(means, r->plan->name[k],
+                                number(negatives_mean_among(r->table, r->plan->method[k], among, classes[i], &n)));
+        json_object_set_new(by_class, classes[i], means);
+    }
+    return by_class;
+}
+
 static json_t *counts_of(const negatives_result *r, unsigned mask, double threshold) {
-    negatives_tally *of_set = judge(r, mask, threshold, NULL);
+    bool *negative = calloc((size_t)r->table->samples.n + 1, sizeof(*negative));
+    negatives_tally *of_set = negative ? judge(r, mask, threshold, negative) : NULL;
+    json_t *scores = of_set && mask == whole(r) ? scores_among(r, negative) : NULL;
+    free(negative);
     if (!of_set)
         return NULL;
     const char *classes[NEGATIVES_MOST_CLASSES];
@@ -44,8 +70,9 @@ static json_t *counts_of(const negatives_result *r, unsigned mask, double thresh
         json_object_set_new(sets, intern_key(&r->table->sets, i), json_integer(of_set[i].negative));
     negatives_tally all = negatives_sum(r->table, of_set, NULL);
     free(of_set);
-    return json_pack("{s:o,s:f,s:i,s:i,s:i,s:o,s:o}", "methods", methods, "threshold", threshold, "benign", all.benign,
-                     "negative", all.negative, "missing", all.missing, "classes", by_class, "data_sets", sets);
+    return json_pack("{s:o,s:f,s:i,s:i,s:i,s:o,s:o,s:o*}", "methods", methods, "threshold", threshold, "benign",
+                     all.benign, "negative", all.negative, "missing", all.missing, "classes", by_class, "data_sets",
+                     sets, "scores", scores);
 }
 
 static bool add_counts(const negatives_result *r, unsigned mask, json_t *list) {
@@ -80,7 +107,7 @@ static json_t *data_sets(const negatives_result *r) {
 }
 
 json_t *negatives_json(const negatives_result *r) {
-    unsigned masks[NEGATIVES_MOST_SUBSETS], all = (unsigned)((1ull << r->plan->n) - 1);
+    unsigned masks[NEGATIVES_MOST_SUBSETS], all = whole(r);
     int n = negatives_subsets(r->plan, masks);
     json_t *counts = json_array(), *combinations = json_array();
     bool ok = true;
@@ -165,7 +192,7 @@ static void columns_free(columns *c) {
 static bool judge_columns(const negatives_result *r, double threshold, columns *c) {
     c->n = 0;
     for (int i = 0; i < r->plan->n + (r->plan->n > 1); i++) {
-        unsigned mask = i < r->plan->n ? 1u << i : (unsigned)((1ull << r->plan->n) - 1);
+        unsigned mask = i < r->plan->n ? 1u << i : whole(r);
         c->of_set[i] = judge(r, mask, threshold, NULL);
         if (!c->of_set[i]) {
             columns_free(c);
@@ -227,12 +254,12 @@ static void print_score(double score) {
 /* What the samples that are negative for all methods together scored. */
 static bool print_scores(const negatives_result *r, double threshold) {
     bool *among = calloc((size_t)r->table->samples.n + 1, sizeof(*among));
-    negatives_tally *of_set = among ? judge(r, (unsigned)((1ull << r->plan->n) - 1), threshold, among) : NULL;
+    negatives_tally *of_set = among ? judge(r, whole(r), threshold, among) : NULL;
     const char *classes[NEGATIVES_MOST_CLASSES];
     int n, n_classes = negatives_classes(r->table, classes);
     char percent[16];
     if (of_set && negatives_sum(r->table, of_set, NULL).negative) {
-        printf("\nMean score of the samples that are negative for %s at %s (x 100)\n",
+        printf("\nScore of the samples that are negative for %s at %s (100 x the mean of the data sets' means)\n",
                r->plan->n > 1 ? "all methods together" : "it", negatives_percent(threshold, percent));
         printf("  %-22s %7s %12.12s", "class", "samples", r->plan->base_name);
         for (int i = 0; i < r->plan->n; i++)

@@ -249,11 +249,23 @@ negatives_tally negatives_sum(const negatives_table *t, const negatives_tally *o
 double negatives_mean_among(const negatives_table *t, int method, const bool *among, const char *klass, int *n) {
     const double *score = scores_of(t, method);
     long double sum = 0;
+    int n_sets = 0;
     *n = 0;
-    for (int i = 0; i < t->samples.n; i++)
-        if (among[i] && !isnan(score[i]) && (!klass || !strcmp(klass, t->klass[t->set_of[i]]))) {
-            sum += score[i];
-            ++*n;
-        }
-    return *n ? (double)(sum / *n) : NAN;
+    for (int set = 0; set < t->sets.n; set++) {
+        long double sum_of_set = 0;
+        int n_of_set = 0;
+        if (klass && strcmp(klass, t->klass[set]))
+            continue;
+        for (int i = 0; i < t->samples.n; i++)
+            if (t->set_of[i] == set && among[i] && !isnan(score[i])) {
+                sum_of_set += score[i];
+                n_of_set++;
+            }
+        if (!n_of_set)
+            continue;
+        sum += sum_of_set / n_of_set;
+        n_sets++;
+        *n += n_of_set;
+    }
+    return n_sets ? (double)(sum / n_sets) : NAN;
 }

@@ -79,7 +79,7 @@ void negatives_judge(const negatives_table *table, int base, const int *methods,
                      negatives_tally *of_set, bool *is_negative);
 /* Of the data sets of one class (NULL: all). */
 negatives_tally negatives_sum(const negatives_table *table, const negatives_tally *of_set, const char *klass);
-/* Mean score of a method over the samples marked in `among` [samples.n], of one class (NULL: all); NaN when there are
- * none. *n: how many. */
+/* The method's score on the samples marked in `among` [samples.n], of one class (NULL: all): the mean of the data sets'
+ * means, as the study's table of negative samples has it; NaN when there are none. *n: how many samples. */
 double negatives_mean_among(const negatives_table *table, int method, const bool *among, const char *klass, int *n);
 #endif

@@ -100,19 +100,6 @@ static pleat_status put(const reading *r, store *db, int64_t run, pleat_error *e
     return status ? status : store_run_finish(db, run, error);
 }
 
-/* A run that was begun and not finished has no scores: the import is one transaction. */
-static pleat_status is_finished(store *db, int64_t run, bool *finished, pleat_error *error) {
-    store_runs runs;
-    pleat_status status = store_runs_read(db, &runs, error);
-    if (status)
-        return status;
-    for (int i = 0; i < runs.n; i++)
-        if (runs.run[i].id == run)
-            *finished = runs.run[i].finished;
-    store_runs_free(&runs);
-    return PLEAT_OK;
-}
-
 pleat_status score_file_import(const char *path, store *db, int64_t *run, pleat_error *error) {
     reading r = {.n = 0};
     char hash[24];
@@ -125,7 +112,7 @@ pleat_status score_file_import(const char *path, store *db, int64_t *run, pleat_
     if (!status && !text_options)
         status = err_set(error, PLEAT_EMEMORY, "no memory to import %.200s", path);
     if (!status) {
-        bool resumed = false, finished = false;
+        store_begun begun;
         snprintf(hash, sizeof(hash), "%016" PRIx64, r.hash);
         store_run about = {.what = "scores",
                            .model_name = path,
@@ -135,11 +122,11 @@ pleat_status score_file_import(const char *path, store *db, int64_t *run, pleat_
                            .level = "",
                            .version = PLEAT_VERSION,
                            .options = text_options};
-        status = store_run_begin(db, &about, run, &resumed, error);
-        if (!status && resumed)
-            status = is_finished(db, *run, &finished, error);
-        if (!status && !finished)
-            status = put(&r, db, *run, error);
+        status = store_run_begin(db, &about, STORE_GO_ON, &begun, error);
+        if (!status && !begun.finished)
+            status = put(&r, db, begun.id, error);
+        if (!status)
+            *run = begun.id;
     }
     free(text_options);
     reading_free(&r);

@@ -1,14 +1,11 @@
 /* page.c - the page: head, verdict, sections (sections.def), in one file that fetches nothing. Colours are CSS
  * variables with a dark set (style.css, put into the program by the assembler). */
-#include "report/html.h"
+#include "report/page.h"
 #include "report/report.h"
 #include "report/section.h"
+#include "base/file.h"
 #include "base/status.h"
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 __asm__(".section .rodata\n"
         "report_style_begin: .incbin \"src/report/style.css\"\n"
@@ -16,14 +13,20 @@ __asm__(".section .rodata\n"
         ".previous\n");
 extern const char report_style_begin[];
 
-static void put_head(const figures *f, text *page) {
+void page_begin(text *page, const char *title, const char *heading) {
     text_puts(page, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>\n"
                     "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>");
-    html_printf(page, "pleat: %s", f->run.model_name ? f->run.model_name : "a study");
+    html_printf(page, "pleat: %s", title);
     text_puts(page, "</title>\n<style>\n");
     text_puts(page, report_style_begin);
-    text_puts(page, "</style>\n</head>\n");
+    text_puts(page, "</style>\n</head>\n<body>\n<main>\n<h1>");
+    html_text(page, heading);
+    text_puts(page, "</h1>\n");
+}
+
+void page_end(text *page) {
+    text_puts(page, "</main>\n</body>\n</html>\n");
 }
 
 static pleat_status put_page(store *db, const figures *f, text *page, pleat_error *error) {
@@ -34,8 +37,8 @@ static pleat_status put_page(store *db, const figures *f, text *page, pleat_erro
     };
     const section_source from = {db, f};
     pleat_status status = PLEAT_OK;
-    put_head(f, page);
-    text_puts(page, "<body>\n<main>\n<h1>Does KV-cache compression pay here?</h1>\n<p class=\"sub\">");
+    page_begin(page, f->run.model_name ? f->run.model_name : "a study", "Does KV-cache compression pay here?");
+    text_puts(page, "<p class=\"sub\">");
     html_printf(page, "%s on %s, %d threads, kernels %s", f->run.model_name ? f->run.model_name : "a model",
                 f->run.machine ? f->run.machine : "a machine", f->run.n_threads, f->run.level ? f->run.level : "?");
     text_puts(page, "</p>\n");
@@ -45,25 +48,8 @@ static pleat_status put_page(store *db, const figures *f, text *page, pleat_erro
     verdict_write(f, page);
     for (size_t i = 0; i < sizeof(sections) / sizeof(*sections) && !status; i++)
         status = sections[i](&from, page, error);
-    text_puts(page, "</main>\n</body>\n</html>\n");
+    page_end(page);
     return status;
-}
-
-static pleat_status write_file(const char *path, const text *page, pleat_error *error) {
-    char part[4200];
-    if ((size_t)snprintf(part, sizeof(part), "%s.part", path) >= sizeof(part))
-        return err_set(error, PLEAT_EINPUT, "the path of the report is too long");
-    FILE *to = fopen(part, "wb");
-    if (!to)
-        return err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", part, strerror(errno));
-    bool ok = fwrite(page->bytes, 1, page->n, to) == page->n;
-    ok = fclose(to) == 0 && ok;
-    if (!ok || rename(part, path)) {
-        int why = errno;
-        unlink(part);
-        return err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", path, strerror(why));
-    }
-    return PLEAT_OK;
 }
 
 pleat_status report_write(store *db, int64_t run, const char *path, pleat_error *error) {
@@ -79,7 +65,7 @@ pleat_status report_write(store *db, int64_t run, const char *path, pleat_error 
     status = put_page(db, f, &page, error);
     if (!status && page.failed)
         status = err_set(error, PLEAT_EMEMORY, "no memory for the report");
-    status = status ? status : write_file(path, &page, error);
+    status = status ? status : file_save(path, page.bytes, page.n, error);
     text_free(&page);
     figures_free(f);
     free(f);

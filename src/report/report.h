@@ -7,4 +7,9 @@
  * study that is not finished gives a page that says what is missing. PLEAT_EINPUT: no such run; PLEAT_EIO,
  * PLEAT_EMEMORY. */
 pleat_status report_write(store *db, int64_t run, const char *path, pleat_error *error);
+
+/* The page of a run's negative samples alone (a run that holds scores), for these methods, base and threshold
+ * (negatives_plan_make; a fraction). As above, and PLEAT_EINPUT as negatives_plan_make. */
+pleat_status report_negatives_write(store *db, int64_t run, const char *methods, const char *base, double threshold,
+                                    const char *path, pleat_error *error);
 #endif

@@ -77,7 +77,7 @@ static pleat_status put(writer *w, int64_t run, const store_score *x) {
 
 pleat_status store_scores_put(store *s, int64_t run, const store_score *score, int n, pleat_error *error) {
     writer w = {.s = s, .error = error};
-    pleat_status status = store_begin(s, error);
+    pleat_status status = store_tx_begin(s, error);
     if (status)
         return status;
     for (int i = 0; i < N_STATEMENTS && !status; i++)
@@ -86,7 +86,7 @@ pleat_status store_scores_put(store *s, int64_t run, const store_score *score, i
         status = put(&w, run, &score[i]);
     for (int i = 0; i < N_STATEMENTS; i++)
         sqlite3_finalize(w.q[i]);
-    return store_end(s, status, error);
+    return store_tx_end(s, status, error);
 }
 
 pleat_status store_scores_read(store *s, int64_t run, store_scores *out, pleat_error *error) {

@@ -132,9 +132,9 @@ static pleat_status hold(store *s, pleat_error *error) {
 static pleat_status connect_to(store *s, pleat_error *error) {
     pleat_status status = PLEAT_OK;
     int flags = s->writable ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY;
-    if (s->writable)
+    if (s->writable && strcmp(s->path, STORE_IN_MEMORY))
         status = hold(s, error);
-    else if (access(s->path, R_OK))
+    else if (!s->writable && access(s->path, R_OK))
         status = err_set(error, PLEAT_EIO, "there is no study at %.300s (%s)", s->path, strerror(errno));
     if (status)
         return status;

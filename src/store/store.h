@@ -17,6 +17,8 @@ enum { STORE_MOST_REPEATS = 32 };
 
 typedef struct store store;
 
+/* A path for writing that is no file: gone when it is closed. */
+#define STORE_IN_MEMORY ":memory:"
 /* write: made when it is not there, and held against other writers until it is closed (PLEAT_EIO: another one has it);
  * else it must exist and is opened for reading only. */
 pleat_status store_open(const char *path, bool write, store **out, pleat_error *error);

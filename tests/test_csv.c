@@ -1,5 +1,6 @@
 /* test_csv.c - CSV by column name: what is accepted comes out byte for byte, what is refused names file and line. */
 #include "base/csv.h"
+#include "base/rng.h"
 #include "support/env.h"
 #include <stdarg.h>
 #include <stddef.h>
@@ -159,6 +160,37 @@ static void what_is_put_is_read_again(void **state) {
     }
 }
 
+static pleat_status take_numbers(void *context, const csv_row *row, pleat_error *error) {
+    double x;
+    int64_t i;
+    (void)context;
+    if (csv_real(row, SCORE, 0, 1, &x, error) || csv_int(row, NAME, 0, 9, &i, error))
+        assert_non_null(strstr(error->text, ": line "));
+    return PLEAT_OK;
+}
+
+/* Any bytes give rows or one sentence; under the sanitizers also no stray read. */
+static void damaged_files_do_no_harm(void **state) {
+    (void)state;
+    static const char whole[] = "\xef\xbb\xbfname,score,\"note\"\r\n1,0.5,\"a \"\"b\"\"\nc\"\r\n2,1,\n\xc3\xa9,3,x";
+    static const char bytes[] = {0, '"', ',', '\n', '\r', ' ', '\xff', '\xe4', 'e', '-'};
+    for (int i = 0; i < 20000; i++) {
+        char file[sizeof(whole)];
+        memcpy(file, whole, sizeof(whole));
+        size_t n = i % 3 ? sizeof(whole) - 1 : rng_u64(1, (uint64_t)i, 0) % sizeof(whole);
+        for (int k = 0; k < 1 + i % 4; k++)
+            file[rng_u64(1, (uint64_t)i, 1 + 2 * (uint64_t)k) % sizeof(whole)] =
+                bytes[rng_u64(1, (uint64_t)i, 2 + 2 * (uint64_t)k) % sizeof(bytes)];
+        char *exact = malloc(n ? n : 1); /* so that a byte too far is seen */
+        assert_non_null(exact);
+        memcpy(exact, file, n);
+        pleat_error error = {""};
+        if (csv_read_bytes("f.csv", exact, n, wanted, take_numbers, NULL, &error))
+            assert_memory_equal(error.text, "f.csv: ", 7);
+        free(exact);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forms_are_read),
@@ -167,6 +199,7 @@ int main(void) {
         cmocka_unit_test(numbers_are_checked),
         cmocka_unit_test(a_table_holds_what_was_read),
         cmocka_unit_test(what_is_put_is_read_again),
+        cmocka_unit_test(damaged_files_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

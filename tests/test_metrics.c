@@ -1,6 +1,7 @@
 /* test_metrics.c - LongBench's metrics against values that the Python originals gave (LongBench's metrics.py with rouge
  * 1.0.1 and fuzzywuzzy 0.18.0 on CPython 3.11; scripts/compare_metrics.py runs thousands more), its data sets, and its
  * files, good and bad. */
+#include "base/rng.h"
 #include "base/text.h"
 #include "measure/longbench.h"
 #include "support/env.h"
@@ -295,6 +296,32 @@ static void the_published_samples(void **state) {
     longbench_free(&s);
 }
 
+static void damaged_samples_do_no_harm(void **state) {
+    (void)state;
+    size_t n;
+    char *whole = env_data("longbench-answers.jsonl", &n);
+    static const char bytes[] = {'"', ',', '\n', '{', '}', '[', ']', ':', '\\', '\xff', '0'};
+    for (int i = 0; i < 3000; i++) {
+        longbench_samples s = {0};
+        size_t kept = i % 3 ? n : rng_u64(2, (uint64_t)i, 0) % n;
+        char *file = malloc(kept + 1);
+        double score;
+        assert_non_null(file);
+        memcpy(file, whole, kept);
+        for (int k = 0; kept && k < 1 + i % 4; k++)
+            file[rng_u64(2, (uint64_t)i, 1 + 2 * (uint64_t)k) % kept] =
+                bytes[rng_u64(2, (uint64_t)i, 2 + 2 * (uint64_t)k) % sizeof(bytes)];
+        pleat_error error = {""};
+        if (longbench_read(&s, LONGBENCH_ANSWERS, "f", file, kept, &error))
+            assert_memory_equal(error.text, "f: ", 3);
+        for (int k = 0; k < s.n; k++)
+            longbench_score(&s.sample[k], &score, &error);
+        longbench_free(&s);
+        free(file);
+    }
+    free(whole);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f1_normalises_first),
@@ -309,6 +336,7 @@ int main(void) {
         cmocka_unit_test(samples_are_read_in_both_forms),
         cmocka_unit_test(bad_samples_are_named),
         cmocka_unit_test(the_published_samples),
+        cmocka_unit_test(damaged_samples_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -174,6 +174,9 @@ static bool print_counts(const negatives_result *r) {
         some_missing = some_missing || missing;
         printf("  %7d\n", missing);
     }
+    int unpaired = negatives_unpaired(r->table, r->plan->base);
+    if (unpaired)
+        printf("  %d samples have no score of the base %s and are left out\n", unpaired, r->plan->base_name);
     if (some_missing)
         printf("  missing: samples of the base for which some method of the row has no score; they are not negative\n");
     return true;

@@ -211,6 +211,13 @@ double negatives_average(const negatives_table *t, int method) {
     return n ? (double)(100 * sum / n) : NAN;
 }
 
+int negatives_unpaired(const negatives_table *t, int base) {
+    int n = 0;
+    for (int i = 0; i < t->samples.n; i++)
+        n += isnan(scores_of(t, base)[i]);
+    return n;
+}
+
 void negatives_judge(const negatives_table *t, int base, const int *methods, int n_methods, double threshold,
                      negatives_tally *of_set, bool *is_negative) {
     const double *base_score = scores_of(t, base);

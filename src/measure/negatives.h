@@ -27,6 +27,9 @@ pleat_status negatives_table_make(const store_scores *rows, negatives_table *out
 void negatives_table_free(negatives_table *table);
 const char *negatives_sample(const negatives_table *table, int i); /* its name within its data set */
 
+/* Samples without a base score: some method has them, the verdicts leave them out. */
+int negatives_unpaired(const negatives_table *table, int base);
+
 /* A method by its whole name, or by its algorithm if that has one configuration only. PLEAT_EINPUT lists what there is.
  */
 pleat_status negatives_method(const negatives_table *table, const char *name, int *method, pleat_error *error);

@@ -113,7 +113,7 @@ static quotient *quotients(const predict_profile *profile, const predict_points 
 }
 
 void predict_calibrate(predict_profile *profile, const predict_points *points) {
-    predict_options options = predict_profile_options(profile);
+    predict_profile_options options = predict_profile_options_of(profile);
     for (int stage = 0; stage < PREDICT_STAGES; stage++) {
         int n;
         quotient *list = quotients(profile, points, stage, false, &n);
@@ -141,22 +141,44 @@ double predict_held_out(const predict_profile *profile, const predict_points *po
 
 /* ---- correction ---- */
 
-/* A point's place in the seed's order. */
-static uint64_t draw(const predict_point *p, uint64_t seed) {
-    return rng_u64(seed, p->stage, (uint64_t)p->batch << 32 | (uint32_t)p->prompt_tokens);
+typedef struct place {
+    double share;
+    predict_point *point;
+} place;
+
+static int by_share(const void *a, const void *b) {
+    const place *p = a, *q = b;
+    if (p->share != q->share)
+        return (p->share > q->share) - (p->share < q->share);
+    return p->point->batch != q->point->batch ? p->point->batch - q->point->batch
+                                              : p->point->prompt_tokens - q->point->prompt_tokens;
 }
 
-void predict_points_pick(predict_points *points, uint64_t seed) {
-    for (int i = 0; i < points->n; i++) {
-        const predict_point *p = &points->point[i];
-        int n = 0, before = 0; /* points of its stage, and those drawn before it */
-        for (int k = 0; k < points->n; k++) {
-            n += points->point[k].stage == p->stage;
-            before += points->point[k].stage == p->stage && draw(&points->point[k], seed) < draw(p, seed);
+pleat_status predict_points_pick(predict_points *points, const predict_profile *profile, uint64_t seed,
+                                 pleat_error *error) {
+    place *list = mem_alloc((size_t)points->n + 1, sizeof(*list));
+    if (!list)
+        return err_set(error, PLEAT_EMEMORY, "no memory for %d measured points", points->n);
+    for (int stage = 0; stage < PREDICT_STAGES; stage++) {
+        int n = 0;
+        for (int i = 0; i < points->n; i++) {
+            predict_point *p = &points->point[i];
+            if ((int)p->stage != stage)
+                continue;
+            predict_parts parts = predict_rate_parts(profile, p->stage, p->batch, p->prompt_tokens);
+            p->fitted = false;
+            list[n++] = (place){parts.attention_ms[stage] / (parts.attention_ms[stage] + parts.operators_ms), p};
         }
-        int fifth = (n + 2) / 5;
-        points->point[i].fitted = before < (fifth > 0 ? fifth : 1);
+        qsort(list, (size_t)n, sizeof(*list), by_share);
+        int fifth = n > 0 && n < 5 ? 1 : (n + 2) / 5;
+        for (int i = 0; i < fifth; i++) {
+            int from = n * i / fifth, to = n * (i + 1) / fifth;
+            double u = rng_uniform(seed, (uint64_t)stage, (uint64_t)i);
+            list[from + (int)(u * (to - from))].point->fitted = true;
+        }
     }
+    mem_free(list);
+    return PLEAT_OK;
 }
 
 static predict_terms corrected(const predict_profile *profile, const predict_points *points, predict_stage stage,
@@ -181,7 +203,7 @@ static predict_terms corrected(const predict_profile *profile, const predict_poi
 }
 
 void predict_correct(predict_profile *profile, const predict_points *points, bool calibrated) {
-    predict_options options = predict_profile_options(profile);
+    predict_profile_options options = predict_profile_options_of(profile);
     for (int stage = 0; stage < PREDICT_STAGES; stage++)
         options.terms[stage] = corrected(profile, points, stage, options.terms[stage],
                                          calibrated ? sd_operators_calibrated : sd_operators);

@@ -37,10 +37,8 @@ struct predict_profile {
     surface once, layer; /* a single curve over tokens; once may be empty */
     surface prefill;     /* x: new tokens, y: context before; ms of one sequence */
     surface decode;      /* x: batch, y: tokens read */
-    predict_options options;
+    predict_profile_options options;
 };
-
-const predict_options predict_options_default = {.n_layer = 32, .terms = {{1, 1}, {1, 1}}};
 
 /* ---- rows ---- */
 
@@ -145,8 +143,8 @@ static pleat_status check(const predict_rows *rows, pleat_error *error) {
     return lacks ? err_set(error, PLEAT_EINPUT, "the profile holds no %s", lacks) : PLEAT_OK;
 }
 
-pleat_status predict_profile_make(const predict_rows *rows, const predict_options *options, predict_profile **profile,
-                                  pleat_error *error) {
+pleat_status predict_profile_make(const predict_rows *rows, const predict_profile_options *options,
+                                  predict_profile **profile, pleat_error *error) {
     pleat_status status = check(rows, error);
     if (status)
         return status;
@@ -166,7 +164,7 @@ pleat_status predict_profile_make(const predict_rows *rows, const predict_option
         predict_profile_free(p);
         return err_set(error, PLEAT_EMEMORY, "no memory for a profile of %d rows", rows->n);
     }
-    p->options = options ? *options : predict_options_default;
+    predict_profile_tune(p, options ? options : &(predict_profile_options){.n_layer = 0});
     *profile = p;
     return PLEAT_OK;
 }
@@ -181,12 +179,18 @@ void predict_profile_free(predict_profile *p) {
     free(p);
 }
 
-predict_options predict_profile_options(const predict_profile *p) {
+predict_profile_options predict_profile_options_of(const predict_profile *p) {
     return p->options;
 }
 
-void predict_profile_tune(predict_profile *p, const predict_options *options) {
+void predict_profile_tune(predict_profile *p, const predict_profile_options *options) {
     p->options = *options;
+    if (!p->options.n_layer)
+        p->options.n_layer = 32;
+    for (int stage = 0; stage < PREDICT_STAGES; stage++) {
+        predict_terms *t = &p->options.terms[stage];
+        *t = (predict_terms){t->operators ? t->operators : 1, t->attention ? t->attention : 1};
+    }
 }
 
 /* ---- reading the tables ---- */

@@ -111,7 +111,7 @@ pleat_status predict_rows_load(const char *directory, const char *method, predic
     return status ? status : csv_read(path, attention_columns, take_attention, rows, error);
 }
 
-pleat_status predict_profile_load(const char *directory, const char *method, const predict_options *options,
+pleat_status predict_profile_load(const char *directory, const char *method, const predict_profile_options *options,
                                   predict_profile **profile, pleat_error *error) {
     predict_rows rows = {0};
     pleat_error why;

@@ -41,31 +41,30 @@ pleat_status predict_rows_add(predict_rows *rows, const predict_row *row, pleat_
 pleat_status predict_rows_load(const char *directory, const char *method, predict_rows *rows, pleat_error *error);
 void predict_rows_free(predict_rows *rows);
 
-typedef struct predict_terms { /* what a stage's times are multiplied with */
+typedef struct predict_terms { /* what a stage's times are multiplied with; 0: 1 */
     double operators, attention;
 } predict_terms;
 
-typedef struct predict_options {
-    int n_layer;
-    int budget; /* an evicting method's: decode reads min(context, budget); 0: all */
+typedef struct predict_profile_options {
+    int n_layer; /* 0: 32 */
+    int budget;  /* an evicting method's: decode reads min(context, budget); 0: all */
     predict_terms terms[PREDICT_STAGES];
-} predict_options;
-extern const predict_options predict_options_default; /* 32 layers, no budget, all terms 1 */
+} predict_profile_options;
 
 typedef struct predict_profile predict_profile;
 
 /* Rows of one point are averaged, their order has no meaning. There must be layer operators, and attention of both
- * stages. The caller keeps rows. options: NULL is the default. PLEAT_EINPUT, PLEAT_EMEMORY. Free with
+ * stages. The caller keeps rows. options: NULL is all 0. PLEAT_EINPUT, PLEAT_EMEMORY. Free with
  * predict_profile_free. */
-pleat_status predict_profile_make(const predict_rows *rows, const predict_options *options, predict_profile **profile,
-                                  pleat_error *error);
+pleat_status predict_profile_make(const predict_rows *rows, const predict_profile_options *options,
+                                  predict_profile **profile, pleat_error *error);
 /* predict_rows_load and predict_profile_make in one. */
-pleat_status predict_profile_load(const char *directory, const char *method, const predict_options *options,
+pleat_status predict_profile_load(const char *directory, const char *method, const predict_profile_options *options,
                                   predict_profile **profile, pleat_error *error);
 void predict_profile_free(predict_profile *profile);
-predict_options predict_profile_options(const predict_profile *profile);
+predict_profile_options predict_profile_options_of(const predict_profile *profile);
 /* Changes them; not while another thread uses the profile. */
-void predict_profile_tune(predict_profile *profile, const predict_options *options);
+void predict_profile_tune(predict_profile *profile, const predict_profile_options *options);
 
 /* ---- steps ---- */
 

@@ -39,9 +39,11 @@ static const char *const steps[] = {
     " kv_bytes INTEGER, UNIQUE (run, label, text_name, ctx, window));"
     "CREATE TABLE score (id INTEGER PRIMARY KEY, response INTEGER NOT NULL REFERENCES response, metric TEXT, value "
     "REAL, UNIQUE (response, metric));"
-    "CREATE TABLE profile (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, operator TEXT, label TEXT,"
-    " batch INTEGER, tokens INTEGER, ms REAL);"
-    "CREATE TABLE model (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, kind TEXT, fitted BLOB);",
+    "CREATE TABLE profile (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, label TEXT NOT NULL,"
+    " operator TEXT NOT NULL, stage TEXT, batch INTEGER, tokens INTEGER, context INTEGER, ms REAL);"
+    "CREATE INDEX profile_of ON profile (run, label);"
+    "CREATE TABLE model (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, kind TEXT NOT NULL,"
+    " label TEXT NOT NULL, fitted TEXT, UNIQUE (run, kind, label));",
 };
 enum { SCHEMA = sizeof(steps) / sizeof(*steps) };
 

@@ -160,4 +160,31 @@ typedef struct store_windows {
 /* In the order of the puts. */
 pleat_status store_windows_read(store *s, int64_t run, store_windows *out, pleat_error *error);
 void store_windows_free(store_windows *windows);
+
+/* ---- profiles and fitted predictors ---- */
+
+typedef struct store_operator { /* one profiled time */
+    const char *operator;       /* "once", "layer", "attention" */
+    const char *stage;          /* "prefill", "decode" of attention; else NULL */
+    int batch, tokens, context;
+    double ms;
+} store_operator;
+
+typedef struct store_operators {
+    store_operator *row;
+    int n;
+} store_operators;
+
+/* Replaces what the run holds under this label (a method; "" for what all methods share). */
+pleat_status store_profile_put(store *s, int64_t run, const char *label, const store_operator *row, int n,
+                               pleat_error *error);
+pleat_status store_profile_read(store *s, int64_t run, const char *label, store_operators *out, pleat_error *error);
+void store_profile_free(store_operators *rows);
+
+/* A fitted predictor as JSON, by kind ("throughput") and label; replaces. */
+pleat_status store_model_put(store *s, int64_t run, const char *kind, const char *label, const char *fitted,
+                             pleat_error *error);
+/* *fitted is NULL when the run holds none; free it. */
+pleat_status store_model_read(store *s, int64_t run, const char *kind, const char *label, char **fitted,
+                              pleat_error *error);
 #endif

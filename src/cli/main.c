@@ -18,6 +18,7 @@ static const struct {
     {"bench", "throughput over batch sizes, lengths and methods", cmd_bench},
     {"perplexity", "perplexity of a text, and what a method costs in KL", cmd_perplexity},
     {"negatives", "which samples compression breaks", cmd_negatives},
+    {"predict", "throughput of a method, batch and length, from a profile or a bench", cmd_predict},
     {"report", "the page of a stored study", cmd_report},
     {"methods", "formats, policies, splits and presets, with their papers", cmd_methods},
     {"inspect", "a model's metadata and its exact memory plan", cmd_inspect},

@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const double noise = 0.03, sd_attention = 0.5, sd_operators = 0.05, sd_operators_calibrated = 0.02;
 static const double least_term = 0.02; /* whatever the points say, time stays above 0 */
@@ -28,16 +29,16 @@ pleat_status predict_points_add(predict_points *points, const predict_point *row
         predict_point *p = &points->point[i];
         if (!same_place(p, row))
             continue;
+        if (p->n_rows < PREDICT_MOST_ROWS)
+            p->row[p->n_rows] = row->rate;
         p->rate += (row->rate - p->rate) / ++p->n_rows;
-        p->low = fmin(p->low, row->rate);
-        p->high = fmax(p->high, row->rate);
         return PLEAT_OK;
     }
     if (!mem_grow(&points->point, &points->cap, points->n + 1, sizeof(*row)))
         return err_set(error, PLEAT_EMEMORY, "no memory for %d measured points", points->n);
     predict_point *p = &points->point[points->n++];
     *p = *row;
-    p->low = p->high = row->rate;
+    p->row[0] = row->rate;
     p->n_rows = 1;
     return PLEAT_OK;
 }
@@ -54,6 +55,37 @@ bool predict_points_equal(const predict_points *a, const predict_points *b) {
         if (!same_place(&a->point[i], &b->point[i]) || a->point[i].rate != b->point[i].rate)
             return false;
     return true;
+}
+
+static void add_size(int list[PREDICT_MOST_SIZES], int *n, int value) {
+    int i = 0;
+    while (i < *n && list[i] < value)
+        i++;
+    if ((i < *n && list[i] == value) || *n == PREDICT_MOST_SIZES)
+        return;
+    memmove(list + i + 1, list + i, (size_t)(*n - i) * sizeof(*list));
+    list[i] = value;
+    ++*n;
+}
+
+void predict_points_sizes(const predict_points *points, predict_stage stage, int batch[PREDICT_MOST_SIZES],
+                          int *n_batch, int prompt[PREDICT_MOST_SIZES], int *n_prompt) {
+    *n_batch = *n_prompt = 0;
+    for (int i = 0; i < points->n; i++) {
+        if (points->point[i].stage != stage)
+            continue;
+        add_size(batch, n_batch, points->point[i].batch);
+        add_size(prompt, n_prompt, points->point[i].prompt_tokens);
+    }
+}
+
+const predict_point *predict_points_find(const predict_points *points, predict_stage stage, int batch,
+                                         int prompt_tokens) {
+    predict_point wanted = {.stage = stage, .batch = batch, .prompt_tokens = prompt_tokens};
+    for (int i = 0; i < points->n; i++)
+        if (same_place(&points->point[i], &wanted))
+            return &points->point[i];
+    return NULL;
 }
 
 static double rate_of(const predict_profile *profile, const predict_point *p) {

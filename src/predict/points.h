@@ -7,13 +7,15 @@
 #define PREDICT_POINTS_H
 #include "predict/throughput.h"
 
+enum { PREDICT_MOST_ROWS = 32 };
+
 typedef struct predict_point {
     predict_stage stage;
     int batch, prompt_tokens;
-    double rate;      /* tokens/s of the whole batch: the mean of its rows */
-    double low, high; /* of its rows */
+    double rate; /* tokens/s of the whole batch: the mean of its rows */
     int n_rows;
-    bool fitted; /* taken by predict_points_pick: to fit on, not to score */
+    double row[PREDICT_MOST_ROWS]; /* the first of them */
+    bool fitted;                   /* taken by predict_points_pick: to fit on, not to score */
 } predict_point;
 
 typedef struct predict_points {
@@ -29,6 +31,13 @@ pleat_status predict_points_add(predict_points *points, const predict_point *row
 pleat_status predict_points_load(const char *file, predict_points *points, pleat_error *error);
 void predict_points_free(predict_points *points);
 bool predict_points_equal(const predict_points *a, const predict_points *b);
+
+enum { PREDICT_MOST_SIZES = 64 };
+/* A stage's batch sizes and lengths, rising; of more than PREDICT_MOST_SIZES the first met. */
+void predict_points_sizes(const predict_points *points, predict_stage stage, int batch[PREDICT_MOST_SIZES],
+                          int *n_batch, int prompt[PREDICT_MOST_SIZES], int *n_prompt);
+const predict_point *predict_points_find(const predict_points *points, predict_stage stage, int batch,
+                                         int prompt_tokens); /* or NULL */
 
 /* The share of a stage's points, not `fitted`, that is not an error; *n of them (0: the result is 0). */
 double predict_accuracy(const predict_profile *profile, const predict_points *points, predict_stage stage, int *n);

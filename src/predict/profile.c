@@ -4,16 +4,17 @@
  *
  * n is the step's tokens, all sequences together: matrix products share their weights. Operators are piecewise linear
  * in n. They keep the profile's steps (a GPU's products jump where a tile fills up), so no smooth curve is laid through
- * them. Attention is piecewise linear along context within a row of one batch (decode) or one chunk length (prefill),
- * and linear between rows. Prefill rows of several sequences count as that many, one after the other.
+ * them. Attention is piecewise linear along context within a row of one batch (decode) or one chunk length (prefill);
+ * between rows decode's time is linear in batch, prefill's time per pair of query and key in tokens. Prefill rows of
+ * several sequences count as that many, one after the other.
  *
  * Outside the grid: below it the nearest point holds (a launch costs what it costs). Above it operators and decode go
  * on in a line, whose slope is taken from half of the grid, not from its last, noisy interval; prefill goes on with its
- * work, n * (context + (n + 1) / 2) pairs of query and key.
+ * work, n * (context + (n + 1) / 2) pairs.
  *
  * The sum of operators is Vidur's (arXiv 2405.05465), which the study used (arXiv 2503.24000); pairs, half-grid slopes,
  * the reads of an evicting method and the decode mean over a growing context are ours.
- * Cost: two or three binary searches, 30 to 60 ns a step. */
+ * Cost: four to six binary searches, 100 ns a step of mixed chunks and batches. */
 #include "predict/throughput.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -247,15 +248,17 @@ static double prefill_row(const surface *s, int i, double context) {
                            : c->ms[c->n - 1] * pairs(s->x[i], context) / pairs(s->x[i], last);
 }
 
+/* Between rows the time per pair is what changes evenly, so that one row alone gives the quadratic. */
 static double prefill_at(const surface *s, double tokens, double context) {
-    int last = s->n - 1;
-    if (tokens <= s->x[0])
-        return prefill_row(s, 0, context);
-    if (tokens > s->x[last])
-        return prefill_row(s, last, context) * pairs(tokens, context) / pairs(s->x[last], context);
-    int i = find(s->x, s->n, tokens);
+    int i = tokens >= s->x[s->n - 1] ? s->n - 1 : find(s->x, s->n, tokens);
     double here = prefill_row(s, i, context);
-    return tokens == s->x[i] ? here : between(s->x[i], here, s->x[i + 1], prefill_row(s, i + 1, context), tokens);
+    if (tokens <= s->x[i])
+        return here;
+    here /= pairs(s->x[i], context);
+    if (i < s->n - 1)
+        here =
+            between(s->x[i], here, s->x[i + 1], prefill_row(s, i + 1, context) / pairs(s->x[i + 1], context), tokens);
+    return here * pairs(tokens, context);
 }
 
 static double decode_at(const surface *s, double batch, double reads) {

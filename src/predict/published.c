@@ -122,6 +122,10 @@ pleat_status predict_profile_load(const char *directory, const char *method, con
     return status;
 }
 
+int predict_study_budget(const char *method) {
+    return !strcmp(method, "h2o") || !strcmp(method, "stream") ? 512 : 0;
+}
+
 /* ---- measured points ---- */
 
 static const char *const measured_columns[] = {"bsz", "prompt_len", "stage", "thr", NULL};

@@ -16,7 +16,7 @@ static pleat_status put_rows(store *s, int64_t run, const char *label, const sto
         return status;
     for (int i = 0; i < n && !status; i++) {
         const store_operator *r = &row[i];
-        sqlite3_bind_text(q, 3, r->operator, - 1, SQLITE_STATIC);
+        sqlite3_bind_text(q, 3, r->name, -1, SQLITE_STATIC);
         sqlite3_bind_text(q, 4, r->stage, -1, SQLITE_STATIC);
         sqlite3_bind_int(q, 5, r->batch);
         sqlite3_bind_int(q, 6, r->tokens);
@@ -57,7 +57,7 @@ pleat_status store_profile_read(store *s, int64_t run, const char *label, store_
     while ((code = sqlite3_step(q)) == SQLITE_ROW) {
         if (!mem_grow(&list.row, &cap, list.n + 1, sizeof(*list.row)))
             break;
-        list.row[list.n++] = (store_operator){.operator= store_text(q, 0),
+        list.row[list.n++] = (store_operator){.name = store_text(q, 0),
                                               .stage = store_text(q, 1),
                                               .batch = sqlite3_column_int(q, 2),
                                               .tokens = sqlite3_column_int(q, 3),
@@ -77,7 +77,7 @@ pleat_status store_profile_read(store *s, int64_t run, const char *label, store_
 
 void store_profile_free(store_operators *rows) {
     for (int i = 0; i < rows->n; i++) {
-        free((char *)rows->row[i].operator);
+        free((char *)rows->row[i].name);
         free((char *)rows->row[i].stage);
     }
     free(rows->row);

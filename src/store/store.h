@@ -164,7 +164,7 @@ void store_windows_free(store_windows *windows);
 /* ---- profiles and fitted predictors ---- */
 
 typedef struct store_operator { /* one profiled time */
-    const char *operator;       /* "once", "layer", "attention" */
+    const char *name;           /* "once", "layer", "attention" */
     const char *stage;          /* "prefill", "decode" of attention; else NULL */
     int batch, tokens, context;
     double ms;

@@ -37,7 +37,7 @@ pleat_status predict_run_publish(store *s, const predict_case *c, const char *mo
             hash = hash_bytes(own, sizeof(own), hash);
     }
     snprintf(digits, sizeof(digits), "%016" PRIx64, hash);
-    bool resumed;
+    store_begun begun = {.id = 0};
     store_run r = {.what = PUBLISHED,
                    .model_name = model,
                    .model_path = directory,
@@ -46,7 +46,8 @@ pleat_status predict_run_publish(store *s, const predict_case *c, const char *mo
                    .level = "",
                    .version = PLEAT_VERSION,
                    .options = "{}"};
-    pleat_status status = store_run_begin(s, &r, run, &resumed, error);
+    pleat_status status = store_run_begin(s, &r, STORE_GO_ON, &begun, error);
+    *run = begun.id;
     return status ? status : store_run_finish(s, *run, error);
 }
 
@@ -73,7 +74,7 @@ static pleat_status put_rows(store *s, int64_t run, const char *label, const pre
     return status;
 }
 
-static pleat_status put_point(store *s, int64_t run, const char *label, const predict_point *p, pleat_error *error) {
+static store_point point_of(const predict_point *p, const char *label) {
     store_point row = {.label = label,
                        .spec = label,
                        .batch = p->batch,
@@ -87,7 +88,18 @@ static pleat_status put_point(store *s, int64_t run, const char *label, const pr
         high = fmax(high, p->row[row.n_repeats]);
     }
     row.spread = (high - low) / p->rate;
-    return store_point_put(s, run, &row, error);
+    return row;
+}
+
+static pleat_status put_points(store *s, int64_t run, const predict_case *c, pleat_error *error) {
+    store_point *list = mem_alloc((size_t)c->points.n + 1, sizeof(*list));
+    if (!list)
+        return err_set(error, PLEAT_EMEMORY, "no memory for %d measured points", c->points.n);
+    for (int i = 0; i < c->points.n; i++)
+        list[i] = point_of(&c->points.point[i], c->method);
+    pleat_status status = c->points.n ? store_points_put(s, run, list, c->points.n, error) : PLEAT_OK;
+    mem_free(list);
+    return status;
 }
 
 static pleat_status put_model(store *s, int64_t run, const predict_case *c, pleat_error *error) {
@@ -113,8 +125,7 @@ pleat_status predict_case_put(store *s, int64_t run, const predict_case *c, plea
     pleat_status status = put_rows(s, run, c->method, c, c->from_grid, true, error);
     if (!c->from_grid) {
         status = status ? status : put_rows(s, run, "", c, true, false, error);
-        for (int i = 0; i < c->points.n && !status; i++)
-            status = put_point(s, run, c->method, &c->points.point[i], error);
+        status = status ? status : put_points(s, run, c, error);
     }
     return status ? status : put_model(s, run, c, error);
 }
@@ -138,7 +149,7 @@ pleat_status predict_run_find(const store_runs *runs, store *s, int64_t run, con
         pleat_status status = store_points_read(s, runs->run[i].id, &points, error);
         if (status)
             return status;
-        if (points.n || run)
+        if (points.n || run || !strcmp(runs->run[i].what, PUBLISHED))
             *out = &runs->run[i];
         store_points_free(&points);
     }
@@ -150,6 +161,17 @@ pleat_status predict_run_find(const store_runs *runs, store *s, int64_t run, con
 
 static bool is_usable(const store_point *p) {
     return !p->error && p->median > 0 && p->batch > 0 && p->prompt_tokens > 0 && stage_named(p->stage) >= 0;
+}
+
+/* A decode over a synthetic fill that was also measured over a real prompt. */
+static bool is_spare(const store_points *points, const store_point *p) {
+    for (int i = 0; i < points->n && p->filled; i++) {
+        const store_point *q = &points->point[i];
+        if (!q->filled && is_usable(q) && q->batch == p->batch && q->prompt_tokens == p->prompt_tokens &&
+            !strcmp(q->label, p->label) && !strcmp(q->stage, p->stage))
+            return true;
+    }
+    return false;
 }
 
 static bool has_stage(const store_points *points, const char *label, const char *stage) {
@@ -212,7 +234,7 @@ static pleat_status read_points(store *s, const store_run *run, predict_case *c,
     pleat_status status = store_points_read(s, run->id, &list, error);
     for (int i = 0; i < list.n && !status; i++) {
         const store_point *p = &list.point[i];
-        if (strcmp(p->label, c->method) || !is_usable(p))
+        if (strcmp(p->label, c->method) || !is_usable(p) || is_spare(&list, p))
             continue;
         predict_point row = {.stage = (predict_stage)stage_named(p->stage),
                              .batch = p->batch,
@@ -300,11 +322,12 @@ pleat_status predict_case_get(store *s, const store_run *run, const char *method
     pleat_status status = read_points(s, run, out, &options.budget, error);
     if (!status && published) {
         status = read_model(s, run->id, out, &options, error);
-        status = status ? status : read_rows(s, run->id, "", &out->rows, error);
         status = status ? status : read_rows(s, run->id, method, &out->rows, error);
     }
     if (!status && (published ? !out->rows.n : !out->points.n))
         return refuse_method(s, run, method, error);
+    if (published)
+        status = status ? status : read_rows(s, run->id, "", &out->rows, error);
     if (!status && !published)
         status = fit_grid(out, &options, error);
     return status ? status : predict_profile_make(&out->rows, &options, &out->profile, error);

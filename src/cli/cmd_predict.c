@@ -3,6 +3,7 @@
 #include "cli/print.h"
 #include "base/status.h"
 #include "predict/cases.h"
+#include "report/report.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +37,7 @@ static const char *const stage_names[] = {"prefill", "decode"};
 typedef struct settings {
     const command *self;
     predict_published from;
-    const char *store, *model, *stage;
+    const char *store, *model, *report, *stage;
     int run, batch, prompt;
     uint64_t fifth; /* UINT64_MAX: no correction */
     bool json;
@@ -156,7 +157,7 @@ static pleat_status eval(const settings *s, cases *c, pleat_error *error) {
         if (!status)
             predict_case_score(&c->list[i]);
     }
-    return status;
+    return !status && s->report ? report_predict_write(c->list, c->n, s->report, error) : status;
 }
 
 static double mean_accuracy(const cases *c) {
@@ -234,7 +235,7 @@ static void print_map(const predict_case *c, predict_stage stage) {
     printf("\n");
 }
 
-static int print_eval(const cases *c) {
+static int print_eval(const settings *s, const cases *c) {
     printf("%-16s %-8s %4s %11s\n", "method", "stage", "n", "accuracy");
     for (int i = 0; i < c->n; i++)
         for (int k = 0; k < c->list[i].n_cells; k++)
@@ -244,6 +245,8 @@ static int print_eval(const cases *c) {
     for (int i = 0; i < c->n; i++)
         for (int k = 0; k < c->list[i].n_cells; k++)
             print_map(&c->list[i], c->list[i].cell[k].stage);
+    if (s->report)
+        printf("\n%s\n", s->report);
     return EXIT_OK;
 }
 
@@ -301,7 +304,7 @@ static int run(settings *s, action a) {
                : a == FIT   ? print_fit(s, &c)
                : a == QUERY ? print_query(s, &c.list[0])
                : s->json    ? print_eval_json(s, &c)
-                            : print_eval(&c);
+                            : print_eval(s, &c);
     cases_free(&c);
     return code;
 }
@@ -334,6 +337,7 @@ static int throughput(int argc, char **argv, action a) {
         [FIT] = {{"model", 0, OPTION_TEXT, &s.model, "NAME", "what the published figures are of", 0, 0}, {0}},
         [EVAL] = {{"correct-fifth", 0, OPTION_SEED, &s.fifth, "SEED",
                    "fit both of a stage's terms on a seeded fifth of the points, score the rest", 0, 0},
+                  {"report", 0, OPTION_TEXT, &s.report, "FILE", "write a page with plots", 0, 0},
                   {0}},
         [QUERY] = {{"batch", 0, OPTION_INT, &s.batch, "B", "sequences", 1, 1 << 16},
                    {"prompt", 0, OPTION_INT, &s.prompt, "P", "tokens of each prompt", 1, 1 << 22},

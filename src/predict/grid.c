@@ -16,7 +16,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { N_TERMS = 3, MOST_TOKENS = 1 << 22, FAR_TOKENS = 1 << 20 };
+enum { N_TERMS = 3, FEW_TOKENS = 32, MOST_TOKENS = 1 << 22, FAR_TOKENS = 1 << 20 };
 
 typedef struct whole { /* a stage's fit */
     double term[N_TERMS];
@@ -121,12 +121,10 @@ pleat_status predict_grid_fit(const predict_points *points, int budget, predict_
             error, PLEAT_EINPUT,
             "%d measured points of prefill and %d of decode are too few to fit a step on, %d each are needed",
             prefill.n, decode.n, PREDICT_GRID_LEAST);
-    int from = decode.most_batch > 32 ? 2 * decode.most_batch : 64;
+    int until = decode.most_batch > FEW_TOKENS ? decode.most_batch : FEW_TOKENS;
     pleat_status status = add(rows, PREDICT_LAYER, PREDICT_DECODE, 1, 0, line(&decode, 1), error);
-    if (!status && decode.most_batch > 1)
-        status =
-            add(rows, PREDICT_LAYER, PREDICT_DECODE, decode.most_batch, 0, line(&decode, decode.most_batch), error);
-    for (int tokens = from; tokens <= MOST_TOKENS && !status; tokens *= 2)
+    status = status ? status : add(rows, PREDICT_LAYER, PREDICT_DECODE, until, 0, line(&decode, until), error);
+    for (int tokens = 2 * until; tokens <= MOST_TOKENS && !status; tokens *= 2)
         status = add(rows, PREDICT_LAYER, PREDICT_PREFILL, tokens, 0, line(&prefill, tokens), error);
     status = status ? status : add(rows, PREDICT_ATTENTION, PREDICT_PREFILL, 1, 0, prefill.term[2], error);
     status = status ? status : add(rows, PREDICT_ATTENTION, PREDICT_DECODE, 1, 0, 0, error);

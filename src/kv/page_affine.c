@@ -1,0 +1,153 @@
+/* page_affine.c - see page_affine.h. Quantisers: methods.md's Q(b), section 0 (asymmetric), and absmax (symmetric).
+ * Scores and sums are page_codes.c's. */
+#include "kv/page_affine.h"
+#include <math.h>
+#include <string.h>
+
+#define F16_LEAST 0x1p-14f /* the least normal number */
+#define F16_MOST  65504.0f
+
+f16 affine_nearest(float x) {
+    return f16_from_f32(x > F16_MOST ? F16_MOST : x < -F16_MOST ? -F16_MOST : x);
+}
+
+static f16 scale_of(float x) {
+    f16 h = affine_nearest(x);
+    return f16_to_f32(h) < F16_LEAST ? 0 : h;
+}
+
+void affine_quantise(const affine *a, const float *x, int stride, int n, uint8_t *code, f16 *scale, f16 *minimum) {
+    float low = x[0], high = x[0], zero = 0, most = (float)((1 << a->bits) - 1);
+    for (int i = 1; i < n; i++) {
+        low = x[i * stride] < low ? x[i * stride] : low;
+        high = x[i * stride] > high ? x[i * stride] : high;
+    }
+    if (a->symmetric) {
+        float reach = (float)((1 << (a->bits - 1)) - 1);
+        *scale = scale_of((high > -low ? high : -low) / reach);
+        zero = reach + 1;
+        low = 0;
+    } else {
+        *scale = scale_of((high - low) / most);
+        *minimum = affine_nearest(low);
+        low = f16_to_f32(*minimum);
+    }
+    float s = f16_to_f32(*scale);
+    for (int i = 0; i < n; i++) {
+        float q = (s > 0 ? rintf((x[i * stride] - low) / s) : 0) + zero, least = a->symmetric ? 1 : 0;
+        code[i] = (uint8_t)(q < least ? least : q > most ? most : q);
+    }
+}
+
+static bool by_token(const affine *a, kv_side side) {
+    return side == KV_V || a->by_token;
+}
+
+static int n_groups(const affine *a, kv_side side, int d) {
+    return (by_token(a, side) ? d : PAGE_TOKENS) / a->group;
+}
+
+static int n_maps(const affine *a, kv_side side, int d) {
+    return n_groups(a, side, d) * (by_token(a, side) ? PAGE_TOKENS : d);
+}
+
+size_t affine_page_bytes(const affine *a, kv_side side, int d) {
+    size_t maps = (size_t)n_maps(a, side, d) * (a->symmetric ? 1 : 2);
+    return (page_codes_bytes(a->bits, d) + maps * sizeof(f16) + 63) / 64 * 64;
+}
+
+static f16 *scales_of(const affine *a, int d, const uint8_t *page) {
+    return (f16 *)(page + page_codes_bytes(a->bits, d));
+}
+
+void affine_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n) {
+    uint8_t run[TILE];
+    for (int i = 0; side == KV_V && i < n; i++)
+        for (int j = 0; j < d; j += TILE)
+            page_codes_put(bits, d, side, codes, j / TILE, first + i, code + i * d + j);
+    for (int half = 0; side == KV_K && half < PAGE_TOKENS / TILE; half++) {
+        int from = first - half * TILE, to = from + n;
+        from = from < 0 ? 0 : from;
+        to = to > TILE ? TILE : to;
+        for (int j = 0; from < to && j < d; j++) {
+            if (to - from < TILE)
+                page_codes_get(bits, d, side, codes, half, j, run);
+            for (int k = from; k < to; k++)
+                run[k] = code[(half * TILE + k - first) * d + j];
+            page_codes_put(bits, d, side, codes, half, j, run);
+        }
+    }
+}
+
+static void seal_by_channel(const affine *a, int d, const float *x, uint8_t *page) {
+    int groups = PAGE_TOKENS / a->group, n = groups * d;
+    f16 *scale = scales_of(a, d, page);
+    uint8_t code[PAGE_TOKENS];
+    for (int j = 0; j < d; j++) {
+        for (int g = 0; g < groups; g++)
+            affine_quantise(a, x + g * a->group * d + j, d, a->group, code + g * a->group, scale + g * d + j,
+                            scale + n + g * d + j);
+        for (int half = 0; half < PAGE_TOKENS / TILE; half++)
+            page_codes_put(a->bits, d, KV_K, page, half, j, code + half * TILE);
+    }
+}
+
+void affine_seal(const affine *a, kv_side side, int d, const float *x, int first, int n, uint8_t *page) {
+    if (!by_token(a, side)) {
+        seal_by_channel(a, d, x, page);
+        return;
+    }
+    int groups = d / a->group, all = groups * PAGE_TOKENS;
+    f16 *scale = scales_of(a, d, page);
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    for (int i = 0; i < n; i++)
+        for (int g = 0; g < groups; g++) {
+            int map = g * PAGE_TOKENS + first + i, at = i * d + g * a->group;
+            affine_quantise(a, x + at, 1, a->group, code + at, scale + map, scale + all + map);
+        }
+    affine_put_rows(a->bits, d, side, page, code, first, n);
+}
+
+typedef struct opened {
+    float scale[AFFINE_MOST_MAPS], minimum[AFFINE_MOST_MAPS];
+} opened;
+
+static page_maps open_maps(const cpu_kernels *kernels, const affine *a, kv_side side, int d, const uint8_t *page,
+                           opened *m) {
+    int n = n_maps(a, side, d);
+    const f16 *scale = scales_of(a, d, page);
+    float zero = (float)(1 << (a->bits - 1));
+    if (kernels) {
+        kernels->f16_to_f32(scale, n, m->scale);
+        if (!a->symmetric)
+            kernels->f16_to_f32(scale + n, n, m->minimum);
+    }
+    for (int i = 0; i < n && !kernels; i++) {
+        m->scale[i] = f16_to_f32(scale[i]);
+        m->minimum[i] = a->symmetric ? 0 : f16_to_f32(scale[n + i]);
+    }
+    for (int i = 0; i < n && a->symmetric; i++)
+        m->minimum[i] = -zero * m->scale[i];
+    return (page_maps){
+        .n_groups = n_groups(a, side, d), .by_token = by_token(a, side), .scale = m->scale, .minimum = m->minimum};
+}
+
+void affine_open(const affine *a, kv_side side, int d, const uint8_t *page, float *x) {
+    opened m;
+    page_maps maps = open_maps(NULL, a, side, d, page, &m);
+    page_codes_open(a->bits, d, side, page, &maps, x);
+}
+
+void affine_score(const cpu_kernels *kernels, const affine *a, int d, const uint8_t *page, const float *q, int n_rows,
+                  float *s, const void *prefetch) {
+    opened m;
+    page_maps maps = open_maps(kernels, a, KV_K, d, page, &m);
+    page_codes_score(kernels, a->bits, d, page, &maps, q, n_rows, s, prefetch);
+}
+
+void affine_mix(const cpu_kernels *kernels, const affine *a, int d, const uint8_t *page, const float *p, int n_rows,
+                float *o, const void *prefetch) {
+    opened m;
+    page_maps maps = open_maps(kernels, a, KV_V, d, page, &m);
+    page_codes_mix(kernels, a->bits, d, page, &maps, p, n_rows, o, prefetch);
+}

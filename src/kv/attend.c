@@ -233,6 +233,8 @@ typedef struct tile {
     int d, group, n_rows, window;
     int t_first, t_last; /* positions of its queries */
     bool shifted;        /* the first segment is read with q_cached */
+    bool turns[2];       /* sealed K is read with turned queries, sealed V is summed up in out_turned */
+    float *out_turned;   /* of the chunk, or NULL while there is nothing in it */
     float *p, *p_max;    /* the worker's, or NULL without mass */
     int p_stride;
 } tile;
@@ -283,6 +285,8 @@ static void sealed_score(const tile *t, int page, const float *q, float *s, cons
     const kv_coding *coding = &t->lane->keep[KV_K].coding;
     kv_page view = lane_page(t->lane, KV_K, page);
     if (coding->format->score) {
+        if (t->turns[KV_K])
+            q = q == t->scratch->q ? t->scratch->q_turned : t->scratch->q_cached_turned;
         coding->format->score(t->kernels, &coding->config, t->d, &view, q, t->n_rows, s, prefetch);
         return;
     }
@@ -290,10 +294,15 @@ static void sealed_score(const tile *t, int page, const float *q, float *s, cons
     score_open(t, t->scratch->rows[KV_K], q, s);
 }
 
-static void sealed_mix(const tile *t, int page, const float *p, float *o, const void *prefetch) {
+static void sealed_mix(tile *t, int page, const float *p, float *o, const void *prefetch) {
     const kv_coding *coding = &t->lane->keep[KV_V].coding;
     kv_page view = lane_page(t->lane, KV_V, page);
     if (coding->format->mix) {
+        if (t->turns[KV_V] && !t->out_turned) {
+            t->out_turned = t->scratch->out_turned;
+            memset(t->out_turned, 0, (size_t)(t->n_rows * t->d) * sizeof(*o));
+        }
+        o = t->turns[KV_V] ? t->out_turned : o;
         coding->format->mix(t->kernels, &coding->config, t->d, &view, p, t->n_rows, o, prefetch);
         return;
     }
@@ -318,7 +327,7 @@ static void page_score(const tile *t, int page, const float *q, float *s, const 
                (size_t)(PAGE_TOKENS - n_sealed) * sizeof(*s));
 }
 
-static void page_mix(const tile *t, int page, float *p, float *o, const void *prefetch) {
+static void page_mix(tile *t, int page, float *p, float *o, const void *prefetch) {
     int n_sealed = sealed_in_page(t->lane, KV_V, page);
     const uint8_t *tail = t->lane->tail[KV_V][page];
     if (n_sealed == 0) {
@@ -371,7 +380,7 @@ static const void *next_page_bytes(const tile *t, int side, int page) {
 }
 
 /* One page into the running softmax of the chunk. */
-static void page_attend(const tile *t, int page, float *max, float *sum, float *out) {
+static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
     page_span span;
     span_read(t->lane, page, &span);
     bool unseen = span.low > t->t_last;
@@ -394,6 +403,8 @@ static void page_attend(const tile *t, int page, float *max, float *sum, float *
         float correction = t->kernels->softmax_page(s + r * PAGE_TOKENS, &max[r], &sum[r]);
         if (correction != 1)
             t->kernels->scale(out + r * t->d, t->d, correction);
+        if (correction != 1 && t->out_turned)
+            t->kernels->scale(t->out_turned + r * t->d, t->d, correction);
         if (t->p) {
             memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS,
                    PAGE_TOKENS * sizeof(*s));
@@ -403,7 +414,7 @@ static void page_attend(const tile *t, int page, float *max, float *sum, float *
     page_mix(t, page, s, out, next_page_bytes(t, KV_V, page));
 }
 
-static void chunk_attend(const tile *t, int chunk, float *max, float *sum, float *out) {
+static void chunk_attend(tile *t, int chunk, float *max, float *sum, float *out) {
     for (int r = 0; r < t->n_rows; r++) {
         max[r] = -INFINITY;
         sum[r] = 0;
@@ -412,8 +423,14 @@ static void chunk_attend(const tile *t, int chunk, float *max, float *sum, float
     int end = page_count(t->lane->n_slots);
     end = end < (chunk + 1) * CHUNK_PAGES ? end : (chunk + 1) * CHUNK_PAGES;
     int page = chunk * CHUNK_PAGES;
+    t->out_turned = NULL;
     for (page = page > t->lane->first_page ? page : t->lane->first_page; page < end; page++)
         page_attend(t, page, max, sum, out);
+    if (!t->out_turned)
+        return;
+    const kv_coding *coding = &t->lane->keep[KV_V].coding;
+    coding->format->turn(&coding->config, t->d, true, t->out_turned, t->n_rows);
+    t->kernels->add(out, t->out_turned, t->n_rows * t->d);
 }
 
 /* Row `part` merged into row `all` by log-sum-exp. */
@@ -483,6 +500,23 @@ static void load_cached_queries(const tile *t, int il, int shift) {
         t->kernels->rope(w->q_cached + r * t->d, model->n_rot, model->rope_neox, w->cos_sin);
 }
 
+/* For sealed pages in another basis. */
+static void turn_queries(tile *t) {
+    kv_scratch *w = t->scratch;
+    const kv_coding *coding = &t->lane->keep[KV_K].coding;
+    size_t bytes = (size_t)(t->n_rows * t->d) * sizeof(*w->q);
+    for (int side = 0; side < 2; side++)
+        t->turns[side] = t->lane->keep[side].coding.format->turn && t->lane->n_sealed[side] > 0;
+    if (!t->turns[KV_K])
+        return;
+    memcpy(w->q_turned, w->q, bytes);
+    coding->format->turn(&coding->config, t->d, false, w->q_turned, t->n_rows);
+    if (!t->shifted)
+        return;
+    memcpy(w->q_cached_turned, w->q_cached, bytes);
+    coding->format->turn(&coding->config, t->d, false, w->q_cached_turned, t->n_rows);
+}
+
 static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *scratch, const cpu_kernels *kernels) {
     const kv_attend_item *item = &a->items[job->item];
     kv_lane *lane = lane_of(item->cache, a->il, job->ih);
@@ -506,6 +540,7 @@ static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *sc
     t.shifted = item->cache->segment_end > 0 && !lane->windowed && shift != 0;
     if (t.shifted)
         load_cached_queries(&t, a->il, shift);
+    turn_queries(&t);
     return t;
 }
 

@@ -361,11 +361,30 @@ int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side) {
 void kv_scratch_close(kv_scratch *scratch) {
     if (!scratch)
         return;
-    void *parts[] = {scratch->score,     scratch->order,     scratch->inverse, scratch->rows[0],   scratch->rows[1],
-                     scratch->packed[0], scratch->packed[1], scratch->half[0], scratch->half[1],   scratch->q,
-                     scratch->q_cached,  scratch->s,         scratch->s_part,  scratch->p_part,    scratch->out,
-                     scratch->chunk_out, scratch->max,       scratch->sum,     scratch->chunk_max, scratch->chunk_sum,
-                     scratch->cos_sin};
+    void *parts[] = {scratch->score,
+                     scratch->order,
+                     scratch->inverse,
+                     scratch->rows[0],
+                     scratch->rows[1],
+                     scratch->packed[0],
+                     scratch->packed[1],
+                     scratch->half[0],
+                     scratch->half[1],
+                     scratch->q,
+                     scratch->q_cached,
+                     scratch->s,
+                     scratch->s_part,
+                     scratch->p_part,
+                     scratch->out,
+                     scratch->chunk_out,
+                     scratch->max,
+                     scratch->sum,
+                     scratch->chunk_max,
+                     scratch->chunk_sum,
+                     scratch->cos_sin,
+                     scratch->q_turned,
+                     scratch->q_cached_turned,
+                     scratch->out_turned};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     free(scratch->score_row);
@@ -393,10 +412,11 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
     }
     s->cos_sin = mem_alloc((size_t)model->n_rot + 2, sizeof(float));
     ok = ok && s->cos_sin;
-    float **by_row[] = {&s->q,      &s->q_cached, &s->out, &s->chunk_out, &s->s,        &s->s_part,
-                        &s->p_part, &s->max,      &s->sum, &s->chunk_max, &s->chunk_sum};
+    float **by_row[] = {&s->q,          &s->q_cached, &s->out,    &s->chunk_out, &s->q_turned, &s->q_cached_turned,
+                        &s->out_turned, &s->s,        &s->s_part, &s->p_part,    &s->max,      &s->sum,
+                        &s->chunk_max,  &s->chunk_sum};
     for (size_t i = 0; i < sizeof(by_row) / sizeof(*by_row); i++) {
-        *by_row[i] = mem_alloc(rows * (i < 4 ? d : i < 7 ? PAGE_TOKENS : 1), sizeof(float));
+        *by_row[i] = mem_alloc(rows * (i < 7 ? d : i < 10 ? PAGE_TOKENS : 1), sizeof(float));
         ok = ok && *by_row[i];
     }
     if (!ok) {

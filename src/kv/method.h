@@ -97,6 +97,10 @@ typedef struct kv_format {
      * [..] ordered). Whole pages of one run, unless row_writable, when any first and n inside one page will do. */
     void (*seal)(const kv_config *, kv_side, int d, const float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how);
+    /* Formats that keep rows in another orthonormal basis: x [n_rows][d] is turned into it, or back. Then score's q and
+     * mix's o are in that basis (attention turns q once per tile and o once per chunk); seal's and open's rows are not.
+     * NULL: the plain one. */
+    void (*turn)(const kv_config *, int d, bool back, float *x, int n_rows);
     /* x [64][d] = the page's rows: the definition of the format, and the oracle of the next two. */
     void (*open)(const kv_config *, kv_side, int d, const kv_page *page, float *x);
     /* s[r*64 + t] = q[r*d ..] . K row t for n_rows rows; NULL: a generic path over `open`. */

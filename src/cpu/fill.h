@@ -6,6 +6,7 @@
 
 void tile_portable_fill(cpu_kernels *k);
 void dot_portable_fill(cpu_kernels *k);
+void book_portable_fill(cpu_kernels *k);
 void softmax_portable_fill(cpu_kernels *k);
 void rows_portable_fill(cpu_kernels *k);
 void matmul_portable_fill(cpu_kernels *k);
@@ -14,6 +15,7 @@ void matmul_portable_fill(cpu_kernels *k);
 void tile_avx2_fill(cpu_kernels *k);
 void dot_avx2_fill(cpu_kernels *k);
 void fold_avx2_fill(cpu_kernels *k);
+void book_avx2_fill(cpu_kernels *k);
 void softmax_avx2_fill(cpu_kernels *k);
 void rows_avx2_fill(cpu_kernels *k);
 void matmul_avx2_fill(cpu_kernels *k);
@@ -23,6 +25,7 @@ void dot_avx2vnni_fill(cpu_kernels *k);
 
 void tile_avx512_fill(cpu_kernels *k);
 void fold_avx512_fill(cpu_kernels *k);
+void book_avx512_fill(cpu_kernels *k);
 void softmax_avx512_fill(cpu_kernels *k);
 void rows_avx512_fill(cpu_kernels *k);
 void matmul_avx512_fill(cpu_kernels *k);

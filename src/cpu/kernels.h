@@ -40,6 +40,14 @@ typedef struct dot_row {
     float unit, offset;
     int32_t sum; /* of the whole numbers */
 } dot_row;
+/* The same for codes into a table of floats, book[2^bits], and for 8-bit floats (no table). */
+typedef enum book_type {
+    BOOK_2,    /* 8 bytes as TILE_U2 */
+    BOOK_3,    /* 12 bytes: as TILE_U2, then the codes' upper bits: byte 8 + k holds elements 8k.. from the low bit up */
+    BOOK_4,    /* 16 bytes as TILE_U4 */
+    BOOK_E4M3, /* 32 bytes: sign, 4 bits of exponent with bias 7, 3 of mantissa; finite ones only */
+    BOOK_COUNT,
+} book_type;
 
 /* Most rows (queries x heads) of one call of a tile kernel's callers; kernels take any n_rows. */
 typedef struct cpu_kernels {
@@ -64,6 +72,9 @@ typedef struct cpu_kernels {
      * aligned to 64 bytes. prefetch: as many bytes as the codes have, to bring to L2 while working, or NULL. */
     void (*dot[CODE_COUNT])(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale, const float *middle,
                             float *out, size_t ldo, const void *prefetch);
+    /* The same product with rows of a book type; x needs no alignment. */
+    void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
+                             const void *prefetch, const float *book);
     /* One page of one row of an online softmax: s[64] holds scores, -INFINITY where masked. Sets m' = max(*m, max s), s = exp(s - m')
      * (0 where masked), *l = *l * c + sum s, *m = m', and returns c = exp(m_before - m') (1 when nothing is visible; 0 when *m was
      * -INFINITY). Sums in a fixed order. */

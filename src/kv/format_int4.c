@@ -1,5 +1,4 @@
-/* format_int4.c - 4-bit integers, asymmetric: Q(4) of methods.md, section 0: minimum and (max - min) / 15 of a group,
- * stored fp16.
+/* format_int4.c - 4-bit integers, asymmetric: a group's minimum and (max - min) / 15 are stored in fp16.
  *
  * axis=token (default): groups of 32 or 64 channels of one token, or the whole row (group=row). Any row of a sealed
  * page can be written anew, so freed slots are reused without loss. axis=channel: K in groups of 32 or 64 tokens of one

@@ -4,8 +4,8 @@
  *
  * K is turned after RoPE (the two do not commute), and so is q: once per tile of queries, by attention (`turn`); q . k
  * is unchanged. What mix adds up is in the turned basis too and is turned back once per chunk. Symmetric codes: max|y|
- * / m, m = 127 or 7; else Q(b) of methods.md, section 0. signs=1 flips fixed random signs first, so that no common row
- * becomes a spike; signs=0 is llama.cpp's way (its q4_0 and q8_0 have other codes: not the same numbers).
+ * / m, m = 127 or 7; else minimum and (max - min) / (2^bits - 1). signs=1 flips fixed random signs first, so that no
+ * common row becomes a spike; signs=0 is llama.cpp's way (its q4_0 and q8_0 have other codes: not the same numbers).
  *
  *   page   codes [64 x d] (page_codes.c), scales fp16 [d / group][64], and, unless sym, minima fp16 [d / group][64]
  *

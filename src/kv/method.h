@@ -81,7 +81,10 @@ typedef struct kv_page {
 typedef struct kv_sealing {
     uint64_t seed; /* counter for formats that draw: of (layer, head, side, first slot); the same for the same run */
     int il, n_layer;
+    float *work; /* [n][KV_SEAL_WORK] for formats that need it; NULL when the format's runs are single pages */
 } kv_sealing;
+
+enum { KV_SEAL_WORK = 32 };
 
 typedef struct kv_format {
     const char *name, *paper, *summary;

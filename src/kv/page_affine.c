@@ -1,5 +1,5 @@
-/* page_affine.c - see page_affine.h. Quantisers: methods.md's Q(b), section 0 (asymmetric), and absmax (symmetric).
- * Scores and sums are page_codes.c's. */
+/* page_affine.c - see page_affine.h. A group's map, asymmetric: its minimum and (max - min) / (2^b - 1); symmetric:
+ * max|x| / (2^(b-1) - 1). Scores and sums are page_codes.c's. */
 #include "kv/page_affine.h"
 #include <math.h>
 #include <string.h>

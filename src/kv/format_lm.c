@@ -1,0 +1,133 @@
+/* format_lm.c - rotated rows in a Lloyd-Max codebook: TurboQuant's variant for mean squared error (arXiv 2504.19874,
+ * section 3.1), without its 1-bit residual sketch.
+ *
+ * y = H D x as in rot, N = |x|, u = y * sqrt(d) / N is close to N(0, 1) whatever x was; each u becomes the nearest of
+ * 2^bits values that are best for N(0, 1) (Lloyd-Max; symmetric), and the row one fp16 gain: N / |chosen values|, so
+ * that the row's length is kept (normcorr=1), or N / sqrt(d). Score and sum are gain times table values, in the turned
+ * basis.
+ *
+ *   page   codes [64 x d] of 4, 3 or 2 bits (page_book.c), gains fp16 [64]
+ *
+ * Differences: the paper turns by a random orthogonal matrix and has the exact codebook of a sphere's coordinates (for
+ * d = 64 within 3.2 % of this one); implementations use Walsh-Hadamard and N(0, 1), and so does this. The residual
+ * sketch (QJL) is left out: it raises the variance of scores, and several ports measured it as harmful. Keys lose more
+ * than values: k=lm4,v=lm3 is the mix to take; 3 bits for keys warn.
+ *
+ * Keys with a large bias (Qwen2.5): N is the bias's, so what tells tokens apart is quantised with its step. Any row can
+ * be written anew. Bytes per token and KV head: 2 * (d * bits / 8 + 2). */
+#include "kv/method.h"
+#include "kv/hadamard.h"
+#include "kv/page_affine.h"
+#include "kv/page_book.h"
+#include <math.h>
+#include <string.h>
+
+enum { BITS, NORMCORR, SIGNS };
+
+static const kv_param params[] = {
+    {"bits", "of a code", "4|3|2", 0, 0, 2, true},
+    {"normcorr", "1: gains keep the length of rows", NULL, 1, 0, 1, true},
+    {"signs", "1: random signs before the turn", NULL, 1, 0, 1, true},
+    {0},
+};
+
+/* Values, and the upper halves of the boundaries between them. */
+static const float value2[4] = {-1.510418f, -0.452780f, 0.452780f, 1.510418f};
+static const float value3[8] = {-2.151946f, -1.343909f, -0.756005f, -0.245094f,
+                                0.245094f,  0.756005f,  1.343909f,  2.151946f};
+static const float value4[16] = {-2.732590f, -2.069017f, -1.618046f, -1.256231f, -0.942340f, -0.656759f,
+                                 -0.388048f, -0.128395f, 0.128395f,  0.388048f,  0.656759f,  0.942340f,
+                                 1.256231f,  1.618046f,  2.069017f,  2.732590f};
+static const float bound2[1] = {0.981599f};
+static const float bound3[3] = {0.500550f, 1.049957f, 1.747927f};
+static const float bound4[7] = {0.258222f, 0.522404f, 0.799550f, 1.099286f, 1.437139f, 1.843532f, 2.400803f};
+
+static const book books[3] = {{BOOK_4, value4}, {BOOK_3, value3}, {BOOK_2, value2}};
+static const float *const bounds[3] = {bound4, bound3, bound2};
+static const int n_bounds[3] = {7, 3, 1};
+
+static int which(const kv_config *c) {
+    return (int)c->value[BITS];
+}
+
+static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
+    (void)side;
+    *out = (kv_geometry){.page_bytes = book_page_bytes(books[which(c)].type, d),
+                         .run_pages = 1,
+                         .step_tokens = PAGE_TOKENS,
+                         .row_writable = true};
+}
+
+static const char *warning(const kv_config *c, kv_side side, const kv_model *model) {
+    (void)model;
+    if (side == KV_V || which(c) == 0)
+        return NULL;
+    return which(c) == 1 ? "lm: 3 bits for keys cost answers on most models; k=lm4,v=lm3 keeps them nearer to f16"
+                         : "lm: 2 bits for keys break most answers; k=lm4,v=lm3 keeps them nearer to f16";
+}
+
+static void turn(const kv_config *c, int d, bool back, float *x, int n_rows) {
+    hadamard_turn(d, c->value[SIGNS] != 0, back, x, n_rows);
+}
+
+/* Codes of a turned row; returns its gain. */
+static f16 encode(const kv_config *c, int d, const float *y, uint8_t *code) {
+    const float *bound = bounds[which(c)], *value = books[which(c)].value;
+    int n = n_bounds[which(c)];
+    double norm = 0, chosen = 0;
+    for (int j = 0; j < d; j++)
+        norm += (double)y[j] * (double)y[j];
+    norm = sqrt(norm);
+    float to_unit = norm > 0 ? (float)(sqrt((double)d) / norm) : 0;
+    for (int j = 0; j < d; j++) {
+        float u = y[j] * to_unit;
+        int above = 0;
+        for (int i = 0; i < n; i++)
+            above += fabsf(u) > bound[i];
+        code[j] = (uint8_t)(u > 0 ? n + 1 + above : n - above);
+        chosen += (double)value[code[j]] * (double)value[code[j]];
+    }
+    return affine_nearest((float)(norm / (c->value[NORMCORR] != 0 ? sqrt(chosen) : sqrt((double)d))));
+}
+
+static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+                 const kv_sealing *how) {
+    (void)how;
+    float y[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    f16 gain[PAGE_TOKENS];
+    memcpy(y, x, (size_t)(n * d) * sizeof(*y));
+    turn(c, d, false, y, n);
+    for (int i = 0; i < n; i++)
+        gain[i] = encode(c, d, y + i * d, code + i * d);
+    book_put(books[which(c)].type, side, d, pages->bytes, code, gain, first, n);
+}
+
+static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
+    book_open(&books[which(c)], side, d, page->bytes, x);
+    turn(c, d, true, x, PAGE_TOKENS);
+}
+
+static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
+                  int n_rows, float *s, const void *prefetch) {
+    book_score(kernels, &books[which(c)], d, page->bytes, q, n_rows, s, prefetch);
+}
+
+static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
+                float *o, const void *prefetch) {
+    book_mix(kernels, &books[which(c)], d, page->bytes, p, n_rows, o, prefetch);
+}
+
+const kv_format kv_format_lm = {
+    .name = "lm",
+    .paper = "arXiv 2504.19874",
+    .summary = "Hadamard-turned rows in a Lloyd-Max codebook of 4, 3 or 2 bits",
+    .params = params,
+    .geometry = geometry,
+    .warning = warning,
+    .seal = seal,
+    .open = open,
+    .turn = turn,
+    .score = score,
+    .mix = mix,
+};

@@ -102,6 +102,20 @@ static void reservation_holds(void **state) {
     kv_pool_close(pool);
 }
 
+/* Sizes come and go without end; only those in use together are limited. */
+static void sizes_are_forgotten(void **state) {
+    (void)state;
+    kv_pool *pool = open_pool((size_t)1 << 30);
+    void *kept = kv_pool_take(pool, KV_POOL_PAGE_BYTES);
+    for (size_t i = 1; i <= 3000; i++) {
+        void *page = kv_pool_take(pool, 64 * i);
+        assert_non_null(page);
+        kv_pool_give(pool, page, 64 * i);
+    }
+    kv_pool_give(pool, kept, KV_POOL_PAGE_BYTES);
+    kv_pool_close(pool);
+}
+
 static void *churn(void *context) {
     kv_pool *pool = context;
     void *page[64];
@@ -134,7 +148,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(budget_is_exact),         cmocka_unit_test(pages_are_aligned_and_apart),
         cmocka_unit_test(empty_slabs_change_size), cmocka_unit_test(reservation_holds),
-        cmocka_unit_test(threads_share_it),
+        cmocka_unit_test(threads_share_it),        cmocka_unit_test(sizes_are_forgotten),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

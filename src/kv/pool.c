@@ -6,7 +6,8 @@
  * all free goes back to the common list and may serve another size. The budget counts pages, to the byte.
  *
  * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even
- * the worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). */
+ * the worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). A size is
+ * forgotten with its last slab, so only sizes in use together count. */
 #include "kv/pool.h"
 #include "base/status.h"
 #include <assert.h>
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { SLAB_BYTES = 2 << 20, REGION_SLABS = 32, MAX_SIZES = 32, HEADER_BYTES = 4096 };
+enum { SLAB_BYTES = 2 << 20, REGION_SLABS = 32, MAX_SIZES = 512, NEW_SIZES = 32, HEADER_BYTES = 4096 };
 #define REGION_BYTES ((size_t)SLAB_BYTES * REGION_SLABS)
 
 typedef struct slab {
@@ -37,9 +38,10 @@ _Static_assert(sizeof(region) <= HEADER_BYTES, "the records stay in front of the
 struct kv_pool {
     pthread_mutex_t lock;
     size_t budget_bytes, used_bytes;
-    size_t size[MAX_SIZES];
+    size_t size[MAX_SIZES];   /* 0: not in use */
     slab *partial[MAX_SIZES]; /* slabs of a size that have pages left */
-    int n_sizes;
+    int n_slabs[MAX_SIZES];   /* of a size */
+    int n_sizes;              /* entries that were ever in use */
     slab *empty;
     size_t n_empty;
     region *regions;
@@ -120,13 +122,18 @@ static slab *slab_of(const void *page) {
 
 /* Index of a size, made on first use; -1 when there are too many sizes. */
 static int size_index(kv_pool *pool, size_t page_bytes) {
-    for (int i = 0; i < pool->n_sizes; i++)
+    int free_entry = pool->n_sizes;
+    for (int i = 0; i < pool->n_sizes; i++) {
         if (pool->size[i] == page_bytes)
             return i;
-    if (pool->n_sizes == MAX_SIZES)
+        if (!pool->n_slabs[i])
+            free_entry = i;
+    }
+    if (free_entry == MAX_SIZES)
         return -1;
-    pool->size[pool->n_sizes] = page_bytes;
-    return pool->n_sizes++;
+    pool->size[free_entry] = page_bytes;
+    pool->n_sizes += free_entry == pool->n_sizes;
+    return free_entry;
 }
 
 static slab *slab_for(kv_pool *pool, int index) {
@@ -137,6 +144,7 @@ static slab *slab_for(kv_pool *pool, int index) {
     slab *s = pool->empty;
     list_remove(&pool->empty, s);
     pool->n_empty--;
+    pool->n_slabs[index]++;
     s->page_bytes = pool->size[index];
     s->n_used = s->n_fresh = 0;
     s->n_pages = (int)(s->usable_bytes / s->page_bytes);
@@ -157,7 +165,7 @@ static void *slab_take(kv_pool *pool, int index, slab *s) {
 }
 
 void *kv_pool_take(kv_pool *pool, size_t page_bytes) {
-    assert(page_bytes && page_bytes % 64 == 0 && page_bytes <= SLAB_BYTES - HEADER_BYTES);
+    assert(page_bytes && page_bytes % 64 == 0 && page_bytes <= KV_POOL_PAGE_BYTES);
     void *page = NULL;
     pthread_mutex_lock(&pool->lock);
     int index = size_index(pool, page_bytes);
@@ -198,6 +206,8 @@ void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
         list_remove(&pool->partial[index], s);
         list_push(&pool->empty, s);
         pool->n_empty++;
+        if (!--pool->n_slabs[index])
+            pool->size[index] = 0;
     }
     pthread_mutex_unlock(&pool->lock);
 }
@@ -238,10 +248,12 @@ size_t kv_pool_budget_bytes(const kv_pool *pool) {
 }
 
 bool kv_pool_reserve(kv_pool *pool, size_t bytes) {
-    enum { USABLE = SLAB_BYTES - (64 << 10) }; /* no page is larger than the end that a slab may waste */
+    enum { USABLE = SLAB_BYTES - KV_POOL_PAGE_BYTES }; /* no page is larger than the end that a slab may waste */
     pthread_mutex_lock(&pool->lock);
     bool ok = bytes <= pool->budget_bytes - pool->used_bytes;
-    size_t slabs = bytes / USABLE + 1 + MAX_SIZES;
+    size_t slabs = bytes / USABLE + 1 + NEW_SIZES;
+    for (int i = 0; i < pool->n_sizes; i++)
+        slabs += pool->n_slabs[i] > 0;
     while (ok && pool->n_empty < slabs)
         ok = map_region(pool);
     pthread_mutex_unlock(&pool->lock);

@@ -6,6 +6,8 @@
 
 typedef struct kv_pool kv_pool;
 
+enum { KV_POOL_PAGE_BYTES = 256 << 10 }; /* of the largest page */
+
 pleat_status kv_pool_open(size_t budget_bytes, kv_pool **out, pleat_error *error);
 /* Every page must have been given back (asserted). */
 void kv_pool_close(kv_pool *pool);

@@ -258,11 +258,6 @@ static void span_read(const kv_lane *lane, int page, page_span *span) {
     }
 }
 
-static int sealed_in_page(const kv_lane *lane, int side, int page) {
-    int n = lane->n_sealed[side] - page * PAGE_TOKENS;
-    return n < 0 ? 0 : n > PAGE_TOKENS ? PAGE_TOKENS : n;
-}
-
 /* Score and mix for formats without their own: the page is opened once per tile. */
 static void score_open(const tile *t, const float *rows, const float *q, float *s) {
     for (int r = 0; r < t->n_rows; r++)
@@ -283,36 +278,36 @@ static void mix_open(const tile *t, const float *rows, const float *p, float *o)
 
 static void sealed_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
     const kv_coding *coding = &t->lane->keep[KV_K].coding;
-    kv_page view = lane_page(t->lane, KV_K, page);
+    const kv_page *view = &t->lane->sealed[KV_K][page];
     if (coding->format->score) {
         if (t->turns[KV_K])
             q = q == t->scratch->q ? t->scratch->q_turned : t->scratch->q_cached_turned;
-        coding->format->score(t->kernels, &coding->config, t->d, &view, q, t->n_rows, s, prefetch);
+        coding->format->score(t->kernels, &coding->config, t->d, view, q, t->n_rows, s, prefetch);
         return;
     }
-    coding->format->open(&coding->config, KV_K, t->d, &view, t->scratch->rows[KV_K]);
+    coding->format->open(&coding->config, KV_K, t->d, view, t->scratch->rows[KV_K]);
     score_open(t, t->scratch->rows[KV_K], q, s);
 }
 
 static void sealed_mix(tile *t, int page, const float *p, float *o, const void *prefetch) {
     const kv_coding *coding = &t->lane->keep[KV_V].coding;
-    kv_page view = lane_page(t->lane, KV_V, page);
+    const kv_page *view = &t->lane->sealed[KV_V][page];
     if (coding->format->mix) {
         if (t->turns[KV_V] && !t->out_turned) {
             t->out_turned = t->scratch->out_turned;
             memset(t->out_turned, 0, (size_t)(t->n_rows * t->d) * sizeof(*o));
         }
         o = t->turns[KV_V] ? t->out_turned : o;
-        coding->format->mix(t->kernels, &coding->config, t->d, &view, p, t->n_rows, o, prefetch);
+        coding->format->mix(t->kernels, &coding->config, t->d, view, p, t->n_rows, o, prefetch);
         return;
     }
-    coding->format->open(&coding->config, KV_V, t->d, &view, t->scratch->rows[KV_V]);
+    coding->format->open(&coding->config, KV_V, t->d, view, t->scratch->rows[KV_V]);
     mix_open(t, t->scratch->rows[KV_V], p, o);
 }
 
 /* s [rows][64] of one page under one rotation of the queries; a page may be sealed in its first slots only. */
 static void page_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
-    int n_sealed = sealed_in_page(t->lane, KV_K, page);
+    int n_sealed = lane_sealed_in(t->lane, KV_K, page);
     const uint8_t *tail = t->lane->tail[KV_K][page];
     if (n_sealed == 0) {
         page_f16_score(t->kernels, t->d, tail, q, t->n_rows, s, prefetch);
@@ -328,7 +323,7 @@ static void page_score(const tile *t, int page, const float *q, float *s, const 
 }
 
 static void page_mix(tile *t, int page, float *p, float *o, const void *prefetch) {
-    int n_sealed = sealed_in_page(t->lane, KV_V, page);
+    int n_sealed = lane_sealed_in(t->lane, KV_V, page);
     const uint8_t *tail = t->lane->tail[KV_V][page];
     if (n_sealed == 0) {
         page_f16_mix(t->kernels, t->d, tail, p, t->n_rows, o, prefetch);
@@ -376,7 +371,8 @@ static void page_score_masked(const tile *t, int page, const page_span *span, co
 static const void *next_page_bytes(const tile *t, int side, int page) {
     if (page + 1 >= page_count(t->lane->n_slots))
         return NULL;
-    return sealed_in_page(t->lane, side, page + 1) ? t->lane->sealed[side][page + 1] : t->lane->tail[side][page + 1];
+    return lane_sealed_in(t->lane, side, page + 1) ? t->lane->sealed[side][page + 1].bytes
+                                                   : t->lane->tail[side][page + 1];
 }
 
 /* One page into the running softmax of the chunk. */

@@ -24,19 +24,38 @@ static int max_slots(const kv_model *model) {
     return 2 * model->context_tokens + 4096;
 }
 
+/* Less than a page is sealed at once only where both sides do the same, since a gap follows, and where slots may move.
+ */
+static void adjust_steps(kv_keep keep[2], bool windowed) {
+    const kv_geometry *k = &keep[KV_K].geometry, *v = &keep[KV_V].geometry;
+    bool alike = k->step_tokens == v->step_tokens && k->keep_tokens == v->keep_tokens && !windowed;
+    for (int side = 0; side < 2; side++) {
+        kv_geometry *g = &keep[side].geometry;
+        if (g->step_tokens > 1 && g->step_tokens < PAGE_TOKENS && !alike)
+            g->step_tokens = PAGE_TOKENS;
+    }
+}
+
 static void open_layer(kv_cache *cache, int il) {
+    bool windowed = layer_windowed(cache, il);
+    int sink_tokens = 0;
     for (int side = 0; side < 2; side++) {
         kv_keep *keep = &cache->keep[il][side];
         keep->coding = *kv_method_coding(&cache->method, il, (kv_side)side);
         keep->coding.format->geometry(&keep->coding.config, (kv_side)side, cache->model->head_dim, &keep->geometry);
-        assert(!keep->coding.format->run_bytes && !keep->geometry.sink_tokens);
+        if (!windowed && keep->geometry.page_bytes && keep->geometry.sink_tokens > sink_tokens)
+            sink_tokens = keep->geometry.sink_tokens;
     }
+    adjust_steps(cache->keep[il], windowed);
+    if (sink_tokens)
+        cache->grid_from = PAGE_TOKENS;
     for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
         kv_lane *lane = lane_of(cache, il, ih);
         lane->keep = cache->keep[il];
         lane->il = il;
         lane->ih = ih;
-        lane->windowed = layer_windowed(cache, il);
+        lane->sink_tokens = sink_tokens;
+        lane->windowed = windowed;
     }
 }
 
@@ -97,28 +116,10 @@ bool kv_cache_in_prompt(const kv_cache *cache) {
 
 /* ---- steps ---- */
 
-static size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase) {
-    size_t bytes = 0;
-    bool decode = phase == PLEAT_DECODE, holes = lane->n_live < lane->n_slots;
-    for (int side = 0; side < 2; side++) {
-        const kv_geometry *g = &lane->keep[side].geometry;
-        int n_slots = lane->n_slots + n_tokens, n_new_pages = page_count(n_slots) - page_count(lane->n_slots);
-        bool part_page =
-            lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
-        bytes += (size_t)(n_new_pages + part_page) * cache->f16_bytes;
-        if (!g->page_bytes)
-            continue;
-        bool due = !decode || n_slots - lane->n_sealed[side] - g->keep_tokens >= g->step_tokens;
-        bytes += due ? g->page_bytes : 0; /* each sealed page is taken before its fp16 page is given back */
-        bytes += !decode || holes ? 2 * cache->f16_bytes : 0; /* a rebuild */
-    }
-    return bytes;
-}
-
 size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
     size_t bytes = 0;
     for (size_t i = 0; i < n_lanes(cache); i++) {
-        if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens))
+        if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens + PAGE_TOKENS)) /* a gap may open */
             return SIZE_MAX;
         if (cache->shares &&
             cache->method.policy != kv_policies[0]) /* its first eviction copies what others hold too */
@@ -131,7 +132,8 @@ size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
 int kv_cache_cut(const kv_cache *cache, int n_tokens) {
     if (!cache->method.bounded)
         return n_tokens;
-    int n_left = cache->method.grid_tokens - cache->n_seen % cache->method.grid_tokens;
+    int grid = cache->method.grid_tokens, behind = cache->n_seen - cache->grid_from;
+    int n_left = behind < 0 ? grid - behind : grid - behind % grid;
     return n_left < n_tokens ? n_left : n_tokens;
 }
 
@@ -159,7 +161,7 @@ void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase) {
 
 /* The slot of a decode step's token: a movable hole if there is one, else a new one. */
 static int decode_slot(kv_lane *lane) {
-    if (!lane->windowed && lane->n_live < lane->n_slots) {
+    if (!lane->windowed && lane_holes(lane)) {
         for (int slot = lane->n_slots - 1; slot >= lane_lock(lane); slot--) {
             if (lane->pos[slot] != KV_DEAD)
                 continue;
@@ -212,7 +214,7 @@ static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tok
         lane->n_live -= PAGE_TOKENS;
         for (int side = 0; side < 2; side++) {
             lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
-            lane_give(cache, &lane->sealed[side][page], lane->keep[side].geometry.page_bytes);
+            lane_unseal(cache, lane, (kv_side)side, page);
         }
     }
 }
@@ -223,9 +225,9 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) 
         plan_event(cache, il, event, scratch);
     for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
         kv_lane *lane = lane_of(cache, il, ih);
-        if (cache->shares && lane->n_live < lane->n_slots)
+        if (cache->shares && lane_holes(lane))
             lane_tails_own(cache, lane);
-        if (event != KV_AT_STEP && lane->n_live < lane->n_slots)
+        if (event != KV_AT_STEP && lane_holes(lane))
             seal_pack(cache, lane, scratch);
         seal_due(cache, lane, event == KV_AT_GRID, scratch);
         seal_rebuild_if_sparse(cache, lane, scratch);
@@ -233,8 +235,9 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) 
 }
 
 static bool at_grid(const kv_cache *cache) {
-    return cache->method.bounded && cache->phase != PLEAT_DECODE && cache->n_new > 0 &&
-           (cache->n_seen + cache->n_new) % cache->method.grid_tokens == 0;
+    int behind = cache->n_seen + cache->n_new - cache->grid_from;
+    return cache->method.bounded && cache->phase != PLEAT_DECODE && cache->n_new > 0 && behind > 0 &&
+           behind % cache->method.grid_tokens == 0;
 }
 
 void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *kernels) {
@@ -361,32 +364,18 @@ int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side) {
 void kv_scratch_close(kv_scratch *scratch) {
     if (!scratch)
         return;
-    void *parts[] = {scratch->score,
-                     scratch->order,
-                     scratch->inverse,
-                     scratch->rows[0],
-                     scratch->rows[1],
-                     scratch->packed[0],
-                     scratch->packed[1],
-                     scratch->half[0],
-                     scratch->half[1],
-                     scratch->q,
-                     scratch->q_cached,
-                     scratch->s,
-                     scratch->s_part,
-                     scratch->p_part,
-                     scratch->out,
-                     scratch->chunk_out,
-                     scratch->max,
-                     scratch->sum,
-                     scratch->chunk_max,
-                     scratch->chunk_sum,
-                     scratch->cos_sin,
-                     scratch->q_turned,
-                     scratch->q_cached_turned,
+    void *parts[] = {scratch->score,     scratch->order,     scratch->inverse,
+                     scratch->rows[0],   scratch->rows[1],   scratch->half[0],
+                     scratch->half[1],   scratch->q,         scratch->q_cached,
+                     scratch->s,         scratch->s_part,    scratch->p_part,
+                     scratch->out,       scratch->chunk_out, scratch->max,
+                     scratch->sum,       scratch->chunk_max, scratch->chunk_sum,
+                     scratch->cos_sin,   scratch->q_turned,  scratch->q_cached_turned,
                      scratch->out_turned};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
+    mem_unmap(scratch->run_rows, scratch->run_rows_bytes);
+    mem_unmap(scratch->run_work, scratch->run_work_bytes);
     free(scratch->score_row);
     free(scratch);
 }
@@ -406,10 +395,14 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
     bool ok = s->score && s->score_row && s->order && s->inverse;
     for (int side = 0; side < 2; side++) {
         s->rows[side] = mem_alloc(PAGE_TOKENS * d, sizeof(float));
-        s->packed[side] = mem_alloc(PAGE_TOKENS * d, sizeof(float));
         s->half[side] = mem_alloc(PAGE_TOKENS * d, sizeof(f16));
-        ok = ok && s->rows[side] && s->packed[side] && s->half[side];
+        ok = ok && s->rows[side] && s->half[side];
     }
+    s->run_rows_bytes = cap * d * sizeof(float);
+    s->run_work_bytes = cap * KV_SEAL_WORK * sizeof(float);
+    s->run_rows = mem_map(s->run_rows_bytes);
+    s->run_work = mem_map(s->run_work_bytes);
+    ok = ok && s->run_rows && s->run_work;
     s->cos_sin = mem_alloc((size_t)model->n_rot + 2, sizeof(float));
     ok = ok && s->cos_sin;
     float **by_row[] = {&s->q,          &s->q_cached, &s->out,    &s->chunk_out, &s->q_turned, &s->q_cached_turned,

@@ -56,11 +56,9 @@ pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scra
     for (int il = 0; il < model->n_layer; il++) {
         size_t bytes = 0;
         for (int ih = 0; ih < model->n_head_kv; ih++) {
-            if (!lane_grow(cache, lane_of(cache, il, ih), n_tokens))
+            if (!lane_grow(cache, lane_of(cache, il, ih), n_tokens + PAGE_TOKENS))
                 return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache of %d tokens", n_tokens);
-            bytes += 2 * cache->f16_bytes * (size_t)(page_count(n_tokens) + 2) +
-                     lane_of(cache, il, 0)->keep[0].geometry.page_bytes +
-                     lane_of(cache, il, 0)->keep[1].geometry.page_bytes;
+            bytes += lane_step_bytes(cache, lane_of(cache, il, ih), n_tokens, PLEAT_PROMPT_END);
         }
         if (!kv_pool_reserve(cache->pool, bytes))
             return err_set(error, PLEAT_EFULL,

@@ -59,7 +59,7 @@ static f16 scale_of(const float *x, int d) {
     return stored && most > f16_to_f32(stored) * (MOST + 16) ? (f16)(stored + 1) : stored;
 }
 
-static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     (void)c;
     (void)how;

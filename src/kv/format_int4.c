@@ -52,7 +52,7 @@ static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) 
                          .row_writable = a.by_token};
 }
 
-static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     (void)how;
     affine a = affine_of(c, side, d);

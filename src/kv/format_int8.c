@@ -103,7 +103,7 @@ static void seal_by_channel(const kv_config *c, int d, const float *x, uint8_t *
     }
 }
 
-static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     (void)how;
     if (!by_token(c, side)) {

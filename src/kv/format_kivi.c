@@ -218,7 +218,7 @@ static void seal_v(const kv_config *c, int d, const float *x, int first, int n, 
         put_v_row(c, d, x + i * d, page, first + i, scale, minimum);
 }
 
-static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     (void)how;
     for (int i = 0, m; i < n; i += m) {

@@ -20,7 +20,6 @@
 #include "kv/page_affine.h"
 #include "kv/page_book.h"
 #include <math.h>
-#include <string.h>
 
 enum { BITS, NORMCORR, SIGNS };
 
@@ -90,16 +89,14 @@ static f16 encode(const kv_config *c, int d, const float *y, uint8_t *code) {
     return affine_nearest((float)(norm / (c->value[NORMCORR] != 0 ? sqrt(chosen) : sqrt((double)d))));
 }
 
-static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     (void)how;
-    float y[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     f16 gain[PAGE_TOKENS];
-    memcpy(y, x, (size_t)(n * d) * sizeof(*y));
-    turn(c, d, false, y, n);
+    turn(c, d, false, x, n);
     for (int i = 0; i < n; i++)
-        gain[i] = encode(c, d, y + i * d, code + i * d);
+        gain[i] = encode(c, d, x + i * d, code + i * d);
     book_put(books[which(c)].type, side, d, pages->bytes, code, gain, first, n);
 }
 

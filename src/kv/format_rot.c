@@ -16,7 +16,6 @@
 #include "base/status.h"
 #include "kv/hadamard.h"
 #include "kv/page_affine.h"
-#include <string.h>
 
 enum { BITS, GROUP, SYM, SIGNS };
 
@@ -55,14 +54,12 @@ static void turn(const kv_config *c, int d, bool back, float *x, int n_rows) {
     hadamard_turn(d, c->value[SIGNS] != 0, back, x, n_rows);
 }
 
-static void seal(const kv_config *c, kv_side side, int d, const float *x, int first, int n, const kv_page *pages,
+static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     (void)how;
     affine a = affine_of(c, d);
-    float y[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    memcpy(y, x, (size_t)(n * d) * sizeof(*y));
-    turn(c, d, false, y, n);
-    affine_seal(&a, side, d, y, first, n, pages->bytes);
+    turn(c, d, false, x, n);
+    affine_seal(&a, side, d, x, first, n, pages->bytes);
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {

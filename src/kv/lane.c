@@ -14,12 +14,15 @@ bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
     if (cache->wants & KV_WANT_MASS && !mem_grow(&lane->mass, &cap_mass, n_slots, sizeof(*lane->mass)))
         return false;
     int n_pages = page_count(n_slots), cap_pages = lane->cap_pages;
-    for (int i = 0; i < 4; i++) {
-        uint8_t ***table = i < 2 ? &lane->sealed[i] : &lane->tail[i - 2];
-        cap_pages = lane->cap_pages;
-        if (!mem_grow(table, &cap_pages, n_pages, sizeof(**table)))
+    for (int side = 0; side < 2; side++) {
+        int old = lane->cap_pages, cap_tail = old, cap_sealed = old;
+        if (!mem_grow(&lane->tail[side], &cap_tail, n_pages, sizeof(*lane->tail[side])))
             return false;
-        memset(*table + lane->cap_pages, 0, (size_t)(cap_pages - lane->cap_pages) * sizeof(**table));
+        memset(lane->tail[side] + old, 0, (size_t)(cap_tail - old) * sizeof(*lane->tail[side]));
+        if (!mem_grow(&lane->sealed[side], &cap_sealed, n_pages, sizeof(*lane->sealed[side])))
+            return false;
+        memset(lane->sealed[side] + old, 0, (size_t)(cap_sealed - old) * sizeof(*lane->sealed[side]));
+        cap_pages = cap_tail < cap_sealed ? cap_tail : cap_sealed;
     }
     if (!mem_grow(&lane->pos, &cap_slots, n_slots, sizeof(*lane->pos)))
         return false;
@@ -51,10 +54,48 @@ void lane_give(kv_cache *cache, uint8_t **page, size_t page_bytes) {
     *page = NULL;
 }
 
+/* Takes a page's hand off its run's block. */
+static void leave_run(kv_cache *cache, kv_lane *lane, kv_side side, int page) {
+    kv_page *p = &lane->sealed[side][page];
+    uint8_t *run = p->run;
+    p->run = NULL;
+    for (int i = 0; run && i < p->n_run_pages; i++)
+        if (page - p->page_in_run + i < lane->cap_pages && lane->sealed[side][page - p->page_in_run + i].run == run)
+            return;
+    const kv_coding *coding = &lane->keep[side].coding;
+    if (run)
+        lane_give(cache, &run,
+                  coding->format->run_bytes(&coding->config, side, cache->model->head_dim, p->n_run_pages, p->decode));
+}
+
+void lane_unseal(kv_cache *cache, kv_lane *lane, kv_side side, int page) {
+    leave_run(cache, lane, side, page);
+    lane_give(cache, &lane->sealed[side][page].bytes, lane->keep[side].geometry.page_bytes);
+}
+
+void lane_run_take(kv_cache *cache, kv_lane *lane, kv_side side, int page, int n, bool decode) {
+    const kv_keep *keep = &lane->keep[side];
+    const kv_format *format = keep->coding.format;
+    size_t bytes =
+        format->run_bytes ? format->run_bytes(&keep->coding.config, side, cache->model->head_dim, n, decode) : 0;
+    uint8_t *run = bytes ? lane_take(cache, bytes) : NULL;
+    if (run)
+        memset(run, 0, bytes);
+    for (int i = 0; i < n; i++) {
+        kv_page *p = &lane->sealed[side][page + i];
+        leave_run(cache, lane, side, page + i);
+        if (!p->bytes) {
+            p->bytes = lane_take(cache, keep->geometry.page_bytes);
+            memset(p->bytes, 0, keep->geometry.page_bytes); /* rows not sealed yet are read with weight 0 */
+        }
+        *p = (kv_page){.bytes = p->bytes, .run = run, .page_in_run = i, .n_run_pages = n, .decode = decode};
+    }
+}
+
 void lane_free(kv_cache *cache, kv_lane *lane) {
     for (int side = 0; side < 2; side++) {
         for (int p = 0; p < lane->cap_pages; p++) {
-            lane_give(cache, &lane->sealed[side][p], lane->keep[side].geometry.page_bytes);
+            lane_unseal(cache, lane, (kv_side)side, p);
             lane_give(cache, &lane->tail[side][p], cache->f16_bytes);
         }
         free(lane->sealed[side]);
@@ -67,7 +108,7 @@ void lane_free(kv_cache *cache, kv_lane *lane) {
 
 void lane_tail_ensure(kv_cache *cache, kv_lane *lane, int page) {
     for (int side = 0; side < 2; side++) {
-        if (lane->tail[side][page] || (page + 1) * PAGE_TOKENS <= lane->n_sealed[side])
+        if (lane->tail[side][page] || lane_sealed_in(lane, side, page) == PAGE_TOKENS)
             continue;
         lane->tail[side][page] = lane_take(cache, cache->f16_bytes);
         memset(lane->tail[side][page], 0, cache->f16_bytes);
@@ -89,13 +130,11 @@ void lane_tails_own(kv_cache *cache, kv_lane *lane) {
 
 void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x, f16 *half) {
     int d = cache->model->head_dim;
-    int n_sealed = lane->n_sealed[side] - page * PAGE_TOKENS;
-    n_sealed = n_sealed < 0 ? 0 : n_sealed > PAGE_TOKENS ? PAGE_TOKENS : n_sealed;
+    int n_sealed = lane_sealed_in(lane, side, page);
     memset(x, 0, (size_t)PAGE_TOKENS * (size_t)d * sizeof(*x));
-    if (n_sealed && lane->sealed[side][page]) {
-        kv_page view = lane_page(lane, side, page);
+    if (n_sealed && lane->sealed[side][page].bytes) {
         const kv_coding *coding = &lane->keep[side].coding;
-        coding->format->open(&coding->config, side, d, &view, x);
+        coding->format->open(&coding->config, side, d, &lane->sealed[side][page], x);
     }
     if (n_sealed == PAGE_TOKENS || !lane->tail[side][page])
         return;
@@ -109,8 +148,8 @@ void lane_trim(kv_cache *cache, kv_lane *lane) {
         int n_sealed_pages = page_count(lane->n_sealed[side]), n_pages = page_count(lane->n_slots);
         for (int p = 0; p < lane->cap_pages; p++) {
             if (p >= n_sealed_pages)
-                lane_give(cache, &lane->sealed[side][p], lane->keep[side].geometry.page_bytes);
-            if (p >= n_pages || (p + 1) * PAGE_TOKENS <= lane->n_sealed[side])
+                lane_unseal(cache, lane, (kv_side)side, p);
+            if (p >= n_pages || lane_sealed_in(lane, side, p) == PAGE_TOKENS)
                 lane_give(cache, &lane->tail[side][p], cache->f16_bytes);
         }
     }
@@ -123,4 +162,75 @@ void lane_kill(kv_lane *lane, int slot) {
         lane->mass[slot] = 0;
     lane->n_live--;
     lane->evicted++;
+}
+
+void lane_slot_move(kv_lane *lane, int dst, int src) {
+    lane->pos[dst] = lane->pos[src];
+    if (lane->mass)
+        lane->mass[dst] = lane->mass[src];
+}
+
+void lane_slot_swap(kv_lane *lane, int a, int b) {
+    int32_t pos = lane->pos[a];
+    lane->pos[a] = lane->pos[b];
+    lane->pos[b] = pos;
+    if (lane->mass) {
+        float mass = lane->mass[a];
+        lane->mass[a] = lane->mass[b];
+        lane->mass[b] = mass;
+    }
+}
+
+/* ---- what a step may take ---- */
+
+static size_t block_bytes(const kv_cache *cache, const kv_keep *keep, kv_side side, int n_pages, bool decode) {
+    const kv_coding *coding = &keep->coding;
+    if (!coding->format->run_bytes)
+        return 0;
+    return coding->format->run_bytes(&coding->config, side, cache->model->head_dim, n_pages, decode);
+}
+
+/* Sealing n_due tokens: pages and block of the largest run, and what runs exceed the fp16 pages by that are given back
+ * for them before. */
+static size_t seal_bytes(const kv_cache *cache, const kv_keep *keep, kv_side side, int n_due, bool decode) {
+    int n_pages = page_count(n_due), whole = n_pages < keep->geometry.run_pages ? n_pages : keep->geometry.run_pages;
+    size_t largest = 0, growth = 0;
+    for (int i = 0; i < 2; i++) {
+        int n = i ? whole : 1;
+        size_t bytes = (size_t)n * keep->geometry.page_bytes + block_bytes(cache, keep, side, n, decode);
+        size_t given = (size_t)n * cache->f16_bytes;
+        largest = bytes > largest ? bytes : largest;
+        growth = bytes > given + growth ? bytes - given : growth;
+    }
+    return largest + growth * (size_t)(n_pages / whole + 2);
+}
+
+static size_t rebuild_bytes(const kv_cache *cache, const kv_lane *lane, kv_side side) {
+    const kv_keep *keep = &lane->keep[side];
+    int n_pages = page_count(lane->n_slots) + 1, whole = keep->geometry.run_pages;
+    whole = whole < n_pages ? whole : n_pages;
+    return 2 * cache->f16_bytes + (size_t)(n_pages / whole + 2) * block_bytes(cache, keep, side, whole, false);
+}
+
+size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase) {
+    size_t bytes = 0;
+    bool decode = phase == PLEAT_DECODE;
+    int n_slots = lane->n_slots + n_tokens, n_new_pages = page_count(n_slots) - page_count(lane->n_slots);
+    for (int side = 0; side < 2; side++) {
+        const kv_geometry *g = &lane->keep[side].geometry;
+        bool part_page =
+            lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
+        bool gap = (lane->sink_tokens && !lane->n_front) || (g->step_tokens > 1 && g->step_tokens < PAGE_TOKENS);
+        bytes += (size_t)(n_new_pages + part_page + gap) * cache->f16_bytes;
+        if (!g->page_bytes)
+            continue;
+        int n_due = n_slots - (lane->n_front ? lane->n_sealed[side] : lane->sink_tokens + lane->n_sealed[side]);
+        if (decode)
+            n_due = n_due - g->keep_tokens < g->step_tokens ? 0 : n_due - g->keep_tokens;
+        if (n_due > 0)
+            bytes += seal_bytes(cache, &lane->keep[side], (kv_side)side, n_due, decode);
+        if (!lane->windowed && (!decode || lane_holes(lane)))
+            bytes += rebuild_bytes(cache, lane, (kv_side)side);
+    }
+    return bytes;
 }

@@ -11,7 +11,19 @@
  *      fp16             |........|........|......
  *      pos     0 1 2 ... dead ...                           shared by both sides, like mass
  *
- * Slots at or above lock = max(n_sealed) are fp16 on both sides and may be moved and overwritten freely. */
+ * Slots at or above lock = max(n_sealed) are fp16 on both sides and may be moved and overwritten freely.
+ *
+ * Sinks. When a format wants its first tokens in fp16 for ever, the lane's first seal makes a gap behind them, so that
+ * they have page 0 to themselves on both sides; before that they are slots like others:
+ *
+ *   slot:      0    32   64       128
+ *   fp16      |####-gap-|
+ *   sealed              |########|########|                  n_front = 64, n_sealed counts from slot 0
+ *
+ * Runs. Pages that were sealed together may share a block of bytes; a run covers neighbouring pages and ends at a
+ * multiple of the geometry's run_pages, counted from n_front. A run that is sealed in pieces of less than a page (a
+ * buffer of 20) fills its last page in part, and a gap follows. Slots of gaps are dead and no holes: nothing fills them
+ * but a rebuild. */
 #ifndef KV_LANE_H
 #define KV_LANE_H
 #include "kv/cache.h"
@@ -26,16 +38,19 @@ typedef struct kv_keep {
 typedef struct kv_lane {
     const kv_keep *keep; /* [2], the layer's */
     int il, ih;
+    int sink_tokens; /* that get a page of their own; 0: none */
     int n_slots, n_live;
+    int n_front; /* slots in front that never seal: the sinks' page and its gap; 0 before the first seal */
+    int n_gap;   /* slots that no token is ever put in */
     int n_sealed[2];
     int first_page; /* windowed layers: pages below it were released */
     bool unordered; /* movable slots are not in the order of their positions */
     bool windowed;  /* slots are positions; nothing moves, whole pages are released behind the window */
     int cap_slots, cap_pages;
-    uint8_t **sealed[2]; /* [cap_pages] or NULL where there is none */
-    uint8_t **tail[2];   /* [cap_pages] fp16 pages */
-    int32_t *pos;        /* [cap_slots] */
-    float *mass;         /* [cap_slots] or NULL when nobody wants it */
+    kv_page *sealed[2]; /* [cap_pages], bytes NULL where there is none */
+    uint8_t **tail[2];  /* [cap_pages] fp16 pages */
+    int32_t *pos;       /* [cap_slots] */
+    float *mass;        /* [cap_slots] or NULL when nobody wants it */
     int64_t evicted, seals, reseals;
 } kv_lane;
 
@@ -53,6 +68,7 @@ struct kv_cache {
     bool in_prompt, evented; /* evented: some event has changed the cache (it cannot be forked) */
     int grid_sealed;         /* tokens of the first prompt that were sealed at grid points */
     bool shares;             /* some page may have another holder: tails are owned before rows move */
+    int grid_from;           /* grid points are at grid_from + multiples of the method's grid: behind the sinks */
     int segment_end;         /* positions below it form the first segment; 0: original positions */
     _Atomic size_t bytes, peak_bytes;
     kv_lane *lane; /* [n_layer][n_head_kv] */
@@ -64,8 +80,10 @@ struct kv_scratch {
     float **score_row;        /* [n_head_kv] into score */
     int32_t *order, *inverse; /* [cap_slots] */
     float *rows[2];           /* [64][d] one page of each side */
-    float *packed[2];         /* [64][d] */
     f16 *half[2];             /* [64][d] */
+    float *run_rows;          /* [cap_slots][d] of a run; memory that only long runs touch */
+    float *run_work;          /* [cap_slots][KV_SEAL_WORK], likewise */
+    size_t run_rows_bytes, run_work_bytes;
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
     float *q_turned, *q_cached_turned, *out_turned; /* [rows][d] in the basis of a format that turns rows */
@@ -88,8 +106,13 @@ static inline bool layer_windowed(const kv_cache *cache, int il) {
 static inline int lane_lock(const kv_lane *lane) {
     return lane->n_sealed[0] > lane->n_sealed[1] ? lane->n_sealed[0] : lane->n_sealed[1];
 }
-static inline kv_page lane_page(const kv_lane *lane, kv_side side, int page) {
-    return (kv_page){.bytes = lane->sealed[side][page], .n_run_pages = 1};
+static inline int lane_holes(const kv_lane *lane) {
+    return lane->n_slots - lane->n_live - lane->n_gap;
+}
+/* Slots of a page that are sealed: its first ones. */
+static inline int lane_sealed_in(const kv_lane *lane, int side, int page) {
+    int n = (page + 1) * PAGE_TOKENS <= lane->n_front ? 0 : lane->n_sealed[side] - page * PAGE_TOKENS;
+    return n < 0 ? 0 : n > PAGE_TOKENS ? PAGE_TOKENS : n;
 }
 
 /* lane.c: pages and rows. Taking a page cannot fail after kv_cache_step_bytes was reserved (asserted). */
@@ -103,9 +126,17 @@ void lane_tail_ensure(kv_cache *cache, kv_lane *lane,
                       int page);                     /* fp16 pages of both sides where slots are not sealed */
 void lane_tails_own(kv_cache *cache, kv_lane *lane); /* copies fp16 pages that have another holder */
 void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x,
-                    f16 *half);                 /* [64][d] */
-void lane_trim(kv_cache *cache, kv_lane *lane); /* gives back pages that hold no slot of their kind */
-void lane_kill(kv_lane *lane, int slot);        /* the slot's token is evicted */
+                    f16 *half);                       /* [64][d] */
+void lane_trim(kv_cache *cache, kv_lane *lane);       /* gives back pages that hold no slot of their kind */
+void lane_kill(kv_lane *lane, int slot);              /* the slot's token is evicted */
+void lane_slot_move(kv_lane *lane, int dst, int src); /* all that belongs to a slot but its rows */
+void lane_slot_swap(kv_lane *lane, int a, int b);
+/* Makes n pages one run: takes those that are missing, zeroed, and the run's block; gives up blocks that nobody else
+ * reads. Pages that are there keep their bytes. */
+void lane_run_take(kv_cache *cache, kv_lane *lane, kv_side side, int page, int n, bool decode);
+void lane_unseal(kv_cache *cache, kv_lane *lane, kv_side side, int page); /* gives the page back if there is one */
+/* Upper bound of the bytes that a step may take in one lane before it gives any back. */
+size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase);
 
 /* plan.c: what stays at an event, and its eviction. */
 void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch);

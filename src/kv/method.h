@@ -63,7 +63,9 @@ typedef struct kv_geometry {
     int run_pages;   /* most pages of a run. Runs start at multiples of it, counted in pages that can be sealed; what is
                       * sealed in one call and lies between two such boundaries is one run */
     int keep_tokens; /* newest slots that stay fp16 */
-    int step_tokens; /* sealed at once: a multiple of 64, or 1 (then rows are sealed singly; needs row_writable) */
+    int step_tokens; /* sealed at once: a multiple of 64; or 1 (then rows are sealed singly; needs row_writable); or
+                      * less than 64, a run of its own that leaves the rest of its page empty (only where the other side
+                      * has the same windows, else it counts as 64) */
     int sink_tokens; /* first kept slots that stay fp16 for ever, in a page of their own (at most 64); both sides of a
                       * lane take the larger of their two */
     bool row_writable; /* any row of a sealed page can be written anew without touching the others */
@@ -92,13 +94,14 @@ typedef struct kv_format {
     /* Refuses what cannot be (group against head_dim d, ...) with a sentence. d is 0 when no model is known. */
     pleat_status (*check)(const kv_config *, kv_side, int d, pleat_error *);
     void (*geometry)(const kv_config *, kv_side, int d, kv_geometry *out);
-    /* Bytes of the block that the n_pages pages of a run share, a multiple of 64; NULL: none. */
+    /* Bytes of the block that the n_pages pages of a run share, a multiple of 64, or 0; NULL: none. */
     size_t (*run_bytes)(const kv_config *, kv_side, int d, int n_pages, bool decode);
     /* What a person should know before using it on this model (model NULL: in general), or NULL. */
     const char *(*warning)(const kv_config *, kv_side, const kv_model *model);
-    /* Writes rows x [n][d] as slots first..first+n-1 of the pages of one run (slot 64*p + i is row i of page p; pages
-     * [..] ordered). Whole pages of one run, unless row_writable, when any first and n inside one page will do. */
-    void (*seal)(const kv_config *, kv_side, int d, const float *x, int first, int n, const kv_page *pages,
+    /* Writes rows x [n][d], which it may spoil, as slots first..first+n-1 of the pages of one run (slot 64*p + i is row
+     * i of page p; pages [..] ordered). The whole run (its last page may be filled in part only when step_tokens says
+     * so), unless row_writable, when any first and n inside one page will do. */
+    void (*seal)(const kv_config *, kv_side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how);
     /* Formats that keep rows in another orthonormal basis: x [n_rows][d] is turned into it, or back. Then score's q and
      * mix's o are in that basis (attention turns q once per tile and o once per chunk); seal's and open's rows are not.

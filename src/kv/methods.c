@@ -62,8 +62,12 @@ double kv_method_token_bytes(const kv_method *method, int head_dim) {
     double bytes = 0;
     for (int side = 0; side < 2; side++) {
         kv_geometry g;
-        method->coding[side].format->geometry(&method->coding[side].config, (kv_side)side, head_dim, &g);
+        const kv_coding *coding = &method->coding[side];
+        coding->format->geometry(&coding->config, (kv_side)side, head_dim, &g);
         bytes += g.page_bytes ? (double)g.page_bytes / PAGE_TOKENS : 2.0 * head_dim;
+        if (g.page_bytes && coding->format->run_bytes)
+            bytes += (double)coding->format->run_bytes(&coding->config, (kv_side)side, head_dim, g.run_pages, false) /
+                     (PAGE_TOKENS * g.run_pages);
     }
     return bytes;
 }

@@ -13,6 +13,7 @@
 #include "kv/lane.h"
 #include "kv/page_f16.h"
 #include <assert.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,9 +26,7 @@ static void move_slot(kv_cache *cache, kv_lane *lane, int dst, int src) {
     for (int side = 0; side < 2; side++)
         page_f16_move((kv_side)side, d, lane->tail[side][dst / PAGE_TOKENS], dst % PAGE_TOKENS,
                       lane->tail[side][src / PAGE_TOKENS], src % PAGE_TOKENS);
-    lane->pos[dst] = lane->pos[src];
-    if (lane->mass)
-        lane->mass[dst] = lane->mass[src];
+    lane_slot_move(lane, dst, src);
 }
 
 static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b) {
@@ -40,14 +39,7 @@ static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b) {
         page_f16_put((kv_side)side, d, page_a, a % PAGE_TOKENS, row_b, 1, (size_t)d);
         page_f16_put((kv_side)side, d, page_b, b % PAGE_TOKENS, row_a, 1, (size_t)d);
     }
-    int32_t pos = lane->pos[a];
-    lane->pos[a] = lane->pos[b];
-    lane->pos[b] = pos;
-    if (lane->mass) {
-        float mass = lane->mass[a];
-        lane->mass[a] = lane->mass[b];
-        lane->mass[b] = mass;
-    }
+    lane_slot_swap(lane, a, b);
 }
 
 static int by_position(const void *a, const void *b, void *pos) {
@@ -95,7 +87,9 @@ static int due_tokens(const kv_lane *lane, int side, bool all) {
     const kv_geometry *g = &lane->keep[side].geometry;
     if (!g->page_bytes)
         return 0;
-    int n_tail = lane->n_slots - lane->n_sealed[side];
+    int n_tail = lane->n_slots - lane->n_sealed[side] - (lane->n_front ? 0 : lane->sink_tokens);
+    if (n_tail <= 0)
+        return 0;
     if (all)
         return n_tail / PAGE_TOKENS * PAGE_TOKENS;
     int n_over = n_tail - g->keep_tokens;
@@ -123,38 +117,85 @@ static uint64_t run_seed(const kv_lane *lane, int side, int page) {
     return (uint64_t)lane->il << 48 ^ (uint64_t)lane->ih << 36 ^ (uint64_t)page << 1 ^ (uint64_t)side;
 }
 
-static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int page, int first, int n, const float *x) {
-    if (!lane->sealed[side][page]) {
-        size_t bytes = lane->keep[side].geometry.page_bytes;
-        lane->sealed[side][page] = lane_take(cache, bytes);
-        memset(lane->sealed[side][page], 0,
-               bytes); /* rows not sealed yet are read with weight 0: they must be finite */
-    }
-    kv_page view = lane_page(lane, (kv_side)side, page);
+/* Rows x as slots slot.. of pages that the run has or, rows of one page that can be written singly, may have. */
+static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int slot, int n, bool decode, float *x,
+                      kv_scratch *scratch) {
     const kv_coding *coding = &lane->keep[side].coding;
-    kv_sealing how = {.seed = run_seed(lane, side, page), .il = lane->il, .n_layer = cache->model->n_layer};
-    coding->format->seal(&coding->config, (kv_side)side, cache->model->head_dim, x, first, n, &view, &how);
+    int page = slot / PAGE_TOKENS, first = slot % PAGE_TOKENS, n_pages = page_count(first + n);
+    if (!lane->keep[side].geometry.row_writable || !lane->sealed[side][page].bytes)
+        lane_run_take(cache, lane, (kv_side)side, page, n_pages, decode);
+    kv_sealing how = {.seed = run_seed(lane, side, page),
+                      .il = lane->il,
+                      .n_layer = cache->model->n_layer,
+                      .work = scratch->run_work};
+    coding->format->seal(&coding->config, (kv_side)side, cache->model->head_dim, x, first, n, &lane->sealed[side][page],
+                         &how);
+}
+
+/* Where the run that slot lies in ends at the latest. */
+static int run_end(const kv_lane *lane, int side, int slot) {
+    int64_t run_slots = (int64_t)lane->keep[side].geometry.run_pages * PAGE_TOKENS, behind = slot - lane->n_front;
+    int64_t end = lane->n_front + (behind / run_slots + 1) * run_slots;
+    return end > INT_MAX ? INT_MAX : (int)end;
+}
+
+/* Seals n slots of one run. Their fp16 pages are given back before the sealed ones are taken. */
+static void seal_run(kv_cache *cache, kv_lane *lane, int side, int slot, int n, bool decode, kv_scratch *scratch) {
+    int d = cache->model->head_dim;
+    float *x = scratch->run_rows;
+    for (int i = 0, m; i < n; i += m) {
+        int page = (slot + i) / PAGE_TOKENS, first = (slot + i) % PAGE_TOKENS;
+        m = PAGE_TOKENS - first < n - i ? PAGE_TOKENS - first : n - i;
+        page_f16_get((kv_side)side, d, lane->tail[side][page], first, m, scratch->half[side]);
+        for (int e = 0; e < m * d; e++)
+            x[i * d + e] = f16_to_f32(scratch->half[side][e]);
+        if (first + m == PAGE_TOKENS || !lane->keep[side].geometry.row_writable)
+            lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
+    }
+    mend_dead_rows(lane, slot, n, d, x);
+    seal_rows(cache, lane, side, slot, n, decode, x, scratch);
+    lane->seals += page_count(slot % PAGE_TOKENS + n);
 }
 
 static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_scratch *scratch) {
-    int d = cache->model->head_dim;
-    while (n_due > 0) {
-        int slot = lane->n_sealed[side], page = slot / PAGE_TOKENS, first = slot % PAGE_TOKENS;
-        int n = PAGE_TOKENS - first < n_due ? PAGE_TOKENS - first : n_due;
-        if (lane->tail[side][page]) { /* a released page of a windowed layer has none */
-            float *x = scratch->rows[side];
-            page_f16_get((kv_side)side, d, lane->tail[side][page], first, n, scratch->half[side]);
-            for (int i = 0; i < n * d; i++)
-                x[i] = f16_to_f32(scratch->half[side][i]);
-            mend_dead_rows(lane, slot, n, d, x);
-            seal_rows(cache, lane, side, page, first, n, x);
-            lane->seals++;
+    bool decode = cache->phase == PLEAT_DECODE;
+    for (int n; n_due > 0; n_due -= n) {
+        int slot = lane->n_sealed[side], page = slot / PAGE_TOKENS;
+        if (lane->tail[side][page]) {
+            n = run_end(lane, side, slot) - slot;
+            n = n < n_due ? n : n_due;
+            seal_run(cache, lane, side, slot, n, decode, scratch);
+        } else { /* a released page of a windowed layer */
+            n = PAGE_TOKENS - slot % PAGE_TOKENS;
+            n = n < n_due ? n : n_due;
         }
         lane->n_sealed[side] += n;
-        n_due -= n;
-        if (first + n == PAGE_TOKENS)
-            lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
     }
+    if (!lane->keep[side].geometry.row_writable)
+        lane->n_sealed[side] = page_count(lane->n_sealed[side]) * PAGE_TOKENS;
+}
+
+/* Moves the slots from `from` on up by n and leaves a gap. */
+static void open_gap(kv_cache *cache, kv_lane *lane, int from, int n) {
+    for (int page = from / PAGE_TOKENS; page < page_count(lane->n_slots + n); page++)
+        lane_tail_ensure(cache, lane, page);
+    for (int slot = lane->n_slots - 1; slot >= from; slot--)
+        move_slot(cache, lane, slot + n, slot);
+    for (int slot = from; slot < from + n; slot++) {
+        lane->pos[slot] = KV_DEAD;
+        if (lane->mass)
+            lane->mass[slot] = 0;
+    }
+    lane->n_slots += n;
+    lane->n_gap += n;
+}
+
+/* The sinks' page, at the first seal. */
+static void open_front(kv_cache *cache, kv_lane *lane) {
+    open_gap(cache, lane, lane->sink_tokens, PAGE_TOKENS - lane->sink_tokens);
+    lane->n_front = PAGE_TOKENS;
+    for (int side = 0; side < 2; side++)
+        lane->n_sealed[side] = side_seals(lane, side) ? lane->n_front : 0;
 }
 
 /* Rows at the front of the movable slots that are due on every side that seals. */
@@ -177,27 +218,25 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
             return;
     int src = lock;
     for (int hole = 0; hole < lock && src < lock + n_due; hole++) {
-        if (lane->pos[hole] != KV_DEAD)
+        if (lane->pos[hole] != KV_DEAD || (hole >= lane->sink_tokens && hole < lane->n_front))
             continue;
         for (int side = 0; side < 2; side++) {
             f16 *half = scratch->half[side];
             float *x = scratch->rows[side];
             page_f16_get((kv_side)side, d, lane->tail[side][src / PAGE_TOKENS], src % PAGE_TOKENS, 1, half);
-            if (hole >= lane->n_sealed[side]) {
+            if (hole < lane->n_front || hole >= lane->n_sealed[side]) {
                 page_f16_put((kv_side)side, d, lane->tail[side][hole / PAGE_TOKENS], hole % PAGE_TOKENS, half, 1,
                              (size_t)d);
                 continue;
             }
             for (int j = 0; j < d; j++)
                 x[j] = f16_to_f32(half[j]);
-            seal_rows(cache, lane, side, hole / PAGE_TOKENS, hole % PAGE_TOKENS, 1, x);
+            seal_rows(cache, lane, side, hole, 1, false, x, scratch);
         }
-        lane->pos[hole] = lane->pos[src];
+        lane_slot_move(lane, hole, src);
         lane->pos[src] = KV_DEAD;
-        if (lane->mass) {
-            lane->mass[hole] = lane->mass[src];
+        if (lane->mass)
             lane->mass[src] = 0;
-        }
         src++;
     }
     if (src > lock)
@@ -209,11 +248,19 @@ void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
         return;
     if (!lane->windowed) {
         seal_pack(cache, lane, scratch);
-        if (lane->n_live < lane->n_slots)
+        if (lane_holes(lane))
             fill_holes(cache, lane, all, scratch);
     }
-    for (int side = 0; side < 2; side++)
-        seal_side(cache, lane, side, due_tokens(lane, side, all), scratch);
+    int n_due[2] = {due_tokens(lane, KV_K, all), due_tokens(lane, KV_V, all)};
+    if (!n_due[KV_K] && !n_due[KV_V])
+        return;
+    if (lane->sink_tokens && !lane->n_front)
+        open_front(cache, lane);
+    int side = n_due[KV_K] ? KV_K : KV_V, rest = n_due[side] % PAGE_TOKENS;
+    if (rest && !lane->keep[side].geometry.row_writable) /* both sides seal alike: kv_cache_open saw to that */
+        open_gap(cache, lane, lane->n_sealed[side] + n_due[side], PAGE_TOKENS - rest);
+    for (side = 0; side < 2; side++)
+        seal_side(cache, lane, side, n_due[side], scratch);
 }
 
 /* ---- rebuilding ---- */
@@ -221,91 +268,102 @@ void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
 typedef struct rebuild {
     kv_cache *cache;
     kv_lane *lane;
-    int side, new_sealed, n_written;
-    float *packed; /* [64][d] rows on their way to page n_written / 64 */
+    int side, new_sealed;
+    int from, n; /* slots from.. are gathered in scratch->run_rows, n of them so far */
     kv_scratch *scratch;
 } rebuild;
 
-/* Writes the gathered rows to their page: the first ones sealed, those from new_sealed on in fp16. */
+/* Writes the gathered rows to their pages: the first ones sealed, those from new_sealed on in fp16. */
 static void rebuild_flush(rebuild *b) {
-    int d = b->cache->model->head_dim, page = (b->n_written - 1) / PAGE_TOKENS, n = b->n_written - page * PAGE_TOKENS;
-    int n_seal = b->new_sealed - page * PAGE_TOKENS;
-    n_seal = n_seal < 0 ? 0 : n_seal > n ? n : n_seal;
+    kv_lane *lane = b->lane;
+    int d = b->cache->model->head_dim, n_seal = b->new_sealed - b->from;
+    n_seal = n_seal < 0 ? 0 : n_seal > b->n ? b->n : n_seal;
+    float *x = b->scratch->run_rows;
     if (n_seal) {
-        seal_rows(b->cache, b->lane, b->side, page, 0, n_seal, b->packed);
-        b->lane->reseals++;
+        seal_rows(b->cache, lane, b->side, b->from, n_seal, false, x, b->scratch);
+        lane->reseals += page_count(n_seal);
     }
-    if (n_seal == n)
+    int slot = b->from + n_seal, n = b->n - n_seal, page = slot / PAGE_TOKENS;
+    b->from += b->n;
+    b->n = 0;
+    if (!n)
         return;
-    uint8_t **tail = &b->lane->tail[b->side][page];
+    uint8_t **tail = &lane->tail[b->side][page];
     if (!*tail) {
         *tail = lane_take(b->cache, b->cache->f16_bytes);
         memset(*tail, 0, b->cache->f16_bytes);
     }
     f16 *half = b->scratch->half[b->side];
-    for (int i = n_seal * d; i < n * d; i++)
-        half[i] = f16_from_f32(b->packed[i]);
-    page_f16_put((kv_side)b->side, d, *tail, n_seal, half + n_seal * d, n - n_seal, (size_t)d);
+    for (int i = 0; i < n * d; i++)
+        half[i] = f16_from_f32(x[n_seal * d + i]);
+    page_f16_put((kv_side)b->side, d, *tail, slot % PAGE_TOKENS, half, n, (size_t)d);
 }
 
-/* Writes never overtake reads: the page being written is at most the one whose rows were all opened just before. */
+/* Where the rows that are being gathered go to their pages: the end of their run, or of their page. */
+static int flush_end(const rebuild *b) {
+    int page_end = (b->from / PAGE_TOKENS + 1) * PAGE_TOKENS;
+    if (b->lane->keep[b->side].geometry.run_pages == 1 || b->from >= b->new_sealed)
+        return page_end;
+    int end = run_end(b->lane, b->side, b->from);
+    return end < b->new_sealed ? end : b->new_sealed;
+}
+
+/* Writes never overtake reads: a run's rows were all opened, and lay in its pages or in later ones. */
 static void rebuild_side(rebuild *b) {
     int d = b->cache->model->head_dim;
     float *x = b->scratch->rows[b->side];
-    for (int page = 0; page < page_count(b->lane->n_slots); page++) {
+    for (int page = b->from / PAGE_TOKENS; page < page_count(b->lane->n_slots); page++) {
         lane_rows_open(b->cache, b->lane, (kv_side)b->side, page, x, b->scratch->half[b->side]);
         int n = b->lane->n_slots - page * PAGE_TOKENS;
         for (int i = 0; i < (n < PAGE_TOKENS ? n : PAGE_TOKENS); i++) {
             if (b->lane->pos[page * PAGE_TOKENS + i] == KV_DEAD)
                 continue;
-            memcpy(b->packed + (size_t)(b->n_written % PAGE_TOKENS) * (size_t)d, x + (size_t)i * (size_t)d,
-                   (size_t)d * sizeof(*x));
-            if (++b->n_written % PAGE_TOKENS == 0)
+            memcpy(b->scratch->run_rows + (size_t)b->n * (size_t)d, x + (size_t)i * (size_t)d, (size_t)d * sizeof(*x));
+            if (b->from + ++b->n == flush_end(b))
                 rebuild_flush(b);
         }
     }
-    if (b->n_written % PAGE_TOKENS)
+    if (b->n)
         rebuild_flush(b);
 }
 
-static int live_below(const kv_lane *lane, int end) {
+static int live_between(const kv_lane *lane, int from, int end) {
     int n = 0;
-    for (int slot = 0; slot < end; slot++)
+    for (int slot = from; slot < end; slot++)
         n += lane->pos[slot] != KV_DEAD;
     return n;
 }
 
+/* The front stays as it is. */
 static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
-    int new_sealed[2];
+    int new_sealed[2], front = lane->n_front;
     for (int side = 0; side < 2; side++) {
-        int n = live_below(lane, lane->n_sealed[side]);
-        new_sealed[side] = lane->keep[side].geometry.row_writable ? n : n / PAGE_TOKENS * PAGE_TOKENS;
+        int n = live_between(lane, front, lane->n_sealed[side]);
+        new_sealed[side] = front + (lane->keep[side].geometry.row_writable ? n : n / PAGE_TOKENS * PAGE_TOKENS);
+        if (!side_seals(lane, side))
+            new_sealed[side] = 0;
         rebuild b = {.cache = cache,
                      .lane = lane,
                      .side = side,
                      .new_sealed = new_sealed[side],
-                     .packed = scratch->packed[side],
+                     .from = front,
                      .scratch = scratch};
         rebuild_side(&b);
-        assert(b.n_written == lane->n_live);
+        assert(b.from == front + live_between(lane, front, lane->n_slots));
     }
-    int n = 0;
-    for (int slot = 0; slot < lane->n_slots; slot++) {
-        if (lane->pos[slot] == KV_DEAD)
-            continue;
-        lane->pos[n] = lane->pos[slot];
-        if (lane->mass)
-            lane->mass[n] = lane->mass[slot];
-        n++;
-    }
+    int n = front;
+    for (int slot = front; slot < lane->n_slots; slot++)
+        if (lane->pos[slot] != KV_DEAD)
+            lane_slot_move(lane, n++, slot);
     lane->n_slots = n;
+    lane->n_gap = front ? front - lane->sink_tokens : 0;
     lane->n_sealed[0] = new_sealed[0];
     lane->n_sealed[1] = new_sealed[1];
     lane_trim(cache, lane);
 }
 
 static bool sparse(const kv_lane *lane) {
-    return (page_count(lane->n_slots) - 1) * 10 > page_count(lane->n_live) * 14;
+    return (page_count(lane->n_slots) - 1) * 10 > page_count(lane->n_live + lane->n_gap) * 14;
 }
 
 void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {

@@ -539,6 +539,49 @@ static void three_bits_warn(void **state) {
     }
 }
 
+/* ---- kitty ---- */
+
+/* The channels with the largest mean |k| of the run have 4 bits, the others 2; V has 2 per token. */
+static void kitty_boosts_the_largest_channels(void **state) {
+    (void)state;
+    enum { N = 2 * PAGE_TOKENS };
+    float *x = malloc(N * KV_MAX_HEAD_DIM * sizeof(*x)), *y = malloc(N * KV_MAX_HEAD_DIM * sizeof(*y));
+    for (int k = 0; k < N_DIMS; k++)
+        for (int n = PAGE_TOKENS; n <= N; n += PAGE_TOKENS) {
+            int d = dims[k], boosted = d / 4;
+            double size[KV_MAX_HEAD_DIM] = {0}, from[N], to[N];
+            sealed s = sealed_open("kitty", KV_K, d);
+            assert_int_equal(s.geometry.run_pages, 2);
+            rows_like_keys(11, n, d, x);
+            sealed_rows(&s, x, n, false, 0);
+            sealed_open_rows(&s, y);
+            for (int i = 0; i < n * d; i++)
+                size[i % d] += fabs((double)x[i]);
+            for (int j = 0; j < d; j++) {
+                int larger = 0;
+                for (int other = 0; other < d; other++)
+                    larger += size[other] > size[j];
+                for (int t = 0; t < n; t++) {
+                    from[t] = (double)x[t * d + j];
+                    to[t] = (double)y[t * d + j];
+                }
+                check_group(from, to, n, larger < boosted ? 4 : 2, false, 1e-6, "kitty's K");
+            }
+            assert_int_equal(sealed_bytes(&s), n * d / 4 + n * boosted / 4 + (5 * d + 63) / 64 * 64);
+            sealed_close(&s);
+        }
+    for (int k = 0; k < N_DIMS; k++) {
+        sealed s = sealed_open("kitty", KV_V, dims[k]);
+        rows_like_keys(11, PAGE_TOKENS, dims[k], x);
+        sealed_rows(&s, x, PAGE_TOKENS, false, 0);
+        sealed_open_rows(&s, y);
+        check_groups(x, y, PAGE_TOKENS, dims[k], 1, dims[k], 2, false, 1e-6, "kitty's V");
+        sealed_close(&s);
+    }
+    free(x);
+    free(y);
+}
+
 /* ---- fp8 ---- */
 
 static void fp8_is_nearest_even(void **state) {
@@ -598,6 +641,7 @@ int main(void) {
         cmocka_unit_test(errors_are_the_known_ones),
         cmocka_unit_test(lm_is_its_definition),
         cmocka_unit_test(three_bits_warn),
+        cmocka_unit_test(kitty_boosts_the_largest_channels),
         cmocka_unit_test(fp8_is_nearest_even),
     };
     return cmocka_run_group_tests_name("formats", tests, NULL, NULL);

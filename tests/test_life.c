@@ -93,7 +93,8 @@ static int expected_reuse(const bed *b, const char *spec) {
     kv_share_kind kind = kv_share_kind_of(&method, &engine_model(b->engine)->kv);
     if (kind == KV_SHARE_F16)
         return N_COMMON / 64 * 64;
-    return method.bounded ? N_COMMON / method.grid_tokens * method.grid_tokens : 0;
+    int first = kv_share_first_tokens(&method, &engine_model(b->engine)->kv, kind);
+    return method.bounded ? first + (N_COMMON - first) / method.grid_tokens * method.grid_tokens : 0;
 }
 
 static void compare_with_cold(tiny_options o, const char *spec) {

@@ -13,8 +13,8 @@ typedef struct block {
     struct block *parent, *chain, *older, *newer;
     int n_children;
     size_t bytes;
-    void **page; /* [n_pages_total], or NULL with an image */
-    size_t n_page;
+    kv_held *held; /* [n_held], or NULL with an image */
+    size_t n_held;
     kv_image image;
 } block;
 
@@ -55,10 +55,9 @@ void prefix_root(const kv_method *method, const kv_model *model, const char *sal
     const char *what = "f16";
     *path = (prefix_path){.kind = kv_share_kind_of(method, model)};
     path->block_tokens = kv_share_grid_tokens(method, path->kind);
+    path->first_tokens = kv_share_first_tokens(method, model, path->kind);
     if (path->kind != KV_SHARE_F16)
         what = method->spec;
-    if (path->kind == KV_SHARE_NONE)
-        path->block_tokens = method->bounded ? method->grid_tokens : 0;
     sha256_init(&sha);
     sha256_update(&sha, strlen(what) + 1, (const uint8_t *)what);
     if (salt)
@@ -72,6 +71,11 @@ static void child_key(const uint8_t *parent, const int32_t *tokens, int n, uint8
     sha256_update(&sha, PREFIX_KEY_BYTES, parent);
     sha256_update(&sha, (size_t)n * sizeof(*tokens), (const uint8_t *)tokens);
     sha256_digest(&sha, PREFIX_KEY_BYTES, key);
+}
+
+/* Tokens of the block that begins at n_tokens. */
+static int block_at(const prefix_path *path, int n_tokens) {
+    return n_tokens ? path->block_tokens : path->first_tokens;
 }
 
 static block **bucket_of(prefix *p, const uint8_t *key) {
@@ -112,11 +116,11 @@ static void forget(prefix *p, block *b) {
     unlist(p, b);
     if (b->parent)
         b->parent->n_children--;
-    kv_share_drop(p->pool, b->page, b->n_page);
+    kv_share_drop(p->pool, b->held, b->n_held);
     p->figures.n_blocks--;
     p->figures.bytes -= b->bytes;
     kv_image_free(&b->image);
-    free(b->page);
+    free(b->held);
     free(b);
 }
 
@@ -139,8 +143,8 @@ typedef struct found {
 
 static void walk(prefix *p, const prefix_path *path, const int32_t *tokens, int n_most, found *f) {
     const uint8_t *parent = path->key;
-    for (int from = 0; from + path->block_tokens <= n_most; from += path->block_tokens) {
-        child_key(parent, tokens + from, path->block_tokens, f->key[f->n]);
+    for (int from = 0, n; n = block_at(path, from), from + n <= n_most; from += n) {
+        child_key(parent, tokens + from, n, f->key[f->n]);
         f->block[f->n] = look_up(p, f->key[f->n]);
         if (!f->block[f->n])
             return;
@@ -150,15 +154,15 @@ static void walk(prefix *p, const prefix_path *path, const int32_t *tokens, int 
 
 static pleat_status take_pages(prefix *p, const prefix_path *path, found *f, kv_cache *cache, pleat_error *error) {
     int block_pages = path->block_tokens / PAGE_TOKENS;
-    void *const **blocks = calloc((size_t)f->n, sizeof(*blocks));
+    const kv_held **blocks = calloc((size_t)f->n, sizeof(*blocks));
     if (!blocks)
         return err_set(error, PLEAT_EMEMORY, "no memory to take over a prompt's pages");
     for (int i = 0; i < f->n; i++)
-        blocks[i] = f->block[i]->page;
-    f->n = kv_share_fitting(p->model, (void *const *const *)blocks, f->n, block_pages);
+        blocks[i] = f->block[i]->held;
+    f->n = kv_share_fitting(p->model, blocks, f->n, block_pages);
     pleat_status status = PLEAT_OK;
     if (f->n)
-        status = kv_cache_adopt(cache, path->kind, (void *const *const *)blocks, f->n, block_pages, error);
+        status = kv_cache_adopt(cache, path->kind, blocks, f->n, block_pages, error);
     free(blocks);
     return status;
 }
@@ -179,9 +183,9 @@ pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, in
                          pleat_error *error) {
     *n_found = 0;
     p->figures.asked_tokens += n_most > 0 ? n_most : 0;
-    if (!path->block_tokens || n_most < path->block_tokens)
+    if (!path->block_tokens || n_most < path->first_tokens)
         return PLEAT_OK;
-    size_t most = (size_t)(n_most / path->block_tokens);
+    size_t most = (size_t)(n_most / path->block_tokens) + 1;
     found f = {.block = calloc(most, sizeof(*f.block)), .key = calloc(most, sizeof(*f.key))};
     pleat_status status = PLEAT_OK;
     if (!f.block || !f.key)
@@ -194,7 +198,7 @@ pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, in
         for (int i = f.n - 1; i >= 0; i--) /* parents last: they are the newest */
             touch(p, f.block[i]);
         memcpy(path->key, f.key[f.n - 1], PREFIX_KEY_BYTES);
-        *n_found = path->n_tokens = f.n * path->block_tokens;
+        *n_found = path->n_tokens = path->first_tokens + (f.n - 1) * path->block_tokens;
         p->figures.found_tokens += *n_found;
     }
     free(f.block);
@@ -204,30 +208,29 @@ pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, in
 
 /* ---- offering ---- */
 
-static bool hold(prefix *p, const prefix_path *path, kv_cache *cache, block *b) {
+static bool hold(prefix *p, const prefix_path *path, int n_tokens, kv_cache *cache, block *b) {
     if (path->kind == KV_SHARE_NONE) {
         if (kv_image_save(cache, &b->image, NULL))
             return false;
         b->bytes = b->image.n_bytes;
         return true;
     }
-    int n_pages = path->block_tokens / PAGE_TOKENS;
-    b->n_page = kv_share_pages(p->model, n_pages);
-    b->page = calloc(b->n_page, sizeof(*b->page));
-    if (!b->page || !kv_share_hold(cache, path->n_tokens / PAGE_TOKENS, n_pages, b->page)) {
-        free(b->page);
+    int n_pages = n_tokens / PAGE_TOKENS;
+    b->n_held = kv_share_pages(p->model, n_pages);
+    b->held = calloc(b->n_held, sizeof(*b->held));
+    if (!b->held || !kv_share_hold(cache, path->n_tokens / PAGE_TOKENS, n_pages, b->held)) {
+        free(b->held);
         return false;
     }
-    for (size_t i = 0; i < b->n_page; i++)
-        b->bytes += b->page[i] ? kv_pool_page_bytes(b->page[i]) : 0;
+    b->bytes = kv_share_bytes(b->held, b->n_held);
     return true;
 }
 
-static bool add(prefix *p, const prefix_path *path, const uint8_t *key, kv_cache *cache) {
+static bool add(prefix *p, const prefix_path *path, const uint8_t *key, int n_tokens, kv_cache *cache) {
     block *b = calloc(1, sizeof(*b));
     if (!b)
         return false;
-    if (!hold(p, path, cache, b)) {
+    if (!hold(p, path, n_tokens, cache, b)) {
         free(b);
         return false;
     }
@@ -253,18 +256,14 @@ void prefix_offer(prefix *p, prefix_path *path, const int32_t *tokens, int n, kv
     uint8_t key[PREFIX_KEY_BYTES];
     if (!path->block_tokens)
         return;
-    while (path->n_tokens + path->block_tokens <= n) {
-        bool may = offers(path, cache, path->n_tokens + path->block_tokens);
-        if (!may && path->kind != KV_SHARE_NONE)
-            return;
-        child_key(path->key, tokens + path->n_tokens, path->block_tokens, key);
+    for (int more; more = block_at(path, path->n_tokens), path->n_tokens + more <= n; path->n_tokens += more) {
+        child_key(path->key, tokens + path->n_tokens, more, key);
         block *b = look_up(p, key);
         if (b)
             touch(p, b);
-        else if (may && !add(p, path, key, cache))
-            return;
+        else if (!offers(path, cache, path->n_tokens + more) || !add(p, path, key, more, cache))
+            break;
         memcpy(path->key, key, sizeof(key));
-        path->n_tokens += path->block_tokens;
     }
     while (p->figures.bytes > p->budget_bytes && prefix_shrink(p))
         ;

@@ -19,9 +19,9 @@ enum { PREFIX_KEY_BYTES = 32 };
 /* A sequence's place in the tree. */
 typedef struct prefix_path {
     kv_share_kind kind;
-    int block_tokens;
-    int n_tokens;                  /* offered or found so far, a multiple of block_tokens */
-    uint8_t key[PREFIX_KEY_BYTES]; /* of the block that ends there; the root's at 0 */
+    int first_tokens, block_tokens; /* of the first block, and of the others */
+    int n_tokens;                   /* offered or found so far: where a block ends */
+    uint8_t key[PREFIX_KEY_BYTES];  /* of the block that ends there; the root's at 0 */
 } prefix_path;
 
 pleat_status prefix_open(const kv_model *model, kv_pool *pool, size_t budget_bytes, prefix **out, pleat_error *error);

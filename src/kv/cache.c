@@ -121,8 +121,7 @@ size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
     for (size_t i = 0; i < n_lanes(cache); i++) {
         if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens + PAGE_TOKENS)) /* a gap may open */
             return SIZE_MAX;
-        if (cache->shares &&
-            cache->method.policy != kv_policies[0]) /* its first eviction copies what others hold too */
+        if (cache->shares && lane_moves(cache, &cache->lane[i])) /* its first event copies what others hold too */
             bytes += 2 * cache->f16_bytes * (size_t)page_count(cache->lane[i].n_slots);
         bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase);
     }
@@ -235,9 +234,7 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) 
 }
 
 static bool at_grid(const kv_cache *cache) {
-    int behind = cache->n_seen + cache->n_new - cache->grid_from;
-    return cache->method.bounded && cache->phase != PLEAT_DECODE && cache->n_new > 0 && behind > 0 &&
-           behind % cache->method.grid_tokens == 0;
+    return cache->phase != PLEAT_DECODE && cache->n_new > 0 && cache_grid_point(cache, cache->n_seen + cache->n_new);
 }
 
 void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *kernels) {

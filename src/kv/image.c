@@ -3,7 +3,7 @@
  *
  *   header  magic "PLEATKV", version, byte order, size, model fingerprint, method spec, shape
  *   state   of the sequence
- *   lanes   by layer and head: counts, positions, mass; by side and page: which kinds it has, and their bytes
+ *   lanes   by layer and head: counts, positions, mass; by side and page: its place in a run, the bytes it has
  *   end     hash of all before it
  *
  * A damaged image is refused before anything is taken: the hash is checked first, then a whole walk checks every number
@@ -81,9 +81,11 @@ static void visit_state(walk *w, kv_cache *cache) {
 
 /* ---- lanes ---- */
 
-static void visit_counts(walk *w, const kv_cache *cache, kv_lane *lane) {
+static void visit_counts(walk *w, kv_lane *lane) {
     VISIT(w, lane->n_slots);
     VISIT(w, lane->n_live);
+    VISIT(w, lane->n_front);
+    VISIT(w, lane->n_gap);
     VISIT(w, lane->n_sealed);
     VISIT(w, lane->first_page);
     visit_bool(w, &lane->unordered);
@@ -91,66 +93,114 @@ static void visit_counts(walk *w, const kv_cache *cache, kv_lane *lane) {
     VISIT(w, lane->seals);
     VISIT(w, lane->reseals);
     expect(w, lane->n_slots >= 0 && lane->n_slots <= MOST_SLOTS && lane->n_live >= 0 && lane->n_live <= lane->n_slots);
+    expect(w, lane->n_front == 0 || (lane->sink_tokens && lane->n_front == PAGE_TOKENS));
+    expect(w, lane->n_gap >= 0 && lane->n_gap <= lane->n_slots - lane->n_live);
     expect(w, lane->first_page >= 0 && lane->first_page <= page_count(lane->n_slots));
     expect(w, lane->windowed || lane->first_page == 0);
     for (int side = 0; side < 2; side++) {
-        const kv_geometry *g = &lane->keep[side].geometry;
-        int unit = g->row_writable ? 1 : PAGE_TOKENS;
-        expect(w, lane->n_sealed[side] >= 0 && lane->n_sealed[side] <= lane->n_slots);
-        expect(w, g->page_bytes ? lane->n_sealed[side] % unit == 0 : lane->n_sealed[side] == 0);
+        bool seals = lane->keep[side].geometry.page_bytes > 0;
+        expect(w, lane->n_sealed[side] >= (seals ? lane->n_front : 0));
+        expect(w, lane->n_sealed[side] <= (seals ? lane->n_slots : 0));
     }
-    (void)cache;
+}
+
+static int32_t position_in(const walk *w, size_t positions_at, int slot) {
+    int32_t pos;
+    memcpy(&pos, w->from + positions_at + (size_t)slot * sizeof(pos), sizeof(pos));
+    return pos;
 }
 
 static void check_positions(walk *w, const kv_cache *cache, const kv_lane *lane) {
     int n_live = 0;
     for (int slot = 0; slot < lane->n_slots && !w->bad; slot++) {
-        int32_t pos;
-        memcpy(&pos, w->from + w->at + (size_t)slot * sizeof(pos), sizeof(pos));
+        int32_t pos = position_in(w, w->at, slot);
         n_live += pos != KV_DEAD;
         expect(w, pos == KV_DEAD || (pos >= 0 && pos < cache->n_seen));
-        expect(w, pos == KV_DEAD || !lane->windowed || pos == slot);
+        expect(w, pos == KV_DEAD || !lane->windowed || (pos == slot && slot >= lane->first_page * PAGE_TOKENS));
     }
     expect(w, n_live == lane->n_live);
 }
 
-static void visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
-    size_t n = (size_t)lane->n_slots;
+/* Returns where the positions are. */
+static size_t visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
+    size_t n = (size_t)lane->n_slots, at = w->at;
     if (w->pass == CHECK && n * sizeof(*lane->pos) <= w->end - w->at)
         check_positions(w, cache, lane);
     visit(w, w->pass == CHECK ? NULL : lane->pos, n * sizeof(*lane->pos));
     if (cache->wants & KV_WANT_MASS)
         visit(w, w->pass == CHECK ? NULL : lane->mass, n * sizeof(*lane->mass));
+    return at;
 }
 
-/* One page of one kind that the lane must have there. */
-static void visit_page(walk *w, kv_cache *cache, uint8_t **page, size_t page_bytes) {
+/* Bytes of a page or block that the lane has there. */
+static void visit_bytes(walk *w, kv_cache *cache, uint8_t **bytes, size_t n_bytes) {
     if (w->pass == READ && !w->bad)
-        *page = lane_take(cache, page_bytes);
-    w->page_bytes += page_bytes;
-    visit(w, w->pass == CHECK || w->pass == COUNT ? NULL : *page, page_bytes);
+        *bytes = lane_take(cache, n_bytes);
+    w->page_bytes += n_bytes;
+    visit(w, w->pass == CHECK || w->pass == COUNT ? NULL : *bytes, n_bytes);
 }
 
-/* Which pages a lane has follows from its counts: sealed ones up to n_sealed, fp16 ones from there on. */
-static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, int side) {
+/* A sealed page: its place in its run, the run's block with the first page that has a hand on it, its own bytes.
+ * before: the page in front of it. */
+static void visit_sealed(walk *w, kv_cache *cache, const kv_lane *lane, kv_side side, const kv_page *before,
+                         kv_page *page) {
+    const kv_coding *coding = &lane->keep[side].coding;
+    VISIT(w, page->page_in_run);
+    VISIT(w, page->n_run_pages);
+    visit_bool(w, &page->decode);
+    expect(w, page->n_run_pages >= 1 && page->n_run_pages <= lane->keep[side].geometry.run_pages);
+    expect(w, page->page_in_run >= 0 && page->page_in_run < page->n_run_pages);
+    if (w->bad)
+        return;
+    if (coding->format->run_bytes) {
+        bool joins = page->page_in_run > 0 && before->n_run_pages == page->n_run_pages &&
+                     before->page_in_run == page->page_in_run - 1 && before->decode == page->decode;
+        size_t n =
+            coding->format->run_bytes(&coding->config, side, cache->model->head_dim, page->n_run_pages, page->decode);
+        if (joins)
+            page->run = before->run;
+        else if (n)
+            visit_bytes(w, cache, &page->run, n);
+    }
+    visit_bytes(w, cache, &page->bytes, lane->keep[side].geometry.page_bytes);
+}
+
+/* Every live slot must have its row somewhere. */
+static void check_covered(walk *w, const kv_lane *lane, size_t positions_at, int side, int page, bool has_tail) {
+    int n_sealed = lane_sealed_in(lane, side, page);
+    for (int i = n_sealed; i < PAGE_TOKENS && page * PAGE_TOKENS + i < lane->n_slots && !has_tail; i++)
+        expect(w, position_in(w, positions_at, page * PAGE_TOKENS + i) == KV_DEAD);
+}
+
+static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, kv_side side, size_t positions_at) {
+    kv_page before = {0}, checked;
     for (int page = lane->first_page; page < page_count(lane->n_slots) && !w->bad; page++) {
-        if (page * PAGE_TOKENS < lane->n_sealed[side])
-            visit_page(w, cache, w->pass == CHECK ? NULL : &lane->sealed[side][page],
-                       lane->keep[side].geometry.page_bytes);
-        if ((page + 1) * PAGE_TOKENS > lane->n_sealed[side] && lane->n_slots > lane->n_sealed[side])
-            visit_page(w, cache, w->pass == CHECK ? NULL : &lane->tail[side][page], cache->f16_bytes);
+        bool has_tail = w->pass < CHECK && lane->tail[side][page];
+        if (lane_sealed_in(lane, side, page) > 0) {
+            checked = (kv_page){0};
+            kv_page *at = w->pass == CHECK ? &checked : &lane->sealed[side][page];
+            visit_sealed(w, cache, lane, side, &before, at);
+            before = *at;
+        } else {
+            before = (kv_page){0};
+        }
+        visit_bool(w, &has_tail);
+        if (w->pass == CHECK && !w->bad)
+            check_covered(w, lane, positions_at, side, page, has_tail);
+        if (has_tail)
+            visit_bytes(w, cache, w->pass == CHECK ? NULL : &lane->tail[side][page], cache->f16_bytes);
     }
 }
 
 static void visit_lane(walk *w, kv_cache *cache, kv_lane *lane) {
-    visit_counts(w, cache, lane);
+    visit_counts(w, lane);
     if (w->pass == READ && !w->bad && !lane_grow(cache, lane, lane->n_slots))
         w->bad = true;
     if (w->bad)
         return;
-    visit_slots(w, cache, lane);
+    size_t positions_at = visit_slots(w, cache, lane);
     for (int side = 0; side < 2; side++)
-        visit_pages(w, cache, lane, side);
+        visit_pages(w, cache, lane, (kv_side)side, positions_at);
 }
 
 static void visit_all(walk *w, kv_cache *cache) {
@@ -159,6 +209,7 @@ static void visit_all(walk *w, kv_cache *cache) {
         kv_lane check = {0}, *lane = &cache->lane[i];
         if (w->pass == CHECK) { /* the cache itself stays as it is */
             check = (kv_lane){.keep = lane->keep, .il = lane->il, .ih = lane->ih, .windowed = lane->windowed};
+            check.sink_tokens = lane->sink_tokens;
             lane = &check;
         }
         visit_lane(w, cache, lane);
@@ -253,6 +304,7 @@ static void empty(kv_cache *cache) {
     for (int i = 0; i < cache->model->n_layer * cache->model->n_head_kv; i++) {
         kv_lane *lane = &cache->lane[i], fresh = {.keep = lane->keep, .il = lane->il, .ih = lane->ih};
         fresh.windowed = lane->windowed;
+        fresh.sink_tokens = lane->sink_tokens;
         lane_free(cache, lane);
         *lane = fresh;
     }
@@ -290,6 +342,5 @@ void kv_image_free(kv_image *image) {
 }
 
 bool kv_image_at_grid(const kv_cache *cache) {
-    return cache->in_prompt && cache->prompt_from == 0 && cache->method.bounded && cache->n_seen > 0 &&
-           cache->n_seen % cache->method.grid_tokens == 0;
+    return cache->in_prompt && cache->prompt_from == 0 && cache_grid_point(cache, cache->n_seen);
 }

@@ -103,11 +103,21 @@ static inline kv_lane *lane_of(const kv_cache *cache, int il, int ih) {
 static inline bool layer_windowed(const kv_cache *cache, int il) {
     return cache->model->layer[il].window_tokens > 0;
 }
+/* Under prefill:bounded: an event is due when a prompt has come to n_tokens. */
+static inline bool cache_grid_point(const kv_cache *cache, int n_tokens) {
+    int behind = n_tokens - cache->grid_from;
+    return cache->method.bounded && behind > 0 && behind % cache->method.grid_tokens == 0;
+}
 static inline int lane_lock(const kv_lane *lane) {
     return lane->n_sealed[0] > lane->n_sealed[1] ? lane->n_sealed[0] : lane->n_sealed[1];
 }
 static inline int lane_holes(const kv_lane *lane) {
     return lane->n_slots - lane->n_live - lane->n_gap;
+}
+/* True when an event may move rows between slots: evictions do, and gaps. */
+static inline bool lane_moves(const kv_cache *cache, const kv_lane *lane) {
+    return cache->method.policy != kv_policies[0] || lane->sink_tokens ||
+           lane->keep[KV_K].geometry.step_tokens % PAGE_TOKENS || lane->keep[KV_V].geometry.step_tokens % PAGE_TOKENS;
 }
 /* Slots of a page that are sealed: its first ones. */
 static inline int lane_sealed_in(const kv_lane *lane, int side, int page) {

@@ -254,9 +254,11 @@ void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
     int n_due[2] = {due_tokens(lane, KV_K, all), due_tokens(lane, KV_V, all)};
     if (!n_due[KV_K] && !n_due[KV_V])
         return;
+    int side = n_due[KV_K] ? KV_K : KV_V, rest = n_due[side] % PAGE_TOKENS;
+    if (cache->shares && !lane->windowed && lane_moves(cache, lane))
+        lane_tails_own(cache, lane);
     if (lane->sink_tokens && !lane->n_front)
         open_front(cache, lane);
-    int side = n_due[KV_K] ? KV_K : KV_V, rest = n_due[side] % PAGE_TOKENS;
     if (rest && !lane->keep[side].geometry.row_writable) /* both sides seal alike: kv_cache_open saw to that */
         open_gap(cache, lane, lane->n_sealed[side] + n_due[side], PAGE_TOKENS - rest);
     for (side = 0; side < 2; side++)

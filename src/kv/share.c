@@ -27,8 +27,13 @@ kv_share_kind kv_share_kind_of(const kv_method *method, const kv_model *model) {
     return method->policy == kv_policies[0] && !has_sinks(method, model) ? KV_SHARE_SEALED : KV_SHARE_NONE;
 }
 
+int kv_share_first_tokens(const kv_method *method, const kv_model *model, kv_share_kind kind) {
+    int grid = kv_share_grid_tokens(method, kind);
+    return grid && kind == KV_SHARE_NONE && has_sinks(method, model) ? PAGE_TOKENS + grid : grid;
+}
+
 int kv_share_grid_tokens(const kv_method *method, kv_share_kind kind) {
-    return kind == KV_SHARE_SEALED ? method->grid_tokens : PAGE_TOKENS;
+    return kind == KV_SHARE_F16 ? PAGE_TOKENS : method->bounded ? method->grid_tokens : 0;
 }
 
 int kv_share_most_tokens(const kv_method *method, int n_tokens) {
@@ -55,20 +60,50 @@ bool kv_share_offers(const kv_cache *cache, kv_share_kind kind, int n_tokens) {
     return kind == KV_SHARE_SEALED && cache->prompt_from == 0 && n_tokens <= cache->grid_sealed;
 }
 
-static uint8_t *page_at(const kv_lane *lane, int side, int page) {
-    return (page + 1) * PAGE_TOKENS <= lane->n_sealed[side] ? lane->sealed[side][page] : lane->tail[side][page];
+static kv_held page_at(const kv_lane *lane, int side, int page) {
+    if (page < lane->first_page)
+        return (kv_held){.sealed = false};
+    if (lane_sealed_in(lane, side, page) == PAGE_TOKENS) {
+        kv_held held = {.page = lane->sealed[side][page], .sealed = true};
+        if (page - held.page.page_in_run < lane->first_page) /* who would hold the run's block? */
+            held.page.bytes = NULL;
+        return held;
+    }
+    return (kv_held){.page = {.bytes = lane->tail[side][page]}};
 }
 
-bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, void **page) {
+/* The pieces of the pool that a page holds; a run's block counts with its first page. */
+static int pieces_of(const kv_held *held, void *piece[2]) {
+    int n = 0;
+    if (held->page.bytes)
+        piece[n++] = held->page.bytes;
+    if (held->page.bytes && held->page.run && held->page.page_in_run == 0)
+        piece[n++] = held->page.run;
+    return n;
+}
+
+static bool share_page(kv_pool *pool, const kv_held *held) {
+    void *piece[2];
+    int n = pieces_of(held, piece);
+    for (int i = 0; i < n; i++)
+        if (!kv_pool_share(pool, piece[i])) {
+            if (i)
+                kv_pool_give(pool, piece[0], kv_pool_page_bytes(piece[0]));
+            return false;
+        }
+    return true;
+}
+
+bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, kv_held *held) {
     size_t n = 0;
     assert(cache->shares);
     for (int il = 0; il < cache->model->n_layer; il++)
         for (int ih = 0; ih < cache->model->n_head_kv; ih++)
             for (int side = 0; side < 2; side++)
                 for (int p = first_page; p < first_page + n_pages; p++) {
-                    page[n] = page_at(lane_of(cache, il, ih), side, p);
-                    if (page[n] && !kv_pool_share(cache->pool, page[n])) {
-                        kv_share_drop(cache->pool, page, n);
+                    held[n] = page_at(lane_of(cache, il, ih), side, p);
+                    if (!share_page(cache->pool, &held[n])) {
+                        kv_share_drop(cache->pool, held, n);
                         return false;
                     }
                     n++;
@@ -76,10 +111,24 @@ bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, void **page) {
     return true;
 }
 
-void kv_share_drop(kv_pool *pool, void **page, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (page[i])
-            kv_pool_give(pool, page[i], kv_pool_page_bytes(page[i]));
+void kv_share_drop(kv_pool *pool, const kv_held *held, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        void *piece[2];
+        int n_pieces = pieces_of(&held[i], piece);
+        for (int k = 0; k < n_pieces; k++)
+            kv_pool_give(pool, piece[k], kv_pool_page_bytes(piece[k]));
+    }
+}
+
+size_t kv_share_bytes(const kv_held *held, size_t n) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        void *piece[2];
+        int n_pieces = pieces_of(&held[i], piece);
+        for (int k = 0; k < n_pieces; k++)
+            bytes += kv_pool_page_bytes(piece[k]);
+    }
+    return bytes;
 }
 
 /* ---- taking over ---- */
@@ -90,44 +139,45 @@ static int first_seen_page(const kv_model *model, int il, int n_tokens) {
     return window && first > 0 ? first / PAGE_TOKENS : 0;
 }
 
-static void *block_page(const kv_model *model, void *const *const *blocks, int block_pages, int il, int ih, int side,
-                        int page) {
+static const kv_held *block_page(const kv_model *model, const kv_held *const *blocks, int block_pages, int il, int ih,
+                                 int side, int page) {
     size_t lane = (size_t)il * (size_t)model->n_head_kv + (size_t)ih;
-    return blocks[page / block_pages][(lane * 2 + (size_t)side) * (size_t)block_pages + (size_t)(page % block_pages)];
+    return &blocks[page / block_pages][(lane * 2 + (size_t)side) * (size_t)block_pages + (size_t)(page % block_pages)];
 }
 
-static bool fits(const kv_model *model, void *const *const *blocks, int n_blocks, int block_pages) {
+static bool fits(const kv_model *model, const kv_held *const *blocks, int n_blocks, int block_pages) {
     for (int il = 0; il < model->n_layer; il++)
         for (int page = first_seen_page(model, il, n_blocks * block_pages * PAGE_TOKENS); page < n_blocks * block_pages;
              page++)
-            if (!block_page(model, blocks, block_pages, il, 0, KV_K, page))
+            if (!block_page(model, blocks, block_pages, il, 0, KV_K, page)->page.bytes)
                 return false;
     return true;
 }
 
-int kv_share_fitting(const kv_model *model, void *const *const *blocks, int n_blocks, int block_pages) {
+int kv_share_fitting(const kv_model *model, const kv_held *const *blocks, int n_blocks, int block_pages) {
     while (n_blocks > 0 && !fits(model, blocks, n_blocks, block_pages))
         n_blocks--;
     return n_blocks;
 }
 
-static bool adopt_lane(kv_cache *cache, kv_lane *lane, kv_share_kind kind, void *const *const *blocks, int n_pages,
+static bool adopt_lane(kv_cache *cache, kv_lane *lane, kv_share_kind kind, const kv_held *const *blocks, int n_pages,
                        int block_pages) {
     int n_tokens = n_pages * PAGE_TOKENS;
     if (!lane_grow(cache, lane, n_tokens))
         return false;
     lane->first_page = first_seen_page(cache->model, lane->il, n_tokens);
     for (int side = 0; side < 2; side++) {
-        bool sealed = kind == KV_SHARE_SEALED && lane->keep[side].geometry.page_bytes;
-        uint8_t **to = sealed ? lane->sealed[side] : lane->tail[side];
         for (int page = lane->first_page; page < n_pages; page++) {
-            uint8_t *held = block_page(cache->model, blocks, block_pages, lane->il, lane->ih, side, page);
-            if (!kv_pool_share(cache->pool, held))
+            const kv_held *held = block_page(cache->model, blocks, block_pages, lane->il, lane->ih, side, page);
+            if (!share_page(cache->pool, held))
                 return false;
-            to[page] = held;
-            lane_count(cache, kv_pool_page_bytes(held));
+            if (held->sealed)
+                lane->sealed[side][page] = held->page;
+            else
+                lane->tail[side][page] = held->page.bytes;
+            lane_count(cache, kv_share_bytes(held, 1));
         }
-        lane->n_sealed[side] = sealed ? n_tokens : 0;
+        lane->n_sealed[side] = kind == KV_SHARE_SEALED && lane->keep[side].geometry.page_bytes ? n_tokens : 0;
     }
     for (int slot = 0; slot < n_tokens; slot++)
         lane->pos[slot] = slot < lane->first_page * PAGE_TOKENS ? KV_DEAD : slot;
@@ -138,7 +188,7 @@ static bool adopt_lane(kv_cache *cache, kv_lane *lane, kv_share_kind kind, void 
     return true;
 }
 
-pleat_status kv_cache_adopt(kv_cache *cache, kv_share_kind kind, void *const *const *blocks, int n_blocks,
+pleat_status kv_cache_adopt(kv_cache *cache, kv_share_kind kind, const kv_held *const *blocks, int n_blocks,
                             int block_pages, pleat_error *error) {
     assert(cache->n_seen == 0 && !cache->in_prompt && kind != KV_SHARE_NONE);
     int n_pages = n_blocks * block_pages;

@@ -17,10 +17,19 @@ typedef enum kv_share_kind {
  * query of the prompt (H2O's mass, Expected Attention's moments), and Kitty under prefill:bounded, whose sinks shift
  * its pages off the grid. */
 kv_share_kind kv_share_kind_of(const kv_method *method, const kv_model *model);
-int kv_share_grid_tokens(const kv_method *method, kv_share_kind kind); /* a hit is a multiple of it */
+int kv_share_grid_tokens(const kv_method *method, kv_share_kind kind); /* a hit is a multiple of it; 0: none */
+/* The first place where a prompt may be taken over: the grid, or with sinks in a page of their own 64 tokens later. */
+int kv_share_first_tokens(const kv_method *method, const kv_model *model, kv_share_kind kind);
 /* Tokens of a prompt of n that may come from others: some must be computed, for logits and for what the method wants.
  */
 int kv_share_most_tokens(const kv_method *method, int n_tokens);
+/* A page as it is shared: an fp16 page, or a sealed one with its place in a run (whose block the run's first page
+ * holds). page.bytes NULL: a windowed layer has let it go. */
+typedef struct kv_held {
+    kv_page page;
+    bool sealed;
+} kv_held;
+
 /* Pages of a block of n_pages: [n_layer][n_head_kv][2][n_pages]. */
 size_t kv_share_pages(const kv_model *model, int n_pages);
 
@@ -31,17 +40,18 @@ void kv_cache_share(kv_cache *cache);
  * event (also between a step's last layer and that event), or any time under f16; for SEALED when they were sealed at
  * grid points. */
 bool kv_share_offers(const kv_cache *cache, kv_share_kind kind, int n_tokens);
-/* page[] = the pages of tokens [64 * first_page, 64 * (first_page + n_pages)) with one holder more each; NULL where a
- * windowed layer has let its page go. false: no memory for the counts; nothing is held. */
-bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, void **page);
-/* The holder gives n pages back (NULLs are skipped). */
-void kv_share_drop(kv_pool *pool, void **page, size_t n);
+/* held[] = the pages of tokens [64 * first_page, 64 * (first_page + n_pages)) with one holder more each. false: no
+ * memory for the counts; nothing is held. */
+bool kv_share_hold(kv_cache *cache, int first_page, int n_pages, kv_held *held);
+/* The holder gives n pages back. */
+void kv_share_drop(kv_pool *pool, const kv_held *held, size_t n);
+size_t kv_share_bytes(const kv_held *held, size_t n); /* of the pool */
 
 /* How many of the blocks' tokens an empty cache could take over: windowed layers must still have the pages that the
  * next query sees. blocks [n_blocks] of block_pages pages, in order from position 0. */
-int kv_share_fitting(const kv_model *model, void *const *const *blocks, int n_blocks, int block_pages);
+int kv_share_fitting(const kv_model *model, const kv_held *const *blocks, int n_blocks, int block_pages);
 /* An empty cache takes over the blocks as the beginning of its prompt, with a holder more for each page.
  * PLEAT_EMEMORY: it can only be closed. */
-pleat_status kv_cache_adopt(kv_cache *cache, kv_share_kind kind, void *const *const *blocks, int n_blocks,
+pleat_status kv_cache_adopt(kv_cache *cache, kv_share_kind kind, const kv_held *const *blocks, int n_blocks,
                             int block_pages, pleat_error *error);
 #endif

@@ -17,7 +17,7 @@ INLINE __m256i codes_unpack(code_type type, __m256i codes, int part) {
 INLINE void codes_finish(code_type type, const dot_row *row, __m256i whole, const float *scale, const float *middle,
                          float *out) {
     const int bits = type == CODE_U8 ? 8 : type == CODE_U4 ? 4 : 2;
-    whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(row->sum << (bits - 1)));
+    whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(row->sum * (1 << (bits - 1))));
     __m256 t = _mm256_cvtepi32_ps(whole), unit = _mm256_set1_ps(row->unit), offset = _mm256_set1_ps(row->offset);
     if (scale)
         unit = _mm256_mul_ps(unit, _mm256_loadu_ps(scale));

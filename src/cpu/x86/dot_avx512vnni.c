@@ -39,7 +39,7 @@ INLINE void finish(code_type type, const dot_row *row, __m512i high, __m512i low
                    const float *middle, float *out) {
     const int bits = type == CODE_U8 ? 8 : type == CODE_U4 ? 4 : 2;
     __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-    whole = _mm512_sub_epi32(whole, _mm512_set1_epi32(row->sum << (bits - 1)));
+    whole = _mm512_sub_epi32(whole, _mm512_set1_epi32(row->sum * (1 << (bits - 1))));
     __m512 t = _mm512_cvtepi32_ps(whole), unit = _mm512_set1_ps(row->unit), offset = _mm512_set1_ps(row->offset);
     if (scale)
         unit = _mm512_mul_ps(unit, _mm512_loadu_ps(scale));

@@ -7,9 +7,10 @@
  * as much as a long one at batch 8. With three unknowns the non-negative optimum is found by trying every subset of
  * them: the best feasible one is the answer.
  *
- * As rows of a profile: the operators' curve holds decode's line at small token counts and prefill's from 64 on (or
- * from twice the largest batch), attention one row each, which the profile goes on from in proportion. Cost: 8 solves
- * of at most 3 x 3 a stage. */
+ * As rows of a profile: the operators' curve holds decode's line to 32 tokens (or to the largest batch) and prefill's
+ * from twice that on, attention one row each, which the profile goes on from in proportion.
+ *
+ * Cost: 8 solves of at most 3 x 3 a stage. */
 #include "predict/grid.h"
 #include "base/memory.h"
 #include "base/status.h"

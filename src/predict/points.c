@@ -202,7 +202,7 @@ pleat_status predict_points_pick(predict_points *points, const predict_profile *
             list[n++] = (place){parts.attention_ms[stage] / (parts.attention_ms[stage] + parts.operators_ms), p};
         }
         qsort(list, (size_t)n, sizeof(*list), by_share);
-        int fifth = n > 0 && n < 5 ? 1 : (n + 2) / 5;
+        int fifth = n > 1 && n < 5 ? 1 : (n + 2) / 5;
         for (int i = 0; i < fifth; i++) {
             int from = n * i / fifth, to = n * (i + 1) / fifth;
             double u = rng_uniform(seed, (uint64_t)stage, (uint64_t)i);

@@ -49,7 +49,7 @@ void predict_calibrate(predict_profile *profile, const predict_points *points);
 double predict_held_out(const predict_profile *profile, const predict_points *points, predict_stage stage,
                         bool by_length);
 
-/* Marks a fifth of each stage's points (rounded, at least one) as `fitted`. They are spread: the stage's points, sorted
+/* Marks a fifth of each stage's points (rounded, at least one of two) as `fitted`. They are spread: the stage's points, sorted
  * by the share that attention has in their predicted time, are cut into as many runs, and the seed draws one of each.
  * No measured rate is looked at. PLEAT_EMEMORY. */
 pleat_status predict_points_pick(predict_points *points, const predict_profile *profile, uint64_t seed,

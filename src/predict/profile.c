@@ -14,7 +14,7 @@
  *
  * The sum of operators is Vidur's (arXiv 2405.05465), which the study used (arXiv 2503.24000); pairs, half-grid slopes,
  * the reads of an evicting method and the decode mean over a growing context are ours.
- * Cost: four to six binary searches, 100 ns a step of mixed chunks and batches. */
+ * Cost: bench/predict; four to six look-ups in tables that start near the place. */
 #include "predict/throughput.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -22,16 +22,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct curve { /* ms over y; y rises */
-    const double *y, *ms;
+typedef struct axis { /* rising places, found in a step or two from the start of a bucket */
+    double *at;       /* [n] */
     int n;
+    int32_t *from; /* [n_buckets] the last place that is not beyond the bucket's begin */
+    double buckets_per_unit;
+} axis;
+
+typedef struct curve { /* ms over y */
+    const axis *y;
+    const double *ms; /* [y->n] */
 } curve;
 
-typedef struct surface { /* curves over x; x rises */
-    double *x;           /* [n] */
-    curve *along;        /* [n] */
-    int n;
-    double *y, *ms; /* all curves' points */
+typedef struct surface { /* curves over x */
+    axis x;
+    curve *along; /* [x.n] */
+    axis *y;      /* [n_y]; neighbours with the same places share one */
+    int n_y;
+    double *ms; /* all curves' */
 } surface;
 
 struct predict_profile {
@@ -79,28 +87,65 @@ static int merge(node *list, int n) {
     return kept;
 }
 
+/* The n places at list[0], list[stride], ...: x's or y's. */
+static bool axis_make(axis *a, const double *list, size_t stride, int n) {
+    int n_buckets = 2 * n + 16;
+    a->at = mem_alloc((size_t)n + 1, sizeof(*a->at));
+    a->from = mem_alloc((size_t)n_buckets + 1, sizeof(*a->from));
+    if (!a->at || !a->from)
+        return false;
+    for (int i = 0; i < n; i++)
+        if (a->n == 0 || list[(size_t)i * stride] != a->at[a->n - 1])
+            a->at[a->n++] = list[(size_t)i * stride];
+    double width = a->n > 1 ? a->at[a->n - 1] - a->at[0] : 1;
+    a->buckets_per_unit = n_buckets / width;
+    for (int bucket = 0, i = 0; bucket <= n_buckets && a->n; bucket++) {
+        while (i + 1 < a->n && a->at[i + 1] <= a->at[0] + bucket / a->buckets_per_unit)
+            i++;
+        a->from[bucket] = i;
+    }
+    return true;
+}
+
+static void axis_free(axis *a) {
+    mem_free(a->at);
+    mem_free(a->from);
+}
+
+static const size_t node_stride = sizeof(node) / sizeof(double);
+
+/* The axis of a row's nodes: the row's before, if its places are the same. */
+static const axis *row_axis(surface *s, const node *list, int n) {
+    const axis *before = s->n_y ? &s->y[s->n_y - 1] : NULL;
+    bool same = before && before->n == n;
+    for (int i = 0; i < n && same; i++)
+        same = before->at[i] == list[i].y;
+    if (same)
+        return before;
+    return axis_make(&s->y[s->n_y++], &list->y, node_stride, n) ? &s->y[s->n_y - 1] : NULL;
+}
+
 static bool surface_make(surface *s, node *list, int n) {
     n = merge(list, n);
-    s->x = mem_alloc((size_t)n + 1, sizeof(*s->x));
     s->y = mem_alloc((size_t)n + 1, sizeof(*s->y));
     s->ms = mem_alloc((size_t)n + 1, sizeof(*s->ms));
     s->along = mem_alloc((size_t)n + 1, sizeof(*s->along));
-    if (!s->x || !s->y || !s->ms || !s->along)
+    if (!s->y || !s->ms || !s->along || !axis_make(&s->x, &list->x, node_stride, n))
         return false;
-    for (int i = 0; i < n; i++) {
-        if (i == 0 || list[i].x != list[i - 1].x) {
-            s->x[s->n] = list[i].x;
-            s->along[s->n++] = (curve){s->y + i, s->ms + i, 0};
-        }
-        s->along[s->n - 1].n++;
-        s->y[i] = list[i].y;
-        s->ms[i] = list[i].ms;
+    for (int i = 0, end, row = 0; i < n; i = end, row++) {
+        for (end = i; end < n && list[end].x == list[i].x; end++)
+            s->ms[end] = list[end].ms;
+        s->along[row] = (curve){row_axis(s, list + i, end - i), s->ms + i};
+        if (!s->along[row].y)
+            return false;
     }
     return true;
 }
 
 static void surface_free(surface *s) {
-    mem_free(s->x);
+    for (int i = 0; i < s->n_y; i++)
+        axis_free(&s->y[i]);
+    axis_free(&s->x);
     mem_free(s->y);
     mem_free(s->ms);
     mem_free(s->along);
@@ -196,17 +241,23 @@ void predict_profile_tune(predict_profile *p, const predict_profile_options *opt
 
 /* ---- reading the tables ---- */
 
-/* The last i with at[i] <= v; v lies within at[0]..at[n-1]. */
-static int find(const double *at, int n, double v) {
-    int low = 0;
-    for (int high = n; high - low > 1;) {
-        int middle = (low + high) / 2;
-        if (at[middle] <= v)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low;
+/* The last place at or before v, which lies on the axis. */
+static int find(const axis *a, double v) {
+    int i = a->from[(int)((v - a->at[0]) * a->buckets_per_unit)];
+    while (i + 1 < a->n && a->at[i + 1] <= v)
+        i++;
+    while (i > 0 && a->at[i] > v) /* rounding at a bucket's edge */
+        i--;
+    return i;
+}
+
+static double end_of(const axis *a) {
+    return a->at[a->n - 1];
+}
+
+/* Where the slope past the end is taken from. */
+static int half_of(const axis *a) {
+    return a->n / 2 < a->n - 1 ? a->n / 2 : a->n - 2;
 }
 
 static double between(double x0, double v0, double x1, double v1, double x) {
@@ -215,25 +266,26 @@ static double between(double x0, double v0, double x1, double v1, double x) {
 
 /* ms past the end: a line of the slope of the grid's upper half, never falling; of one point, in proportion. */
 static double curve_past(const curve *c, double y) {
-    int last = c->n - 1, half = c->n / 2 < last ? c->n / 2 : last - 1;
-    double slope =
-        c->n > 1 ? (c->ms[last] - c->ms[half]) / (c->y[last] - c->y[half]) : (c->y[0] > 0 ? c->ms[0] / c->y[0] : 0);
-    return c->ms[last] + fmax(slope, 0) * (y - c->y[last]);
+    const double *at = c->y->at;
+    int last = c->y->n - 1, half = half_of(c->y);
+    double slope = last > 0 ? (c->ms[last] - c->ms[half]) / (at[last] - at[half]) : at[0] > 0 ? c->ms[0] / at[0] : 0;
+    return c->ms[last] + fmax(slope, 0) * (y - at[last]);
 }
 
 static double curve_inside(const curve *c, double y) {
-    if (y <= c->y[0])
+    const double *at = c->y->at;
+    if (y <= at[0])
         return c->ms[0];
-    int i = find(c->y, c->n, y);
-    return i == c->n - 1 ? c->ms[i] : between(c->y[i], c->ms[i], c->y[i + 1], c->ms[i + 1], y);
+    int i = find(c->y, y);
+    return i == c->y->n - 1 ? c->ms[i] : between(at[i], c->ms[i], at[i + 1], c->ms[i + 1], y);
 }
 
 static double curve_at(const curve *c, double y) {
-    return y > c->y[c->n - 1] ? curve_past(c, y) : curve_inside(c, y);
+    return y > end_of(c->y) ? curve_past(c, y) : curve_inside(c, y);
 }
 
 static double by_tokens(const surface *s, double tokens) {
-    return s->n ? curve_at(&s->along[0], tokens) : 0;
+    return s->x.n ? curve_at(&s->along[0], tokens) : 0;
 }
 
 static double pairs(double tokens, double context) {
@@ -243,40 +295,36 @@ static double pairs(double tokens, double context) {
 /* One chunk length's row at a context; past its end with the work. */
 static double prefill_row(const surface *s, int i, double context) {
     const curve *c = &s->along[i];
-    double last = c->y[c->n - 1];
+    double last = end_of(c->y);
     return context <= last ? curve_inside(c, context)
-                           : c->ms[c->n - 1] * pairs(s->x[i], context) / pairs(s->x[i], last);
+                           : c->ms[c->y->n - 1] * pairs(s->x.at[i], context) / pairs(s->x.at[i], last);
 }
 
 /* Between rows the time per pair is what changes evenly, so that one row alone gives the quadratic. */
 static double prefill_at(const surface *s, double tokens, double context) {
-    int i = tokens >= s->x[s->n - 1] ? s->n - 1 : find(s->x, s->n, tokens);
+    const double *at = s->x.at;
+    int last = s->x.n - 1, i = tokens >= at[last] ? last : tokens <= at[0] ? 0 : find(&s->x, tokens);
     double here = prefill_row(s, i, context);
-    if (tokens <= s->x[i])
+    if (tokens <= at[i])
         return here;
-    here /= pairs(s->x[i], context);
-    if (i < s->n - 1)
-        here =
-            between(s->x[i], here, s->x[i + 1], prefill_row(s, i + 1, context) / pairs(s->x[i + 1], context), tokens);
+    here /= pairs(at[i], context);
+    if (i < last)
+        here = between(at[i], here, at[i + 1], prefill_row(s, i + 1, context) / pairs(at[i + 1], context), tokens);
     return here * pairs(tokens, context);
 }
 
 static double decode_at(const surface *s, double batch, double reads) {
-    int last = s->n - 1;
-    if (batch <= s->x[0])
-        return curve_at(&s->along[0], reads);
-    if (batch >= s->x[last]) {
-        int half = s->n / 2 < last ? s->n / 2 : last - 1;
+    const double *at = s->x.at;
+    int last = s->x.n - 1;
+    if (batch > at[last]) {
         double end = curve_at(&s->along[last], reads);
-        if (batch == s->x[last])
-            return end;
-        double slope =
-            last > 0 ? (end - curve_at(&s->along[half], reads)) / (s->x[last] - s->x[half]) : end / s->x[last];
-        return end + fmax(slope, 0) * (batch - s->x[last]);
+        int half = half_of(&s->x);
+        double slope = last > 0 ? (end - curve_at(&s->along[half], reads)) / (at[last] - at[half]) : end / at[last];
+        return end + fmax(slope, 0) * (batch - at[last]);
     }
-    int i = find(s->x, s->n, batch);
+    int i = batch <= at[0] ? 0 : find(&s->x, batch);
     double here = curve_at(&s->along[i], reads);
-    return batch == s->x[i] ? here : between(s->x[i], here, s->x[i + 1], curve_at(&s->along[i + 1], reads), batch);
+    return batch <= at[i] ? here : between(at[i], here, at[i + 1], curve_at(&s->along[i + 1], reads), batch);
 }
 
 /* ---- steps ---- */

@@ -70,7 +70,7 @@ static void print_plans(const json_t *plans_list, const int *lengths) {
     size_t i;
     json_t *plan;
     char a[16];
-    printf("KV cache of one request, at most: generated after a short prompt | as a prompt\n  %-16s", "tokens");
+    printf("KV pool that one request may need: generated after a short prompt | as a prompt\n  %-16s", "tokens");
     for (int k = 0; k < 2 * N_LENGTHS; k++)
         printf("%s %9d", k == N_LENGTHS ? " |" : "", lengths[k % N_LENGTHS]);
     printf("\n");

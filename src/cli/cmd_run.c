@@ -243,6 +243,7 @@ static int print_result(session *x) {
     }
     char bytes[16];
     putchar('\n');
+    fflush(stdout);
     if (isatty(STDERR_FILENO))
         fprintf(stderr, "[%d prompt tokens in %.0f ms, %d new at %.1f ms (%s), KV cache %s, %s]\n", x->n_prompt,
                 x->ttft_ms, s->n_ids, tpot_ms(s), s->finish, text_bytes(stats.kv_bytes, bytes),

@@ -23,8 +23,10 @@ typedef struct run {
 /* Shows the bytes of the answer that end in a whole character; all: the rest too, repaired. */
 static pleat_status show(run *r, generate_stream *s, int index, text *held, bool all, pleat_error *error) {
     size_t n = all ? held->n : utf8_complete(held->bytes, held->n);
-    if (n == 0)
+    if (n == 0) {
+        r->stopped = r->stopped || (r->sink && !r->sink(r->context, index, "", 0));
         return PLEAT_OK;
+    }
     char *repaired = malloc(3 * n);
     if (!repaired)
         return err_set(error, PLEAT_EMEMORY, "no memory for an answer");

@@ -27,7 +27,8 @@ typedef struct generate_options {
     bool ignore_end; /* goes on after a token that ends an answer */
 } generate_options;
 
-/* Whole characters of stream `index` as they come; NULL: nobody listens. false stops all streams ("length"). */
+/* Whole characters of stream `index` as they come, none (n_bytes 0) after a token that completes none; NULL: nobody
+ * listens. false stops all streams ("length"). */
 typedef bool (*generate_sink)(void *context, int index, const char *bytes, size_t n_bytes);
 
 /* Decodes all streams to their ends, those still running as one batch. The caller frees history and answer, also after

@@ -19,16 +19,17 @@ static size_t sealed_bytes(const kv_coding *coding, kv_side side, int d, const k
     return bytes + (n_pages - n_prompt) * coding->format->run_bytes(&coding->config, side, d, 1, true);
 }
 
-/* Bytes of one side of a lane that holds n live tokens in decode, n_prompt of them from a prompt: sealed pages, up to
- * 1.4 times the ideal while holes wait for a rebuild, the fp16 tail and sinks, and the pages that sealing or a rebuild
- * takes before it gives others back. */
-static size_t side_bytes(const kv_coding *coding, kv_side side, int d, const kv_geometry *g, int n, int n_prompt) {
+/* Bytes of one side of a lane that holds n live tokens in decode, n_prompt of them from a prompt: sealed pages (where
+ * tokens are evicted, up to 1.4 times the ideal while holes wait for a rebuild), the fp16 tail and sinks, and the pages
+ * that sealing or a rebuild takes before it gives others back. */
+static size_t side_bytes(const kv_coding *coding, kv_side side, int d, const kv_geometry *g, int n, int n_prompt,
+                         bool evicts) {
     size_t f16_bytes = page_f16_bytes(d);
     if (!g->page_bytes)
         return (pages(n) + 2) * f16_bytes;
     int n_tail = g->keep_tokens + (g->step_tokens > PAGE_TOKENS ? g->step_tokens : PAGE_TOKENS);
     n_tail = n < n_tail ? n : n_tail;
-    size_t n_sealed = pages(n) * 14 / 10 + 2;
+    size_t n_sealed = (evicts ? pages(n) * 14 / 10 : pages(n)) + 2;
     if (g->step_tokens > 1 && g->step_tokens < PAGE_TOKENS) /* pages filled in part */
         n_sealed += (size_t)(n - n_prompt > 0 ? (n - n_prompt) / g->step_tokens : 0);
     return sealed_bytes(coding, side, d, g, n_sealed, pages(n_prompt)) +
@@ -51,7 +52,8 @@ size_t engine_plan_bytes(const pleat_model *model, const kv_method *method, int 
             kv_geometry g;
             const kv_coding *coding = kv_method_coding(method, il, (kv_side)side);
             coding->format->geometry(&coding->config, (kv_side)side, d, &g);
-            size_t decode = side_bytes(coding, (kv_side)side, d, &g, n, prompt_tokens < n ? prompt_tokens : n);
+            size_t decode = side_bytes(coding, (kv_side)side, d, &g, n, prompt_tokens < n ? prompt_tokens : n,
+                                       window || method->policy->score);
             size_t prefill = (pages(n_exact) + 2) * f16_bytes;
             if (method->bounded)
                 prefill += decode;

@@ -40,7 +40,7 @@ static const struct {
     chat_format format;
     const char *with[MOST_MARKS], *without[MOST_MARKS];
 } kinds[] = {
-    {CHAT_CHATML, {"<|im_start|>", "<|im_end|>", "assistant"}, {"<|im_sep|>", "<think>"}},
+    {CHAT_CHATML, {"<|im_start|>", "<|im_end|>"}, {"<|im_sep|>", "<think>"}},
     {CHAT_LLAMA3, {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, {NULL}},
     {CHAT_GEMMA, {"<start_of_turn>", "<end_of_turn>", "model"}, {NULL}},
     {CHAT_LLAMA2, {"[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"}, {NULL}},

@@ -1,0 +1,533 @@
+/* test_cli.c - the commands as a person meets them: help, exit codes, one sentence for what is wrong, the fixed fields
+ * of
+ * --json, bytes in and out, a chat to its end. Runs build/pleat on a tiny model. fetch: test_fetch.c. */
+#include "base/progress.h"
+#include "engine/engine.h"
+#include "support/env.h"
+#include "support/program.h"
+#include "support/tiny_model.h"
+#include <fcntl.h>
+#include <pty.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+static char model[300], home[300];
+
+enum { CONTEXT = 128 };
+
+static int make_model(void **state) {
+    (void)state;
+    tiny_options o = tiny_default();
+    char path[400];
+    o.context = CONTEXT;
+    snprintf(model, sizeof(model), "%s", env_temp("cli.gguf"));
+    tiny_write(model, &o);
+    snprintf(home, sizeof(home), "%s", env_temp("home"));
+    mkdir(home, 0700);
+    snprintf(path, sizeof(path), "%s/models", home);
+    mkdir(path, 0700);
+    snprintf(path, sizeof(path), "%s/models/own.gguf", home);
+    return symlink(model, path);
+}
+
+static int remove_model(void **state) {
+    (void)state;
+    char path[400];
+    snprintf(path, sizeof(path), "%s/models/own.gguf", home);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/models", home);
+    rmdir(path);
+    rmdir(home);
+    unlink(model);
+    return 0;
+}
+
+static int64_t int_of(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_integer(value))
+        fail_msg("%s is not a whole number", key);
+    return json_integer_value(value);
+}
+
+static const char *text_of(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_string(value))
+        fail_msg("%s is not a text", key);
+    return json_string_value(value);
+}
+
+static size_t list_of(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_array(value))
+        fail_msg("%s is not a list", key);
+    return json_array_size(value);
+}
+
+static bool same(const json_t *a, const json_t *b, const char *key) {
+    return json_equal(json_object_get(a, key), json_object_get(b, key));
+}
+
+/* ---- help and usage ---- */
+
+static void every_command_has_help_with_an_example(void **state) {
+    (void)state;
+    program_result all = PROGRAM("--help");
+    int n = 0;
+    assert_int_equal(all.code, 0);
+    for (char *line = strstr(all.out, "\n  "); line; line = strstr(line + 1, "\n  ")) {
+        char name[40], words[80];
+        assert_int_equal(sscanf(line, "%39s", name), 1);
+        program_result r = PROGRAM(name, "--help"), h = PROGRAM(name, "-h");
+        assert_true(r.code == 0 && r.n_err == 0 && h.code == 0);
+        assert_string_equal(r.out, h.out);
+        snprintf(words, sizeof(words), "Usage: pleat %s", name);
+        assert_non_null(strstr(r.out, words));
+        snprintf(words, sizeof(words), "\n  pleat %s", name);
+        const char *example = strstr(r.out, "\nExample:");
+        if (!example || !strstr(example, words) || !strstr(r.out, "--json"))
+            fail_msg("%s: no example or no --json in: %s", name, r.out);
+        program_free(&r);
+        program_free(&h);
+        n++;
+    }
+    assert_true(n >= 9);
+    program_free(&all);
+    all = PROGRAM("--version");
+    assert_true(all.code == 0 && !strcmp(all.out, "pleat " PLEAT_VERSION "\n"));
+    program_free(&all);
+    all = program_run((const char *const[]){NULL}, NULL, 0);
+    assert_true(all.code == 2 && all.n_out == 0 && strstr(all.err, "Usage: pleat COMMAND"));
+    program_free(&all);
+}
+
+static void wrong_usage_is_2_and_one_sentence(void **state) {
+    (void)state;
+    PROGRAM_REFUSES(2, "did you mean run?", "rnu");
+    PROGRAM_REFUSES(2, "there is no command", "xyzzy");
+    PROGRAM_REFUSES(2, "did you mean --model?", "run", "--modle", model);
+    PROGRAM_REFUSES(2, "there is no option", "tokenize", "-x");
+    PROGRAM_REFUSES(2, "a value is missing after --model", "run", "-m");
+    PROGRAM_REFUSES(2, "it takes no value", "run", "--raw=1");
+    PROGRAM_REFUSES(2, "one argument too many", "tokenize", "-m", model, "a", "b");
+    PROGRAM_REFUSES(2, "an argument is missing", "inspect");
+    PROGRAM_REFUSES(2, "one argument too many", "methods", "kivi");
+    PROGRAM_REFUSES(2, "which model?", "run", "-p", "x");
+    PROGRAM_REFUSES(2, "which model?", "tokenize", "x");
+    PROGRAM_REFUSES(2, "-p TEXT and -i", "run", "-m", model);
+    PROGRAM_REFUSES(2, "-p TEXT and -i", "run", "-m", model, "-i", "-p", "x");
+    PROGRAM_REFUSES(2, "-p TEXT and -i", "run", "-m", model, "-i", "--json");
+    PROGRAM_REFUSES(2, "by -f FILE", "tokenize", "-m", model);
+    PROGRAM_REFUSES(2, "by -f FILE", "tokenize", "-m", model, "-f", "-", "x");
+    PROGRAM_REFUSES(2, "a number is expected", "run", "-m", model, "-p", "x", "--temp", "warm");
+    PROGRAM_REFUSES(2, "between 0 and 100", "run", "-m", model, "-p", "x", "--temp", "-1");
+    PROGRAM_REFUSES(2, "between 0 and 1", "run", "-m", model, "-p", "x", "--top-p", "1.5");
+    PROGRAM_REFUSES(2, "between 0 and 1", "run", "-m", model, "-p", "x", "--min-p", "nan");
+    PROGRAM_REFUSES(2, "a whole number", "run", "-m", model, "-p", "x", "-n", "1.5");
+    PROGRAM_REFUSES(2, "a whole number", "run", "-m", model, "-p", "x", "-n", "99999999999999999999x");
+    PROGRAM_REFUSES(2, "it must be between", "run", "-m", model, "-p", "x", "-n", "99999999999999999999");
+    PROGRAM_REFUSES(2, "from 0 on", "run", "-m", model, "-p", "x", "--seed", "-1");
+    PROGRAM_REFUSES(2, "from 0 on", "run", "-m", model, "-p", "x", "--seed", "18446744073709551616");
+    PROGRAM_REFUSES(2, "chatml, llama-2, llama-3, gemma, mistral", "run", "-m", model, "-p", "x", "--chat", "vicuna");
+    PROGRAM_REFUSES(2, "kiwi", "run", "-m", model, "-p", "x", "--method", "kiwi");
+    PROGRAM_REFUSES(2, "--raw has no", "run", "-m", model, "-p", "x", "--raw", "--system", "y");
+}
+
+static void failures_are_1_and_one_sentence(void **state) {
+    (void)state;
+    static const char missing[] = "/tmp/there-is-none.gguf";
+    PROGRAM_REFUSES(1, missing, "run", "-m", missing, "-p", "x");
+    PROGRAM_REFUSES(1, missing, "tokenize", "-m", missing, "x");
+    PROGRAM_REFUSES(1, missing, "inspect", missing);
+    PROGRAM_REFUSES(1, "not a GGUF file", "inspect", "./Makefile");
+    PROGRAM_REFUSES(1, "not a regular file", "inspect", "/tmp/");
+    PROGRAM_REFUSES(1, "/nowhere/f: cannot be opened", "tokenize", "-m", model, "-f", "/nowhere/f");
+    PROGRAM_REFUSES(1, "cannot be read", "tokenize", "-m", model, "-f", "/tmp");
+    PROGRAM_REFUSES(1, "the prompt has no tokens", "run", "-m", model, "--raw", "-p", "");
+    char large[4000];
+    memset(large, 'x', sizeof(large) - 1);
+    large[sizeof(large) - 1] = 0;
+    PROGRAM_REFUSES(1, "the prompt has 3999 tokens; the context of 128 tokens has room for 128 more", "run", "-m",
+                    model, "--raw", "-p", large);
+}
+
+static void models_are_found_by_name(void **state) {
+    (void)state;
+    setenv("PLEAT_HOME", home, 1);
+    json_t *r = PROGRAM_JSON("tokenize", "-m", "own", "x");
+    json_decref(r);
+    PROGRAM_REFUSES(1, "get it with `pleat fetch smollm2-135m`", "run", "-m", "smollm2-135m", "-p", "x");
+    PROGRAM_REFUSES(1, "there is no model nobody", "run", "-m", "nobody", "-p", "x");
+    unsetenv("PLEAT_HOME");
+    char *old = strdup(getenv("HOME") ? getenv("HOME") : "");
+    unsetenv("HOME");
+    PROGRAM_REFUSES(1, "set PLEAT_HOME or HOME", "run", "-m", "own", "-p", "x");
+    setenv("HOME", old, 1);
+    free(old);
+}
+
+static void results_that_cannot_be_written_are_failures(void **state) {
+    (void)state;
+    static const char *const commands[][3] = {{"methods"}, {"methods", "--json"}};
+    for (int i = 0; i < 2; i++) {
+        program_live p = program_start(commands[i]);
+        close(p.out);
+        p.out = open("/dev/null", O_RDONLY);
+        program_result r = program_end(&p);
+        if (r.n_err) { /* it may have been quicker than we were */
+            assert_int_equal(r.code, 1);
+            assert_non_null(strstr(r.err, "could not be written"));
+        }
+        program_free(&r);
+    }
+    char line[500];
+    snprintf(line, sizeof(line), "exec %s tokenize -m %s x >/dev/full 2>/dev/null", program_path(), model);
+    assert_int_equal(WEXITSTATUS(system(line)), 1);
+    snprintf(line, sizeof(line), "exec %s run -m %s -p x -n 5 >/dev/full 2>/dev/null", program_path(), model);
+    assert_int_equal(WEXITSTATUS(system(line)), 1);
+}
+
+/* ---- tokenize ---- */
+
+static void tokenize_takes_bytes_as_they_are(void **state) {
+    (void)state;
+    json_t *r = PROGRAM_JSON("tokenize", "-m", model, "the  x");
+    assert_int_equal(json_object_size(r), 2);
+    /* th + e, a space alone, a space and x; see tiny_model.c */
+    json_t *want = json_pack("{s:[i,i,i,i],s:[s,s,s,s]}", "ids", 261, ' ', ' ', 'x', "pieces", "the", " ", " ", "x");
+    assert_true(json_equal(r, want));
+    json_decref(want);
+    json_decref(r);
+    r = PROGRAM_JSON("tokenize", "-m", model, "");
+    assert_true(list_of(r, "ids") == 0 && list_of(r, "pieces") == 0);
+    json_decref(r);
+    r = PROGRAM_JSON("tokenize", "-m", model, "  \n");
+    assert_int_equal(list_of(r, "ids"), 3);
+    json_decref(r);
+    r = PROGRAM_JSON("tokenize", "-m", model, "<|im_start|>");
+    assert_int_equal(list_of(r, "ids"), 12); /* plain: special text stays text */
+    json_decref(r);
+    r = PROGRAM_JSON("tokenize", "-m", model, "--special", "<|im_start|>");
+    want = json_pack("{s:[i],s:[s]}", "ids", 257, "pieces", "<|im_start|>");
+    assert_true(json_equal(r, want));
+    json_decref(want);
+    json_decref(r);
+    r = PROGRAM_JSON("tokenize", "-m", model, "--", "--special"); /* -- ends the options */
+    assert_int_equal(list_of(r, "ids"), 9);
+    json_decref(r);
+}
+
+static void tokenize_reads_files_to_the_last_byte(void **state) {
+    (void)state;
+    static const char bytes[] = "a\0\r\n\t\xf0\x9f\x98\x80 \n\n";
+    enum { N = sizeof(bytes) - 1 };
+    const char *path = env_temp("text");
+    FILE *f = fopen(path, "wb");
+    fwrite(bytes, 1, N, f);
+    fclose(f);
+    json_t *r = PROGRAM_JSON("tokenize", "-m", model, "-f", path);
+    assert_int_equal(list_of(r, "ids"), N);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(json_integer_value(json_array_get(json_object_get(r, "ids"), (size_t)i)), (uint8_t)bytes[i]);
+    json_decref(r);
+    unlink(path);
+    const char *arguments[] = {"tokenize", "-m", model, "-f", "-", NULL};
+    program_result out = program_run(arguments, bytes, N);
+    int n_lines = 0;
+    for (const char *at = out.out; (at = strchr(at, '\n')); at++)
+        n_lines++;
+    assert_true(out.code == 0 && n_lines == N);
+    assert_non_null(strstr(out.out, "      97  \"a\"\n       0  \"\\u0000\"\n      13  \"\\r\"\n"));
+    program_free(&out);
+}
+
+/* ---- run ---- */
+
+static void run_prints_exactly_the_fixed_fields(void **state) {
+    (void)state;
+    static const char *const fields[] = {"text",   "ids",      "prompt_tokens", "completion_tokens", "finish",
+                                         "method", "kv_bytes", "kv_peak_bytes", "ttft_ms",           "tpot_ms"};
+    json_t *r = PROGRAM_JSON("run", "-m", model, "-p", "Hello", "-n", "20", "--method", "kivi-4");
+    for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+        if (!json_object_get(r, fields[i]))
+            fail_msg("%s is missing", fields[i]);
+    int n = (int)int_of(r, "completion_tokens");
+    assert_true(n > 0 && n <= 20 && (int)list_of(r, "ids") == n);
+    assert_true(!strcmp(text_of(r, "finish"), "length") == (n == 20));
+    assert_true(strstr(text_of(r, "method"), "kivi") && int_of(r, "kv_bytes") > 0);
+    assert_true(int_of(r, "kv_peak_bytes") >= int_of(r, "kv_bytes"));
+    assert_true(json_is_real(json_object_get(r, "ttft_ms")) && json_is_real(json_object_get(r, "tpot_ms")));
+    json_decref(r);
+}
+
+static void run_answers_the_same_question_the_same(void **state) {
+    (void)state;
+    json_t *plain = PROGRAM_JSON("run", "-m", model, "-p", "Hello", "-n", "30", "-t", "1");
+    program_result streamed = PROGRAM("run", "-m", model, "-p", "Hello", "-n", "30", "-t", "2");
+    const json_t *text = json_object_get(plain, "text");
+    assert_int_equal(streamed.code, 0); /* the stream is the text and a line's end */
+    assert_int_equal(streamed.n_out, json_string_length(text) + 1);
+    assert_memory_equal(streamed.out, json_string_value(text), json_string_length(text));
+    program_free(&streamed);
+    /* greedy: every penalty and filter is off */
+    json_t *other = PROGRAM_JSON("run", "-m", model, "-p", "Hello", "-n", "30", "--temp", "0", "--repeat-penalty", "5",
+                                 "--presence-penalty", "9", "--top-k", "1", "--seed", "7");
+    assert_true(same(plain, other, "ids"));
+    json_decref(other);
+    other = PROGRAM_JSON("run", "-m", model, "--raw", "-p",
+                         "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n", "-n", "30");
+    assert_true(same(plain, other, "ids") && same(plain, other, "prompt_tokens"));
+    json_decref(other);
+    other = PROGRAM_JSON("run", "-m", model, "--raw", "-p", "Hello", "-n", "30");
+    assert_int_equal(int_of(other, "prompt_tokens"), 5);
+    json_decref(other);
+    json_t *one = PROGRAM_JSON("run", "-m", model, "-p", "Hello", "-n", "30", "--temp", "1", "--seed", "1"),
+           *two = PROGRAM_JSON("run", "-m", model, "-p", "Hello", "-n", "30", "--temp", "1", "--seed", "1"),
+           *three = PROGRAM_JSON("run", "-m", model, "-p", "Hello", "-n", "30", "--temp", "1", "--seed", "2");
+    assert_true(same(one, two, "ids") && !same(one, three, "ids"));
+    json_decref(one);
+    json_decref(two);
+    json_decref(three);
+    json_decref(plain);
+}
+
+static void run_stops_where_it_must(void **state) {
+    (void)state;
+    json_t *r = PROGRAM_JSON("run", "-m", model, "-p", "x", "-n", "0");
+    assert_true(int_of(r, "completion_tokens") == 0 && !strcmp(text_of(r, "text"), ""));
+    assert_string_equal(text_of(r, "finish"), "length");
+    json_decref(r);
+    char prompt[CONTEXT - 8];
+    memset(prompt, 'x', sizeof(prompt) - 1);
+    prompt[sizeof(prompt) - 1] = 0;
+    r = PROGRAM_JSON("run", "-m", model, "--raw", "-p", prompt, "--temp", "0.01", "--seed", "3");
+    assert_true(int_of(r, "prompt_tokens") == CONTEXT - 9);
+    if (!strcmp(text_of(r, "finish"), "length")) /* room for 9 more, and one that is not in the cache */
+        assert_int_equal(int_of(r, "completion_tokens"), 10);
+    json_decref(r);
+    r = PROGRAM_JSON("run", "-m", model, "--raw", "-p", prompt, "-n", "300", "--method", "streaming:sinks=4,recent=28",
+                     "--temp", "1.5");
+    assert_true(!strcmp(text_of(r, "finish"), "stop") || int_of(r, "completion_tokens") == 300);
+    json_decref(r);
+}
+
+/* ---- chat ---- */
+
+static program_result chat(const char *input) {
+    const char *arguments[] = {"run", "-m", model, "-i", "-n", "12", NULL};
+    return program_run(arguments, input, strlen(input));
+}
+
+static void a_chat_ends_with_its_input(void **state) {
+    (void)state;
+    program_result r = chat("");
+    assert_true(r.code == 0 && r.n_out == 0 && r.n_err == 0);
+    program_free(&r);
+    r = chat("\n\r\n\n");
+    assert_true(r.code == 0 && r.n_out == 0);
+    program_free(&r);
+    json_t *first = PROGRAM_JSON("run", "-m", model, "-n", "12", "-p", "Hi");
+    size_t n = json_string_length(json_object_get(first, "text"));
+    r = chat("Hi\n\nwho?"); /* the last line has no end */
+    assert_true(r.code == 0 && r.n_err == 0 && r.n_out > n);
+    assert_memory_equal(r.out, json_string_value(json_object_get(first, "text")), n);
+    assert_true(r.out[n] == '\n' && r.out[r.n_out - 1] == '\n');
+    json_decref(first);
+    program_free(&r);
+}
+
+static void a_chat_stops_at_the_end_of_the_context(void **state) {
+    (void)state;
+    char large[2 * CONTEXT];
+    memset(large, 'y', sizeof(large) - 1);
+    large[sizeof(large) - 2] = '\n';
+    large[sizeof(large) - 1] = 0;
+    program_result r = chat(large); /* too long for the context: said, and the chat goes on */
+    assert_true(r.code == 0 && r.n_out == 0);
+    assert_non_null(strstr(r.err, "the context of 128 tokens has room for 128 more"));
+    program_free(&r);
+    char lines[20 * 12 + 1] = "";
+    for (int i = 0; i < 12; i++)
+        strcat(lines, "and then?\n");
+    r = chat(lines);
+    assert_int_equal(r.code, 0);
+    assert_true(strstr(r.err, "has room for") || strstr(r.err, "the chat ends here"));
+    assert_true(r.n_out > 12);
+    program_free(&r);
+}
+
+/* In-cache positions go on beyond the context: such an answer ends only by chance. */
+static program_live start_endless(void) {
+    const char *arguments[] = {
+        "run", "-m", model, "-i", "--raw", "-n", "10000000", "--method", "streaming:sinks=4,recent=28", NULL};
+    return program_start(arguments);
+}
+
+static void ctrl_c_ends_the_answer_and_then_the_chat(void **state) {
+    (void)state;
+    program_live p = start_endless();
+    assert_int_equal(write(p.in, "x\n", 2), 2);
+    char byte;
+    assert_int_equal(read(p.out, &byte, 1), 1);
+    kill(p.pid, SIGINT);
+    free(program_await(p.out, "\n"));
+    assert_int_equal(write(p.in, "y\n", 2), 2);
+    usleep(300000);
+    kill(p.pid, SIGINT);
+    program_result r = program_end(&p);
+    if (r.code != 0 && r.code != -SIGINT)
+        fail_msg("exit code %d: %s", r.code, r.err);
+    program_free(&r);
+    p = start_endless(); /* while it waits for a line */
+    usleep(500000);
+    kill(p.pid, SIGINT);
+    r = program_end(&p);
+    assert_int_equal(r.code, -SIGINT);
+    program_free(&r);
+}
+
+/* A model file that another process cuts off: the next read of a token's row is a bus error. */
+static void a_model_that_shrinks_ends_the_program_in_a_sentence(void **state) {
+    (void)state;
+    char copy[320], line[800];
+    snprintf(copy, sizeof(copy), "%s.shrinks.gguf", model);
+    snprintf(line, sizeof(line), "cp %s %s", model, copy);
+    assert_int_equal(system(line), 0);
+    const char *arguments[] = {"run", "-m", copy, "-i", "-n", "3", NULL};
+    program_live p = program_start(arguments);
+    assert_int_equal(write(p.in, "x\n", 2), 2);
+    free(program_await(p.out, "\n"));
+    assert_int_equal(truncate(copy, 100), 0);
+    assert_int_equal(write(p.in, "x\n", 2), 2);
+    program_result r = program_end(&p);
+    assert_int_equal(r.code, 1);
+    assert_non_null(strstr(r.err, "has shrunk"));
+    program_free(&r);
+    unlink(copy);
+}
+
+/* ---- methods, inspect ---- */
+
+static void methods_lists_the_fixed_fields(void **state) {
+    (void)state;
+    json_t *r = PROGRAM_JSON("methods");
+    static const char *const kinds[] = {"formats", "policies", "splits"};
+    for (int i = 0; i < 3; i++) {
+        size_t k;
+        json_t *part;
+        assert_true(list_of(r, kinds[i]) > 0);
+        json_array_foreach(json_object_get(r, kinds[i]), k, part) {
+            text_of(part, "name");
+            text_of(part, "paper");
+            list_of(part, "parameters");
+        }
+    }
+    size_t k;
+    json_t *preset;
+    assert_true(list_of(r, "presets") >= 6);
+    json_array_foreach(json_object_get(r, "presets"), k, preset) {
+        text_of(preset, "spec");
+        program_result named = PROGRAM("methods");
+        assert_non_null(strstr(named.out, text_of(preset, "name")));
+        program_free(&named);
+    }
+    json_decref(r);
+}
+
+static void inspect_says_what_the_engine_takes(void **state) {
+    (void)state;
+    struct stat info;
+    pleat_model *m;
+    json_t *r = PROGRAM_JSON("inspect", "--tensors", model), *plan;
+    size_t i;
+    assert_int_equal(stat(model, &info), 0);
+    assert_int_equal(pleat_model_open(model, 1, &m, NULL), PLEAT_OK);
+    pleat_model_info said = pleat_model_describe(m);
+    assert_int_equal(int_of(r, "file_bytes"), info.st_size);
+    assert_int_equal(int_of(r, "packed_bytes"), said.packed_bytes);
+    assert_int_equal(int_of(r, "f16_token_bytes"), 2 * 2 * 2 * 64 * 2); /* K and V, layers, KV heads, elements, bytes */
+    assert_int_equal(int_of(r, "context_tokens"), CONTEXT);
+    assert_int_equal(list_of(r, "tensors"), gguf_n_tensors(m->file));
+    assert_string_equal(text_of(json_object_get(r, "metadata"), "general.architecture"), "llama");
+    pleat_model_close(m);
+    assert_true(list_of(r, "plans") >= 6);
+    json_array_foreach(json_object_get(r, "plans"), i, plan) {
+        char prompt[CONTEXT - 64 + 1]; /* all of the context but 64 tokens as a prompt, then to its end */
+        memset(prompt, 'z', sizeof(prompt) - 1);
+        prompt[sizeof(prompt) - 1] = 0;
+        json_t *run =
+            PROGRAM_JSON("run", "-m", model, "--raw", "-p", prompt, "-n", "64", "--method", text_of(plan, "method"));
+        int64_t peak = int_of(run, "kv_peak_bytes"),
+                most = json_integer_value(json_array_get(json_object_get(plan, "prompt_bytes"), 2));
+        if (peak > most || peak <= 0)
+            fail_msg("%s takes %lld bytes, %lld planned", text_of(plan, "method"), (long long)peak, (long long)most);
+        json_decref(run);
+    }
+    json_decref(r);
+}
+
+/* ---- the bar ---- */
+
+/* In a child whose standard error is a terminal: nothing for two seconds, then a bar with time left, then nothing
+ * again. */
+static void a_bar_comes_after_two_seconds_on_a_terminal_alone(void **state) {
+    (void)state;
+    int terminal;
+    pid_t pid = forkpty(&terminal, NULL, NULL, NULL);
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        progress bar;
+        progress_begin(&bar, "work", 100);
+        for (int i = 1; i <= 9; i++) {
+            progress_update(&bar, i, "detail");
+            usleep(i < 8 ? 10000 : 2050000);
+        }
+        progress_update(&bar, 50, "detail");
+        progress_end(&bar);
+        fprintf(stderr, "done");
+        _exit(0);
+    }
+    char *seen = program_await(terminal, "done");
+    assert_null(strstr(seen, " 7%"));
+    if (!strstr(seen, "work [") || !strstr(seen, "left") || !strstr(seen, "detail") || !strstr(seen, "\r\033[Kdone"))
+        fail_msg("the bar was: %s", seen);
+    free(seen);
+    waitpid(pid, NULL, 0);
+    close(terminal);
+    progress bar; /* here it is none */
+    progress_begin(&bar, "work", 1);
+    assert_true(bar.shown < 0 || isatty(STDERR_FILENO));
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    program_find(argv[0]);
+    alarm(600);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_command_has_help_with_an_example),
+        cmocka_unit_test(wrong_usage_is_2_and_one_sentence),
+        cmocka_unit_test(failures_are_1_and_one_sentence),
+        cmocka_unit_test(models_are_found_by_name),
+        cmocka_unit_test(results_that_cannot_be_written_are_failures),
+        cmocka_unit_test(tokenize_takes_bytes_as_they_are),
+        cmocka_unit_test(tokenize_reads_files_to_the_last_byte),
+        cmocka_unit_test(run_prints_exactly_the_fixed_fields),
+        cmocka_unit_test(run_answers_the_same_question_the_same),
+        cmocka_unit_test(run_stops_where_it_must),
+        cmocka_unit_test(a_chat_ends_with_its_input),
+        cmocka_unit_test(a_chat_stops_at_the_end_of_the_context),
+        cmocka_unit_test(ctrl_c_ends_the_answer_and_then_the_chat),
+        cmocka_unit_test(a_model_that_shrinks_ends_the_program_in_a_sentence),
+        cmocka_unit_test(methods_lists_the_fixed_fields),
+        cmocka_unit_test(inspect_says_what_the_engine_takes),
+        cmocka_unit_test(a_bar_comes_after_two_seconds_on_a_terminal_alone),
+    };
+    return cmocka_run_group_tests_name("cli", tests, make_model, remove_model);
+}

@@ -131,8 +131,8 @@ static pleat_status append_file(const job *j, FILE *to, const char *path) {
 
 /* ---- programs ---- */
 
-/* Runs argv with its output in the job's log, and draws how far the download is. The exit code; -1: it could not be
- * started, or died. */
+/* Runs argv with its output in the job's log, and draws how far the download is. The exit code (255 when a signal
+ * ended it); -1: it could not be started. */
 static int run_program(const job *j, char *const argv[]) {
     posix_spawn_file_actions_t actions;
     pid_t child;
@@ -154,7 +154,7 @@ static int run_program(const job *j, char *const argv[]) {
         if (j->bar)
             progress_update(j->bar, tree_bytes(j->parts), NULL);
     }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
 }
 
 /* The last line of the log that names an error, else the last that says anything. */
@@ -193,11 +193,10 @@ static pleat_status check_sum(const job *j, const char *path, bool *good) {
 
 static pleat_status download(const job *j, const char *requirement, const char *folder) {
     char words[NAME_CAP];
-    remove(j->log);
     int code = run_program(j, (char *[]){"python3", "-m", "pip", "download", "--no-deps",
                                          "--only-binary=:all:", "--disable-pip-version-check", "--no-cache-dir", "-d",
                                          (char *)folder, (char *)requirement, NULL});
-    if (code < 0 && access(j->log, F_OK))
+    if (code < 0)
         return err_set(j->error, PLEAT_EIO, "python3, whose pip downloads %s, could not be started", requirement);
     if (code)
         return err_set(j->error, PLEAT_EIO, "pip could not download %s: %s", requirement, last_words(j, words));

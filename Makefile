@@ -32,7 +32,8 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 CLI := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
 LIB := $(BUILD)/libpleat.a
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
-TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+FUZZ := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c)) $(FUZZ:%=$(BUILD)/tests/test_fuzz_%)
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 BENCH_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard bench/support/*.c)) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/kernel_cases*.c))
 
@@ -58,6 +59,19 @@ $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(LIB)
 	@echo LD $@
 	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
 
+$(FUZZ:%=$(BUILD)/tests/test_fuzz_%): $(BUILD)/tests/test_fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/driver.o $(SUPPORT) $(LIB)
+	@mkdir -p $(@D)
+	@echo LD $@
+	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+
+# The same targets under libFuzzer, by clang, in build/fuzz.
+fuzz:
+	@$(MAKE) CC=clang BUILD=build/fuzz CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-error" $(FUZZ:%=build/fuzz/fuzz_%)
+
+build/fuzz/fuzz_%: build/fuzz/tests/fuzz/fuzz_%.o $(SUPPORT) $(LIB)
+	@echo LD $@
+	@clang -fsanitize=fuzzer,address,undefined -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
+
 # These run the program itself.
 $(BUILD)/tests/test_cli $(BUILD)/tests/test_fetch: $(BUILD)/pleat
 
@@ -80,6 +94,6 @@ format:
 clean:
 	rm -rf build
 
-.PHONY: all tests bench install format clean
+.PHONY: all tests fuzz bench install format clean
 .SECONDARY:
 -include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(BENCH_SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d)

@@ -92,7 +92,8 @@ static void every_command_has_help_with_an_example(void **state) {
         assert_non_null(strstr(r.out, words));
         snprintf(words, sizeof(words), "\n  pleat %s", name);
         const char *example = strstr(r.out, "\nExample:");
-        if (!example || !strstr(example, words) || !strstr(r.out, "--json"))
+        bool group = strstr(r.out, "--help` says more") != NULL; /* of commands below it */
+        if (!group && (!example || !strstr(example, words) || !strstr(r.out, "--json")))
             fail_msg("%s: no example or no --json in: %s", name, r.out);
         program_free(&r);
         program_free(&h);

@@ -1,4 +1,5 @@
-/* status.c - fills a pleat_error. A sentence that does not fit is cut at the end of a character. */
+/* status.c - fills a pleat_error. A sentence that does not fit is cut at the end of a character; control characters, which
+ * come from outside with what a sentence quotes, become '?', so that it stays one line and moves no terminal. */
 #include "base/status.h"
 
 #include <stdarg.h>
@@ -23,5 +24,8 @@ pleat_status err_set(pleat_error *error, pleat_status status, const char *format
             end = start - 1;
         error->text[end] = 0;
     }
+    for (char *at = error->text; *at; at++)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            *at = '?';
     return status;
 }

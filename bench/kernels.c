@@ -13,14 +13,14 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_COPIES = 256, RESIDENT_BYTES = 256 << 10 };
+enum { MOST_COPIES = 256, RESIDENT_BYTES = 256 << 10, CALLS = 64 };
 static const double least_seconds = 2e-3;
 
 typedef struct peaks {
     double int8[CPU_LEVEL_COUNT], f32[CPU_LEVEL_COUNT], cached;
 } peaks;
 
-/* Copies of the operands that together stay in L2; a kernel that works in place gets each of them fresh. */
+/* The operands; of a kernel that works in place copies that together stay in L2, each of which it gets fresh. */
 typedef struct operands {
     kernel_buffer shape[KERNEL_BUFFERS];
     void *master[KERNEL_BUFFERS], *copy[MOST_COPIES][KERNEL_BUFFERS];
@@ -48,7 +48,7 @@ static operands *operands_open(const kernel_case *c) {
     }
     c->fill(c, &c->bench, 1, false, o->master);
     o->n_copies = (int)(RESIDENT_BYTES / o->bytes);
-    o->n_copies = o->n_copies < 1 ? 1 : o->n_copies > MOST_COPIES ? MOST_COPIES : o->n_copies;
+    o->n_copies = o->n_copies < 1 || !c->in_place ? 1 : o->n_copies > MOST_COPIES ? MOST_COPIES : o->n_copies;
     for (int k = 0; k < o->n_copies; k++)
         for (int i = 0; i < KERNEL_BUFFERS && o->shape[i].n; i++)
             o->copy[k][i] = take(bytes_of(&o->shape[i]));
@@ -85,9 +85,10 @@ static double call_seconds(const cpu_kernels *kernels, const kernel_case *c, ope
         operands_reset(o);
         double started = cpu_seconds();
         for (int k = 0; k < o->n_copies; k++)
-            c->run(kernels, c, &c->bench, 0, c->bench.n_rows, o->copy[k]);
+            for (int i = 0; i < (c->in_place ? 1 : CALLS); i++)
+                c->run(kernels, c, &c->bench, 0, c->bench.n_rows, o->copy[k]);
         took += cpu_seconds() - started;
-        n_calls += o->n_copies;
+        n_calls += o->n_copies * (c->in_place ? 1 : CALLS);
     }
     return took / (double)n_calls;
 }

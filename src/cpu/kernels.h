@@ -40,7 +40,11 @@ typedef struct dot_row {
     float unit, offset;
     int32_t sum; /* of the whole numbers */
 } dot_row;
-/* The same for codes into a table of floats, book[2^bits], and for 8-bit floats (no table). */
+typedef struct fold_item { /* what becomes one dot_row; all [n] */
+    const float *x, *scale, *middle;
+} fold_item;
+
+/* Rows of a tile as tile_type has them, for codes into a table of floats, book[2^bits], and for 8-bit floats (no table). */
 typedef enum book_type {
     BOOK_2,    /* 8 bytes as TILE_U2 */
     BOOK_3,    /* 12 bytes: as TILE_U2, then the codes' upper bits: byte 8 + k holds elements 8k.. from the low bit up */
@@ -60,11 +64,11 @@ typedef struct cpu_kernels {
      * starts from out's value. prefetch: as many bytes as x has, to bring to L2 while working, or NULL. */
     void (*tile[TILE_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch);
-    /* Folds scales into rows of n floats (a multiple of 16, at most DOT_MOST), ldx apart, and rounds them half to even to whole
-     * numbers of DOT_LIMIT at most, each row by its own largest: y = x * scale, number = y * (DOT_LIMIT / max|y|), unit = max|y| /
-     * DOT_LIMIT; a row whose max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same bits at every level.
-     * offset = sum of x[i] * middle[i]. scale NULL: ones; middle NULL: offset 0. */
-    void (*fold)(const float *x, size_t ldx, int n_rows, int n, const float *scale, const float *middle, dot_row *rows);
+    /* Folds scales into rows of n floats (a multiple of 16, at most DOT_MOST) and rounds them half to even to whole numbers of DOT_LIMIT
+     * at most, each row by its own largest: y = x * scale, number = y * (DOT_LIMIT / max|y|), unit = max|y| / DOT_LIMIT; a row whose
+     * max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same bits at every level. offset = sum of x[i] * middle[i].
+     * Either all items have a scale or none has (ones), likewise a middle (none: offset 0). */
+    void (*fold)(const fold_item *items, int n_items, int n, dot_row *rows);
     /* out[r*ldo + k] += unit_r * R * scale[k] + offset_r * middle[k] for the 32 columns k of a tile of codes, where R is the whole
      * number sum over i < n of number_r[i] * (code[i][k] - 2^(bits-1)), exact at every level. scale NULL, middle NULL: ones. n is a
      * multiple of 16. Codes, 4 elements of a column side by side:
@@ -75,10 +79,10 @@ typedef struct cpu_kernels {
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
-    /* One page of one row of an online softmax: s[64] holds scores, -INFINITY where masked. Sets m' = max(*m, max s), s = exp(s - m')
-     * (0 where masked), *l = *l * c + sum s, *m = m', and returns c = exp(m_before - m') (1 when nothing is visible; 0 when *m was
-     * -INFINITY). Sums in a fixed order. */
-    float (*softmax_page)(float *s, float *m, float *l);
+    /* One page of an online softmax, by rows: s[r*64..] holds scores, -INFINITY where masked. Sets m' = max(m[r], max s), s = exp(s - m')
+     * (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and c[r] = exp(m_before - m') (1 when nothing is visible; 0 when m[r] was
+     * -INFINITY before). Sums in a fixed order. */
+    void (*softmax_page)(float *s, int n_rows, float *m, float *l, float *c);
     /* x[0..n) *= c */
     void (*scale)(float *x, int n, float c);
     /* acc[i] += x[i] * c for i < n (mass) */

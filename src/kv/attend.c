@@ -395,12 +395,13 @@ static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
     }
     float *s = t->scratch->s;
     page_score_masked(t, page, &span, next_page_bytes(t, KV_K, page));
+    float correction[ATTEND_TILE_TOKENS * KV_MAX_GROUP];
+    t->kernels->softmax_page(s, t->n_rows, max, sum, correction);
     for (int r = 0; r < t->n_rows; r++) {
-        float correction = t->kernels->softmax_page(s + r * PAGE_TOKENS, &max[r], &sum[r]);
-        if (correction != 1)
-            t->kernels->scale(out + r * t->d, t->d, correction);
-        if (correction != 1 && t->out_turned)
-            t->kernels->scale(t->out_turned + r * t->d, t->d, correction);
+        if (correction[r] != 1)
+            t->kernels->scale(out + r * t->d, t->d, correction[r]);
+        if (correction[r] != 1 && t->out_turned)
+            t->kernels->scale(t->out_turned + r * t->d, t->d, correction[r]);
         if (t->p) {
             memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS,
                    PAGE_TOKENS * sizeof(*s));

@@ -17,7 +17,7 @@
 #include <assert.h>
 #include <string.h>
 
-enum { BLOCK_ROWS = 16, HALVES = PAGE_TOKENS / TILE };
+enum { BLOCK_ROWS = 8, MOST_ITEMS = BLOCK_ROWS * KV_MAX_HEAD_DIM / TILE, HALVES = PAGE_TOKENS / TILE };
 
 static code_type type_of(int bits) {
     return bits == 8 ? CODE_U8 : bits == 4 ? CODE_U4 : CODE_U2;
@@ -95,35 +95,45 @@ static const float *at(const float *x, int offset) {
     return x ? x + offset : NULL;
 }
 
+/* Rows r of every group g, scaled and shifted by the group's maps: rows[g * n_rows + r]. Group g's row begins `apart`
+ * floats behind the one before. */
+static void fold_groups(const cpu_kernels *kernels, const float *x, size_t ldx, int n_rows, int n, int n_groups,
+                        int apart, const float *scale, const float *middle, int maps_apart, dot_row *rows) {
+    fold_item item[MOST_ITEMS];
+    for (int g = 0; g < n_groups; g++)
+        for (int r = 0; r < n_rows; r++)
+            item[g * n_rows + r] = (fold_item){.x = x + (size_t)r * ldx + g * apart,
+                                               .scale = at(scale, g * maps_apart),
+                                               .middle = at(middle, g * maps_apart)};
+    kernels->fold(item, n_groups * n_rows, n, rows);
+}
+
 static void score_by_channel(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
                              const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
-    dot_row rows[BLOCK_ROWS];
+    dot_row rows[MOST_ITEMS];
+    fold_groups(kernels, q, (size_t)d, n_rows, d, maps->n_groups, 0, maps->scale, middle, d, rows);
     for (int half = 0; half < HALVES; half++) {
-        int g = half * maps->n_groups / HALVES;
-        if (half == 0 || maps->n_groups == HALVES)
-            kernels->fold(q, (size_t)d, n_rows, d, maps->scale + g * d, at(middle, g * d), rows);
         size_t from = place(bits, d, KV_K, half, 0);
-        kernels->dot[type_of(bits)](rows, n_rows, d, codes + from, NULL, NULL, s + half * TILE, PAGE_TOKENS,
-                                    ahead(prefetch, from));
+        kernels->dot[type_of(bits)](rows + half * maps->n_groups / HALVES * n_rows, n_rows, d, codes + from, NULL, NULL,
+                                    s + half * TILE, PAGE_TOKENS, ahead(prefetch, from));
     }
 }
 
 static void score_by_token(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
                            const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
     float ones[KV_MAX_HEAD_DIM];
-    dot_row rows[BLOCK_ROWS];
+    dot_row rows[MOST_ITEMS];
     int wide = d / maps->n_groups;
     for (int j = 0; middle && j < wide; j++)
         ones[j] = 1;
-    for (int g = 0; g < maps->n_groups; g++) {
-        kernels->fold(q + g * wide, (size_t)d, n_rows, wide, NULL, middle ? ones : NULL, rows);
-        for (int half = 0; half < HALVES; half++) {
+    fold_groups(kernels, q, (size_t)d, n_rows, wide, maps->n_groups, wide, NULL, middle ? ones : NULL, 0, rows);
+    for (int half = 0; half < HALVES; half++)
+        for (int g = 0; g < maps->n_groups; g++) {
             size_t from = place(bits, d, KV_K, half, g * wide);
             int map = g * PAGE_TOKENS + half * TILE;
-            kernels->dot[type_of(bits)](rows, n_rows, wide, codes + from, maps->scale + map, at(middle, map),
-                                        s + half * TILE, PAGE_TOKENS, ahead(prefetch, from));
+            kernels->dot[type_of(bits)](rows + g * n_rows, n_rows, wide, codes + from, maps->scale + map,
+                                        at(middle, map), s + half * TILE, PAGE_TOKENS, ahead(prefetch, from));
         }
-    }
 }
 
 void page_codes_score(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
@@ -140,16 +150,13 @@ void page_codes_score(const cpu_kernels *kernels, int bits, int d, const uint8_t
 
 static void mix_block(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
                       const float *middle, const float *p, int n_rows, float *o, const uint8_t *prefetch) {
-    dot_row rows[BLOCK_ROWS];
-    for (int tile = 0, before = -1; tile < d / TILE; tile++) {
-        int g = tile * TILE * maps->n_groups / d;
-        if (g != before)
-            kernels->fold(p, PAGE_TOKENS, n_rows, PAGE_TOKENS, maps->scale + g * PAGE_TOKENS,
-                          at(middle, g * PAGE_TOKENS), rows);
-        before = g;
+    dot_row rows[MOST_ITEMS];
+    fold_groups(kernels, p, PAGE_TOKENS, n_rows, PAGE_TOKENS, maps->n_groups, 0, maps->scale, middle, PAGE_TOKENS,
+                rows);
+    for (int tile = 0; tile < d / TILE; tile++) {
         size_t from = place(bits, d, KV_V, tile, 0);
-        kernels->dot[type_of(bits)](rows, n_rows, PAGE_TOKENS, codes + from, NULL, NULL, o + tile * TILE, (size_t)d,
-                                    ahead(prefetch, from));
+        kernels->dot[type_of(bits)](rows + tile * TILE * maps->n_groups / d * n_rows, n_rows, PAGE_TOKENS, codes + from,
+                                    NULL, NULL, o + tile * TILE, (size_t)d, ahead(prefetch, from));
     }
 }
 

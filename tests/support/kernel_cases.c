@@ -233,33 +233,38 @@ static void run_act(const cpu_kernels *k, const kernel_case *c, const kernel_siz
 /* ---- softmax ---- */
 
 static void layout_softmax(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
-    (void)c, (void)s;
-    b[0] = (kernel_buffer){.element = KERNEL_F32, .n = PAGE_TOKENS, .out = true, .align = 4};
-    b[1] = (kernel_buffer){.element = KERNEL_F32, .n = 3, .out = true, .align = 4}; /* maximum, sum, correction */
+    (void)c;
+    size_t n = (size_t)s->n_rows;
+    b[0] = (kernel_buffer){.element = KERNEL_F32, .n = n * PAGE_TOKENS, .out = true, .align = 4};
+    for (int i = 1; i <= 3; i++) /* maximum, sum, correction */
+        b[i] = (kernel_buffer){.element = KERNEL_F32, .n = n, .out = true, .align = 4};
 }
 
-/* variant: 0 first page, 1 a later page, 2 some slots masked, 3 all masked after others, 4 all masked and nothing
- * before, 5 scores so far apart that most exponentials are zero */
+/* Rows in turn, beginning with the variant: 0 first page, 1 a later page, 2 some slots masked, 3 all masked after
+ * others, 4 all masked and nothing before, 5 scores so far apart that most exponentials are zero. */
 static void fill_softmax(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes,
                          void *const *buffer) {
     (void)c, (void)magnitudes;
-    float *x = buffer[0], *state = buffer[1];
-    bool first = s->variant == 0 || s->variant == 4;
-    state[0] = first ? -INFINITY : kernel_draw_float(&seed, false) * 3;
-    state[1] = first ? 0 : 1 + kernel_draw_float(&seed, true) * 50;
-    state[2] = -7;
-    for (int t = 0; t < PAGE_TOKENS; t++) {
-        x[t] = kernel_draw_float(&seed, false) * (s->variant == 5 ? 90 : 5);
-        if (s->variant == 3 || s->variant == 4 || (s->variant == 2 && kernel_draw(&seed) % 3 == 0))
-            x[t] = -INFINITY;
+    float *x = buffer[0], *m = buffer[1], *l = buffer[2], *factor = buffer[3];
+    for (int r = 0; r < s->n_rows; r++) {
+        int kind = (s->variant + r) % 6;
+        bool first = kind == 0 || kind == 4;
+        m[r] = first ? -INFINITY : kernel_draw_float(&seed, false) * 3;
+        l[r] = first ? 0 : 1 + kernel_draw_float(&seed, true) * 50;
+        factor[r] = -7;
+        for (int t = r * PAGE_TOKENS; t < (r + 1) * PAGE_TOKENS; t++) {
+            x[t] = kernel_draw_float(&seed, false) * (kind == 5 ? 90 : 5);
+            if (kind == 3 || kind == 4 || (kind == 2 && kernel_draw(&seed) % 3 == 0))
+                x[t] = -INFINITY;
+        }
     }
 }
 
-static void run_softmax(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n,
+static void run_softmax(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
                         void *const *buffer) {
-    (void)c, (void)s, (void)first, (void)n;
-    float *state = buffer[1];
-    state[2] = k->softmax_page(buffer[0], &state[0], &state[1]);
+    (void)c, (void)s;
+    k->softmax_page((float *)buffer[0] + first * PAGE_TOKENS, n_rows, (float *)buffer[1] + first,
+                    (float *)buffer[2] + first, (float *)buffer[3] + first);
 }
 
 #define ROW_CASE(id, text, how, most_variant, lay, fills)                                                              \
@@ -269,6 +274,7 @@ static void run_softmax(const cpu_kernels *k, const kernel_case *c, const kernel
         .step = {1, 1, 1, 0},                                                                                          \
         .most = {131, 1, 1, most_variant},                                                                             \
         .bench = {1536, 1, 1, 1},                                                                                      \
+        .in_place = true,                                                                                              \
         .layout = lay,                                                                                                 \
         .fill = fills,                                                                                                 \
         .run = run_##id,                                                                                               \
@@ -287,6 +293,7 @@ static const kernel_case rope_pairs = {.name = "rope.pairs",
                                        .most = {130, 1, 1, 1},
                                        .bench = {128, 1, 1, 0},
                                        .type = false,
+                                       .in_place = true,
                                        .layout = layout_two,
                                        .fill = fill_rope,
                                        .run = run_rope};
@@ -296,6 +303,7 @@ static const kernel_case rope_halves = {.name = "rope.halves",
                                         .most = {130, 1, 1, 1},
                                         .bench = {128, 1, 1, 0},
                                         .type = true,
+                                        .in_place = true,
                                         .layout = layout_two,
                                         .fill = fill_rope,
                                         .run = run_rope};
@@ -326,8 +334,10 @@ static const kernel_case act_quantize = {.name = "act_quantize",
 static const kernel_case softmax_page = {.name = "softmax_page",
                                          .rule = KERNEL_NEAR,
                                          .step = {64, 1, 1, 0},
-                                         .most = {64, 1, 1, 6},
-                                         .bench = {64, 1, 1, 1},
+                                         .most = {64, 11, 1, 6},
+                                         .bench = {64, 6, 1, 1},
+                                         .rows_apart = true,
+                                         .in_place = true,
                                          .layout = layout_softmax,
                                          .fill = fill_softmax,
                                          .run = run_softmax};

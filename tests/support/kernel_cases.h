@@ -39,6 +39,7 @@ struct kernel_case {
     kernel_rule rule;
     kernel_size step, most; /* tested: n, n_rows and n_out from step to most; all variants below most.variant */
     kernel_size bench;      /* a size of real use; n 0: no benchmark of its own */
+    bool in_place;          /* a second call on the same operands would not do the same work */
     bool rows_apart;        /* a row's bits do not depend on the other rows of the call */
     int type;               /* of a tile or a packed matrix */
     void (*layout)(const kernel_case *, const kernel_size *, kernel_buffer buffer[KERNEL_BUFFERS]);

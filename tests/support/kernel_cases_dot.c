@@ -52,8 +52,10 @@ static void fold_run(const cpu_kernels *k, const kernel_case *c, const kernel_si
                      void *const *buffer) {
     (void)c;
     const float *scale = s->variant & 2 ? buffer[F_SCALE] : NULL, *middle = s->variant & 4 ? buffer[F_MIDDLE] : NULL;
-    dot_row *rows = (dot_row *)buffer[F_ROWS] + first;
-    k->fold((const float *)buffer[F_X] + (size_t)first * ldx(s), ldx(s), n_rows, s->n, scale, middle, rows);
+    fold_item item[16];
+    for (int r = 0; r < n_rows; r++)
+        item[r] = (fold_item){(const float *)buffer[F_X] + (size_t)(first + r) * ldx(s), scale, middle};
+    k->fold(item, n_rows, s->n, (dot_row *)buffer[F_ROWS] + first);
 }
 
 /* What tests compare of the rows. */

@@ -8,16 +8,15 @@
 #include "cpu/fill.h"
 #include <math.h>
 
-static void fold(const float *x, size_t ldx, int n_rows, int n, const float *scale, const float *middle,
-                 dot_row *rows) {
-    for (int r = 0; r < n_rows; r++) {
-        const float *from = x + (size_t)r * ldx;
+static void fold(const fold_item *items, int n_items, int n, dot_row *rows) {
+    for (int r = 0; r < n_items; r++) {
+        const float *x = items[r].x, *scale = items[r].scale, *middle = items[r].middle;
         dot_row *row = &rows[r];
         float y[DOT_MOST], top = 0, offset = 0;
         for (int i = 0; i < n; i++) {
-            y[i] = scale ? from[i] * scale[i] : from[i];
+            y[i] = scale ? x[i] * scale[i] : x[i];
             top = fabsf(y[i]) > top ? fabsf(y[i]) : top;
-            offset += middle ? from[i] * middle[i] : 0;
+            offset += middle ? x[i] * middle[i] : 0;
         }
         bool none = top < 1e-30f; /* DOT_LIMIT / top would overflow */
         float to_number = none ? 0 : DOT_LIMIT / top;

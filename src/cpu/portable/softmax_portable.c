@@ -2,7 +2,7 @@
 #include "cpu/fill.h"
 #include <math.h>
 
-static float softmax_page(float *s, float *m, float *l) {
+static float row(float *s, float *m, float *l) {
     float top = *m, before = *m, sum = 0;
     for (int t = 0; t < PAGE_TOKENS; t++)
         top = s[t] > top ? s[t] : top;
@@ -19,6 +19,11 @@ static float softmax_page(float *s, float *m, float *l) {
     *m = top;
     *l = *l * c + sum;
     return c;
+}
+
+static void softmax_page(float *s, int n_rows, float *m, float *l, float *c) {
+    for (int r = 0; r < n_rows; r++)
+        c[r] = row(s + r * PAGE_TOKENS, &m[r], &l[r]);
 }
 
 void softmax_portable_fill(cpu_kernels *k) {

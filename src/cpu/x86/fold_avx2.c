@@ -45,10 +45,9 @@ INLINE void fold_row(const float *x, int n, const float *scale, const float *mid
     row->sum = sum8_epi32(sum);
 }
 
-static void fold(const float *x, size_t ldx, int n_rows, int n, const float *scale, const float *middle,
-                 dot_row *rows) {
-    for (int r = 0; r < n_rows; r++)
-        fold_row(x + (size_t)r * ldx, n, scale, middle, &rows[r]);
+static void fold(const fold_item *items, int n_items, int n, dot_row *rows) {
+    for (int r = 0; r < n_items; r++)
+        fold_row(items[r].x, n, items[r].scale, items[r].middle, &rows[r]);
 }
 
 void fold_avx2_fill(cpu_kernels *k) {

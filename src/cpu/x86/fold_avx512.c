@@ -6,31 +6,11 @@
  */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include <immintrin.h>
+#include "cpu/x86/across_avx512.h"
 
 enum { ROWS = 4 };
 
 #define INLINE static inline __attribute__((always_inline))
-
-/* Lane r of the result: what `op` makes of all lanes of v[r], in the same order for every r. */
-#define ACROSS(name, vector, quarter, op, ps, quarter_of)                                                              \
-    INLINE quarter name(const vector v[ROWS]) {                                                                        \
-        __m512 ab[2] = {_mm512_unpacklo_ps(ps(v[0]), ps(v[1])), _mm512_unpackhi_ps(ps(v[0]), ps(v[1]))};               \
-        __m512 cd[2] = {_mm512_unpacklo_ps(ps(v[2]), ps(v[3])), _mm512_unpackhi_ps(ps(v[2]), ps(v[3]))};               \
-        __m512d low = _mm512_castps_pd(op(ab[0], ab[1])), high = _mm512_castps_pd(op(cd[0], cd[1]));                   \
-        __m512 all =                                                                                                   \
-            op(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));      \
-        all = op(all, _mm512_shuffle_f32x4(all, all, 0x4e));                                                           \
-        all = op(all, _mm512_shuffle_f32x4(all, all, 0xb1));                                                           \
-        return quarter_of(all);                                                                                        \
-    }
-#define SAME(x)          (x)
-#define ADD_WHOLE(a, b)  _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
-#define QUARTER_WHOLE(x) _mm_castps_si128(_mm512_castps512_ps128(x))
-
-ACROSS(most_of, __m512, __m128, _mm512_max_ps, SAME, _mm512_castps512_ps128)
-ACROSS(sum_of, __m512, __m128, _mm512_add_ps, SAME, _mm512_castps512_ps128)
-ACROSS(whole_sum_of, __m512i, __m128i, ADD_WHOLE, _mm512_castsi512_ps, QUARTER_WHOLE)
 
 /* 64 numbers as two planes of bytes; returns their sums by lanes. */
 INLINE __m512i store_64(const __m512i number[4], dot_row *row, int i) {
@@ -72,54 +52,108 @@ INLINE __m512i store_row(const float *y, int n, float to_number, dot_row *row) {
     return sum;
 }
 
-/* scaled, shifted: there are a scale and a middle. */
-INLINE void block(int n_rows, bool scaled, bool shifted, const float *x, size_t ldx, int n, const float *scale,
-                  const float *middle, dot_row *rows) {
-    _Alignas(64) float y[ROWS][DOT_MOST], to_number[4], unit[4], offset[4];
-    int32_t sum[4];
+typedef struct sums { /* of up to four rows over their elements, still by lanes */
     __m512 top[ROWS], shift[ROWS];
-    __m512i whole[ROWS];
-    for (int r = 0; r < ROWS; r++) {
-        top[r] = shift[r] = _mm512_setzero_ps();
-        whole[r] = _mm512_setzero_si512();
-    }
-    for (int i = 0; i < n; i += 16) {
-        __m512 s = scaled ? _mm512_loadu_ps(scale + i) : _mm512_setzero_ps();
-        __m512 m = shifted ? _mm512_loadu_ps(middle + i) : _mm512_setzero_ps();
-        for (int r = 0; r < n_rows; r++) {
-            __m512 v = _mm512_loadu_ps(x + (size_t)r * ldx + i), w = scaled ? _mm512_mul_ps(v, s) : v;
-            if (shifted)
-                shift[r] = _mm512_fmadd_ps(v, m, shift[r]);
-            top[r] = _mm512_range_ps(top[r], w, 0xb); /* the larger magnitude */
-            _mm512_store_ps(y[r] + i, w);
-        }
-    }
-    __m128 most = most_of(top), enough = _mm_cmpge_ps(most, _mm_set1_ps(1e-30f)), limit = _mm_set1_ps(DOT_LIMIT);
-    _mm_store_ps(to_number, _mm_and_ps(_mm_div_ps(limit, most), enough));
-    _mm_store_ps(unit, _mm_and_ps(_mm_div_ps(most, limit), enough));
-    _mm_store_ps(offset, sum_of(shift));
-    for (int r = 0; r < n_rows; r++)
-        whole[r] = store_row(y[r], n, to_number[r], &rows[r]);
-    _mm_storeu_si128((__m128i *)sum, whole_sum_of(whole));
-    for (int r = 0; r < n_rows; r++) {
-        rows[r].unit = unit[r];
-        rows[r].offset = offset[r];
-        rows[r].sum = sum[r];
+} sums;
+
+/* y = x * scale of four vectors from element i on, and what they add to the sums of row r. */
+INLINE void fold_64(const fold_item *item, int i, bool scaled, bool shifted, __m512 y[4], sums *s, int r) {
+    for (int k = 0; k < 4; k++) {
+        __m512 v = _mm512_loadu_ps(item->x + i + 16 * k);
+        y[k] = scaled ? _mm512_mul_ps(v, _mm512_loadu_ps(item->scale + i + 16 * k)) : v;
+        if (shifted)
+            s->shift[r] = _mm512_fmadd_ps(v, _mm512_loadu_ps(item->middle + i + 16 * k), s->shift[r]);
+        s->top[r] = _mm512_range_ps(s->top[r], y[k], 0xb); /* the larger magnitude */
     }
 }
 
+INLINE void fold_16(const fold_item *item, int i, bool scaled, bool shifted, float *y, sums *s, int r) {
+    __m512 v = _mm512_loadu_ps(item->x + i), w = scaled ? _mm512_mul_ps(v, _mm512_loadu_ps(item->scale + i)) : v;
+    if (shifted)
+        s->shift[r] = _mm512_fmadd_ps(v, _mm512_loadu_ps(item->middle + i), s->shift[r]);
+    s->top[r] = _mm512_range_ps(s->top[r], w, 0xb);
+    _mm512_store_ps(y, w);
+}
+
+/* Units and offsets of the rows; factor: what makes numbers of y. */
+INLINE void finish(int n_rows, const sums *s, float factor[ROWS], dot_row *rows) {
+    _Alignas(16) float unit[ROWS], offset[ROWS];
+    __m128 most = across_max(s->top), enough = _mm_cmpge_ps(most, _mm_set1_ps(1e-30f)), limit = _mm_set1_ps(DOT_LIMIT);
+    _mm_store_ps(factor, _mm_and_ps(_mm_div_ps(limit, most), enough));
+    _mm_store_ps(unit, _mm_and_ps(_mm_div_ps(most, limit), enough));
+    _mm_store_ps(offset, across_sum(s->shift));
+    for (int r = 0; r < n_rows; r++) {
+        rows[r].unit = unit[r];
+        rows[r].offset = offset[r];
+    }
+}
+
+INLINE void finish_sums(int n_rows, const __m512i whole[ROWS], dot_row *rows) {
+    _Alignas(16) int32_t sum[ROWS];
+    __m512 seen[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        seen[r] = _mm512_castsi512_ps(whole[r]);
+    _mm_store_si128((__m128i *)sum, _mm_castps_si128(across_whole_sum(seen)));
+    for (int r = 0; r < n_rows; r++)
+        rows[r].sum = sum[r];
+}
+
+INLINE void block(int n_rows, bool scaled, bool shifted, const fold_item *items, int n, dot_row *rows) {
+    _Alignas(64) float y[ROWS][DOT_MOST], factor[ROWS];
+    sums s;
+    __m512i whole[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        s.top[r] = s.shift[r] = _mm512_setzero_ps();
+        whole[r] = _mm512_setzero_si512();
+    }
+    for (int i = 0; i < n; i += 16)
+        for (int r = 0; r < n_rows; r++)
+            fold_16(&items[r], i, scaled, shifted, y[r] + i, &s, r);
+    finish(n_rows, &s, factor, rows);
+    for (int r = 0; r < n_rows; r++)
+        whole[r] = store_row(y[r], n, factor[r], &rows[r]);
+    finish_sums(n_rows, whole, rows);
+}
+
+/* The same for rows of 64, which stay in registers. */
+INLINE void block_64(int n_rows, bool scaled, bool shifted, const fold_item *items, dot_row *rows) {
+    _Alignas(16) float factor[ROWS];
+    __m512 y[ROWS][4];
+    sums s;
+    __m512i whole[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        s.top[r] = s.shift[r] = _mm512_setzero_ps();
+        whole[r] = _mm512_setzero_si512();
+    }
+    for (int r = 0; r < n_rows; r++)
+        fold_64(&items[r], 0, scaled, shifted, y[r], &s, r);
+    finish(n_rows, &s, factor, rows);
+    for (int r = 0; r < n_rows; r++) {
+        __m512i number[4];
+        for (int k = 0; k < 4; k++)
+            number[k] = _mm512_cvtps_epi32(_mm512_mul_ps(y[r][k], _mm512_set1_ps(factor[r])));
+        whole[r] = store_64(number, &rows[r], 0);
+    }
+    finish_sums(n_rows, whole, rows);
+}
+
+INLINE void blocks(int n_rows, bool scaled, bool shifted, const fold_item *items, int n, dot_row *rows) {
+    if (n == 64)
+        block_64(n_rows, scaled, shifted, items, rows);
+    else
+        block(n_rows, scaled, shifted, items, n, rows);
+}
+
 #define FOLD(name, scaled, shifted)                                                                                    \
-    static void name(const float *x, size_t ldx, int n_rows, int n, const float *scale, const float *middle,           \
-                     dot_row *rows) {                                                                                  \
-        int r = 0;                                                                                                     \
-        for (; r + 4 <= n_rows; r += 4)                                                                                \
-            block(4, scaled, shifted, x + (size_t)r * ldx, ldx, n, scale, middle, rows + r);                           \
-        if (n_rows - r == 3)                                                                                           \
-            block(3, scaled, shifted, x + (size_t)r * ldx, ldx, n, scale, middle, rows + r);                           \
-        else if (n_rows - r == 2)                                                                                      \
-            block(2, scaled, shifted, x + (size_t)r * ldx, ldx, n, scale, middle, rows + r);                           \
-        else if (n_rows - r == 1)                                                                                      \
-            block(1, scaled, shifted, x + (size_t)r * ldx, ldx, n, scale, middle, rows + r);                           \
+    static void name(const fold_item *items, int n_items, int n, dot_row *rows) {                                      \
+        for (; n_items >= ROWS; items += ROWS, rows += ROWS, n_items -= ROWS)                                          \
+            blocks(ROWS, scaled, shifted, items, n, rows);                                                             \
+        if (n_items == 3)                                                                                              \
+            blocks(3, scaled, shifted, items, n, rows);                                                                \
+        else if (n_items == 2)                                                                                         \
+            blocks(2, scaled, shifted, items, n, rows);                                                                \
+        else if (n_items == 1)                                                                                         \
+            blocks(1, scaled, shifted, items, n, rows);                                                                \
     }
 
 FOLD(fold_plain, false, false)
@@ -127,16 +161,11 @@ FOLD(fold_scaled, true, false)
 FOLD(fold_shifted, false, true)
 FOLD(fold_both, true, true)
 
-static void fold(const float *x, size_t ldx, int n_rows, int n, const float *scale, const float *middle,
-                 dot_row *rows) {
-    if (scale && middle)
-        fold_both(x, ldx, n_rows, n, scale, middle, rows);
-    else if (scale)
-        fold_scaled(x, ldx, n_rows, n, scale, middle, rows);
-    else if (middle)
-        fold_shifted(x, ldx, n_rows, n, scale, middle, rows);
-    else
-        fold_plain(x, ldx, n_rows, n, scale, middle, rows);
+static void fold(const fold_item *items, int n_items, int n, dot_row *rows) {
+    static void (*const of[2][2])(const fold_item *, int, int, dot_row *) = {{fold_plain, fold_shifted},
+                                                                             {fold_scaled, fold_both}};
+    if (n_items > 0)
+        of[items->scale != NULL][items->middle != NULL](items, n_items, n, rows);
 }
 
 void fold_avx512_fill(cpu_kernels *k) {

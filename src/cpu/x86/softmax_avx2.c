@@ -5,7 +5,7 @@
 #include "cpu/x86/lanes_avx2.h"
 #include <math.h>
 
-static float softmax_page(float *s, float *m, float *l) {
+static float row(float *s, float *m, float *l) {
     __m256 v[8], most = _mm256_loadu_ps(s);
     for (int i = 0; i < 8; i++) {
         v[i] = _mm256_loadu_ps(s + i * 8);
@@ -29,6 +29,11 @@ static float softmax_page(float *s, float *m, float *l) {
     *m = top;
     *l = __builtin_fmaf(*l, c, sum8(v[0]));
     return c;
+}
+
+static void softmax_page(float *s, int n_rows, float *m, float *l, float *c) {
+    for (int r = 0; r < n_rows; r++)
+        c[r] = row(s + r * PAGE_TOKENS, &m[r], &l[r]);
 }
 
 void softmax_avx2_fill(cpu_kernels *k) {

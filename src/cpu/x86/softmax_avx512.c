@@ -1,30 +1,59 @@
-/* softmax_avx512.c - one page of the online softmax: 64 scores are four vectors, their sum is taken pairwise. */
+/* softmax_avx512.c - one page of the online softmax: 64 scores are four vectors; four rows go together, so that their
+ * maxima, sums and corrections are single vectors. A row meets the same operations in a block of 1 to 4 rows. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/across_avx512.h"
 #include "cpu/x86/exp_avx512.h"
 #include <math.h>
 
-static float softmax_page(float *s, float *m, float *l) {
-    __m512 v[4];
-    for (int i = 0; i < 4; i++)
-        v[i] = _mm512_loadu_ps(s + i * 16);
-    float before = *m;
-    float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(v[0], v[1]), _mm512_max_ps(v[2], v[3])));
-    top = top > before ? top : before;
-    if (top == -INFINITY) { /* nothing seen yet, nothing here */
-        for (int i = 0; i < 4; i++)
-            _mm512_storeu_ps(s + i * 16, _mm512_setzero_ps());
-        return 1;
+enum { ROWS = 4, VECTORS = PAGE_TOKENS / 16 };
+
+static inline __attribute__((always_inline)) void block(int n_rows, float *s, float *m, float *l, float *c) {
+    const __m128 nothing = _mm_set1_ps(-INFINITY);
+    __mmask8 live = (__mmask8)((1 << n_rows) - 1);
+    __m512 v[ROWS][VECTORS], most[ROWS], sum[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        most[r] = sum[r] = _mm512_setzero_ps();
+    for (int r = 0; r < n_rows; r++) {
+        for (int i = 0; i < VECTORS; i++)
+            v[r][i] = _mm512_loadu_ps(s + r * PAGE_TOKENS + i * 16);
+        most[r] = _mm512_max_ps(_mm512_max_ps(v[r][0], v[r][1]), _mm512_max_ps(v[r][2], v[r][3]));
     }
-    for (int i = 0; i < 4; i++) {
-        v[i] = exp16(_mm512_sub_ps(v[i], _mm512_set1_ps(top)));
-        _mm512_storeu_ps(s + i * 16, v[i]);
+    __m128 before = _mm_maskz_loadu_ps(live, m), top = _mm_max_ps(before, across_max(most));
+    /* Where nothing was ever seen, 0 stands for the maximum: exp(-inf - 0) is 0. */
+    __mmask8 unseen = _mm_cmp_ps_mask(top, nothing, _CMP_EQ_OQ);
+    __m128 from = _mm_mask_mov_ps(top, unseen, _mm_setzero_ps());
+    _Alignas(16) float least[ROWS];
+    _mm_store_ps(least, from);
+    for (int r = 0; r < n_rows; r++) {
+        for (int i = 0; i < VECTORS; i++) {
+            v[r][i] = exp16(_mm512_sub_ps(v[r][i], _mm512_set1_ps(least[r])));
+            _mm512_storeu_ps(s + r * PAGE_TOKENS + i * 16, v[r][i]);
+        }
+        sum[r] = _mm512_add_ps(_mm512_add_ps(v[r][0], v[r][1]), _mm512_add_ps(v[r][2], v[r][3]));
     }
-    float sum = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(v[0], v[1]), _mm512_add_ps(v[2], v[3])));
-    float c = before == top ? 1 : _mm512_cvtss_f32(exp16(_mm512_set1_ps(before - top)));
-    *m = top;
-    *l = __builtin_fmaf(*l, c, sum);
-    return c;
+    __m128 keep = _mm512_castps512_ps128(exp16(_mm512_castps128_ps512(_mm_sub_ps(before, from))));
+    keep = _mm_mask_mov_ps(keep, unseen, _mm_set1_ps(1));
+    _mm_mask_storeu_ps(m, live, top);
+    _mm_mask_storeu_ps(l, live, _mm_fmadd_ps(_mm_maskz_loadu_ps(live, l), keep, across_sum(sum)));
+    _mm_mask_storeu_ps(c, live, keep);
+}
+
+static void softmax_page(float *s, int n_rows, float *m, float *l, float *c) {
+    int r = 0;
+    for (; r + ROWS <= n_rows; r += ROWS)
+        block(ROWS, s + r * PAGE_TOKENS, m + r, l + r, c + r);
+    switch (n_rows - r) {
+    case 3:
+        block(3, s + r * PAGE_TOKENS, m + r, l + r, c + r);
+        break;
+    case 2:
+        block(2, s + r * PAGE_TOKENS, m + r, l + r, c + r);
+        break;
+    case 1:
+        block(1, s + r * PAGE_TOKENS, m + r, l + r, c + r);
+        break;
+    }
 }
 
 void softmax_avx512_fill(cpu_kernels *k) {

@@ -99,6 +99,10 @@ void html_head(text *page, const char *format, ...) {
     PUT("<th scope=\"col\">", "</th>");
 }
 
+void html_head_words(text *page, const char *format, ...) {
+    PUT("<th scope=\"col\" class=\"words\">", "</th>");
+}
+
 void html_table(text *page, const char *const *heads) {
     html_table_head(page);
     for (; *heads; heads++)

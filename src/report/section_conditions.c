@@ -23,7 +23,6 @@ static const char *spec_of(const figures *f, const char *label) {
 }
 
 pleat_status section_conditions(const section_source *from, text *page, pleat_error *error) {
-    static const char *const heads[] = {"method", "in full", NULL};
     const figures *f = from->f;
     const store_run *r = &f->run;
     char number[32];
@@ -39,7 +38,10 @@ pleat_status section_conditions(const section_source *from, text *page, pleat_er
     put_pair(page, "begun (UTC)", r->started);
     put_pair(page, "pleat", r->version);
     text_puts(page, "</dl>\n");
-    html_table(page, heads);
+    html_table_head(page);
+    html_head(page, "method");
+    html_head_words(page, "in full");
+    html_row_end(page);
     for (int i = 0; i < f->n_labels; i++) {
         const char *spec = spec_of(f, f->label[i]);
         html_row(page, "%s", f->label[i]);

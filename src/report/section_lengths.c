@@ -28,7 +28,7 @@ static bool put_plot(const figures *f, text *page) {
     char colour[16], ink[16];
     int n = 0;
     double highest = 1.6;
-    plot p = plot_begin("lengths", 330);
+    plot p = plot_begin("lengths", 340);
     text *s = &p.script;
     plot_colour(0, ink);
     text_printf(s,

@@ -27,7 +27,7 @@ static double bin_mean(const figures *f, const figures_quality *q, int bin, doub
 static void put_plot(const figures *f, text *page) {
     text plots = {0};
     char colour[16];
-    plot p = plot_begin("kl", 360);
+    plot p = plot_begin("kl", 340);
     text *s = &p.script;
     text_puts(s, "set xlabel 'tokens in the cache'\nset ylabel 'KL from f16'\nset logscale y\n"
                  "set format y '10^{%L}'\n");

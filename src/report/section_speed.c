@@ -85,7 +85,7 @@ static void put_plot(const figures *f, text *page) {
     text plots = {0};
     char colour[16];
     int batch = f->n_batch ? f->batch[f->n_batch - 1] : 0, n = 0;
-    plot p = plot_begin("rates", 380);
+    plot p = plot_begin("rates", 340);
     text *script = &p.script;
     text_printf(script,
                 "set xlabel 'tokens in the cache (batch %d; bars: all repeats)'\nset ylabel 'decode, tokens/s'\n"

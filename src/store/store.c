@@ -17,7 +17,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { APPLICATION = 0x706c6561 /* "plea" */, BUSY_MS = 5000 };
+enum { APPLICATION = 0x706c6561 /* "plea" */, BUSY_MS = 2000 };
 
 static const char *const steps[] = {
     /* 1 */

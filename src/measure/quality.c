@@ -213,12 +213,13 @@ static pleat_status check_budgets(const measure_methods *methods, int ctx, pleat
     for (int i = 0; i < methods->n; i++) {
         const kv_method *m = methods->method[i];
         int bound = m->policy->bound_tokens ? m->policy->bound_tokens(&m->policy_config) : INT_MAX;
-        if (bound != INT_MAX && bound >= ctx / 2)
+        int budget = bound == INT_MAX ? INT_MAX : bound + 1; /* with the token that reads them */
+        if (bound != INT_MAX && budget >= ctx / 2)
             return err_set(
                 error, PLEAT_EINPUT,
                 "%s keeps %d tokens, half of the window of %d or more: it would hardly act, and the figure would "
                 "say nothing; take a larger --ctx",
-                methods->label[i], bound, ctx);
+                methods->label[i], budget, ctx);
         if (m->bounded)
             return err_set(error, PLEAT_EINPUT, "%s compresses inside the prompt, so it cannot share one exact prefill",
                            methods->label[i]);

@@ -236,7 +236,7 @@ static void check_window(const bed *b, const measure_methods *m, const store_win
 
 static void methods_are_what_each_gives_alone(void **state) {
     (void)state;
-    enum { CTX = 400 };
+    enum { CTX = 288 };
     bed b = open_bed(true, 0);
     size_t n_bytes;
     const char *words = assets_text(&n_bytes);
@@ -274,7 +274,7 @@ static void methods_are_what_each_gives_alone(void **state) {
         assert_true(joined.kl_p99 <= most && above <= n / 100);
         assert_true(i == 0 ? joined.kl_mean == 0 : joined.kl_mean > 0);
         bool evicts = !strncmp(m.label[i], "h2o", 3) || !strncmp(m.label[i], "streaming", 9);
-        assert_true(evicts ? joined.kept_share < 0.2 : joined.kept_share == 1);
+        assert_true(evicts ? joined.kept_share < 0.3 : joined.kept_share == 1);
         for (int w = 0; w < 2; w++)
             quality_window_free(&got[w][i]);
     }
@@ -537,23 +537,23 @@ static void fills_stand_in_for_prompts(void **state) {
     throughput_grid grid = {.methods = &m,
                             .batch = {2, 1},
                             .n_batch = 2,
-                            .prompt = {64, 700, 1024},
+                            .prompt = {64, 576, 640},
                             .n_prompt = 3,
                             .repeats = 1,
-                            .fill_tokens = 1024};
+                            .fill_tokens = 640};
     record r = {.n_repeats = 0};
     OK(throughput_run(b.engine, &grid, NULL, keep, &r, NULL, error));
     for (int i = 0; i < m.n; i++) {
-        const store_point *filled = point_of(&r, m.label[i], 1, 700, "decode", true),
-                          *real = point_of(&r, m.label[i], 1, 700, "decode", false);
+        const store_point *filled = point_of(&r, m.label[i], 1, 576, "decode", true),
+                          *real = point_of(&r, m.label[i], 1, 576, "decode", false);
         assert_non_null(filled);
         assert_non_null(real);
         assert_int_equal(filled->kv_bytes, real->kv_bytes);
-        assert_null(point_of(&r, m.label[i], 2, 700, "decode", true)); /* at the smallest batch only */
+        assert_null(point_of(&r, m.label[i], 2, 576, "decode", true)); /* at the smallest batch only */
         assert_null(point_of(&r, m.label[i], 1, 64, "decode", true));
-        assert_non_null(point_of(&r, m.label[i], 2, 1024, "decode", true)); /* long ones are filled, never prefilled */
-        assert_null(point_of(&r, m.label[i], 2, 1024, "decode", false));
-        assert_null(point_of(&r, m.label[i], 2, 1024, "prefill", true));
+        assert_non_null(point_of(&r, m.label[i], 2, 640, "decode", true)); /* long ones are filled, never prefilled */
+        assert_null(point_of(&r, m.label[i], 2, 640, "decode", false));
+        assert_null(point_of(&r, m.label[i], 2, 640, "prefill", true));
     }
     drop(&r);
     measure_methods_free(&m);

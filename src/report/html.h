@@ -23,7 +23,7 @@ void html_table(text *page, const char *const *heads);
 void html_table_head(text *page); /* the same by hand: heads by html_head(), then rows; closed by html_table_end */
 void html_head(text *page, const char *format, ...) HTML_PRINTF;
 void html_head_words(text *page, const char *format, ...) HTML_PRINTF; /* over html_cell_words */
-void html_row(text *page, const char *format, ...) HTML_PRINTF; /* begins a row with its name */
+void html_row(text *page, const char *format, ...) HTML_PRINTF;        /* begins a row with its name */
 void html_cell(text *page, const char *format, ...) HTML_PRINTF;
 void html_cell_words(text *page, const char *format, ...) HTML_PRINTF; /* left-aligned, may wrap */
 void html_cell_none(text *page, const char *why);                      /* a dash; why: its title, or NULL */

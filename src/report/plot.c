@@ -16,7 +16,7 @@
 enum { SERIES = 16 }; /* placeholder of the first series */
 
 static const char head[] =
-    "set terminal svg size 560,%d dynamic font 'sans-serif,14' name '%s' background rgb '#010199'\n"
+    "set terminal svg size 560,%d dynamic noenhanced font 'sans-serif,14' name '%s' background rgb '#010199'\n"
     "set border 3 lc rgb '#010100'\nset tics nomirror textcolor rgb '#010100'\n"
     "set grid y lc rgb '#010101'\nset key textcolor rgb '#010100' outside top horizontal left\n"
     "set xlabel textcolor rgb '#010100'\nset ylabel textcolor rgb '#010100'\n";
@@ -34,8 +34,6 @@ void plot_drop(plot *p) {
 void plot_quote(text *script, const char *s) {
     text_puts(script, "'");
     for (; *s; s++) {
-        if (strchr("_^{}@&~\\", *s)) /* marks of enhanced text */
-            text_puts(script, "\\");
         if ((unsigned char)*s >= ' ')
             text_append(script, *s == '\'' ? "\"" : s, 1);
     }

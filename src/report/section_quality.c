@@ -30,7 +30,7 @@ static void put_plot(const figures *f, text *page) {
     plot p = plot_begin("kl", 340);
     text *s = &p.script;
     text_puts(s, "set xlabel 'tokens in the cache'\nset ylabel 'KL from f16'\nset logscale y\n"
-                 "set format y '10^{%L}'\n");
+                 "set format y '%g'\n");
     for (int i = 0; i < f->n_qualities; i++) {
         const figures_quality *q = &f->quality[i];
         if (!(q->result.kl_mean > 0))

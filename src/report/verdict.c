@@ -78,10 +78,10 @@ static void say_cells(const cells *c, text *page) {
 
 static void say_decode(const figures *f, const char *label, place at, text *page) {
     static const char *const words[] = {
-        [FIGURES_SAME] = "Decodes as fast as f16 within the noise",
+        [FIGURES_SAME] = "Decode does not differ from f16 beyond the noise",
         [FIGURES_FASTER] = "Decodes <b>faster</b> than f16",
         [FIGURES_SLOWER] = "Decodes <b>slower</b> than f16",
-        [FIGURES_UNSURE] = "Decodes at this ratio to f16 in one repeat, so that the noise is not known",
+        [FIGURES_UNSURE] = "Decode was timed once, so that its noise is not known",
     };
     figures_speed speed;
     char times[16];
@@ -93,6 +93,9 @@ static void say_decode(const figures *f, const char *label, place at, text *page
     } else {
         text_printf(page, "<li>%s: <b>%s</b> ", words[speed.verdict], html_times(speed.ratio, times));
         say_place(at, page);
+        double spread = fmax(speed.point->spread, speed.base->spread);
+        if (speed.verdict == FIGURES_SAME)
+            text_printf(page, " (repeats spread by %.0f %%)", 100 * spread);
     }
     if (c.n > 1) {
         text_puts(page, "; ");
@@ -151,7 +154,7 @@ static void say_lengths(const figures *f, const char *label, text *page) {
     text_puts(page, ".</li>\n");
 }
 
-/* What the figures speak against, if anything. */
+/* What the figures speak against: "Avoid it where ... and where ...", or nothing. */
 static void say_avoid(const figures *f, const char *label, text *page) {
     const figures_quality *q = figures_quality_of(f, label);
     cells c = count_cells(f, label, "decode");
@@ -165,18 +168,18 @@ static void say_avoid(const figures *f, const char *label, text *page) {
     if (l.n_acted && l.share_longer > LONGER_SHARE)
         text_puts(&reason[n++], "where every token of an answer costs");
     if (c.n_slower == c.n && c.n > 0) {
-        text_printf(&reason[n++], "where speed counts");
+        text_puts(&reason[n++], "where speed counts");
     } else if (c.n_slower) {
         text_puts(&reason[n], "where speed counts ");
         say_place(c.slowest, &reason[n]);
         text_printf(&reason[n++], " (%s)", html_times(c.slowest_ratio, times));
     }
     for (int i = 0; i < n; i++) {
-        text_puts(page, i == 0 ? "<p class=\"avoid\">Avoid it " : i + 1 == n ? " and " : ", ");
+        text_puts(page, i == 0 ? " Avoid it " : i + 1 == n ? " and " : ", ");
         text_puts(page, reason[i].bytes ? reason[i].bytes : "");
         text_free(&reason[i]);
     }
-    text_puts(page, n ? ".</p>\n" : "");
+    text_puts(page, n ? "." : "");
 }
 
 static void say_method(const figures *f, const char *label, place at, text *page) {
@@ -189,7 +192,12 @@ static void say_method(const figures *f, const char *label, place at, text *page
     say_quality(figures_quality_of(f, label), page);
     say_lengths(f, label, page);
     text_puts(page, "</ul>\n");
-    say_avoid(f, label, page);
+    text avoid = {0};
+    say_avoid(f, label, &avoid);
+    if (avoid.n)
+        text_printf(page, "<p class=\"avoid\">%s</p>\n", avoid.bytes + 1);
+    page->failed = page->failed || avoid.failed;
+    text_free(&avoid);
     text_puts(page, "</li>\n");
 }
 
@@ -245,35 +253,52 @@ static void say_short(const figures *f, const char *label, place at, const figur
         text_printf(page, " and %s (KL %.4f)", quality_words(q->result.kl_mean), q->result.kl_mean);
 }
 
+/* Nobody is faster beyond the noise at this place, as far as repeats can tell. */
+static void say_none_faster(const figures *f, place at, text *page) {
+    const char *small = smallest(f, at, KL_LARGE);
+    int n = 0, n_unsure = 0;
+    const char *only = NULL;
+    figures_speed speed;
+    small = small ? small : smallest(f, at, INFINITY);
+    for (int i = 1; i < f->n_labels; i++)
+        if (figures_speed_of(f, f->label[i], at.batch, at.prompt, "decode", &speed)) {
+            only = f->label[i];
+            n++;
+            n_unsure += speed.verdict == FIGURES_UNSURE;
+        }
+    if (n_unsure) {
+        text_puts(page, "nothing can be said about speed, because rates were timed only once");
+    } else if (n == 1) {
+        say_name(only, page);
+        text_puts(page, " was not seen to decode faster than f16 beyond the noise");
+    } else {
+        text_puts(page, "no method was seen to decode faster than f16 beyond the noise");
+    }
+    if (small) {
+        text_puts(page, "; what compression saves here is memory: ");
+        say_short(f, small, at, NULL, page);
+    }
+    text_puts(page, ".");
+}
+
 static void headline(const figures *f, place at, text *page) {
     figures_speed speed, gentle_speed;
     const char *fast = fastest(f, at, INFINITY, &speed), *gentle = fastest(f, at, KL_LARGE, &gentle_speed);
-    text_puts(page, "<p class=\"lead\">");
-    text where = {0};
-    say_place(at, &where);
-    if (where.bytes)
-        where.bytes[0] = 'A';
-    text_printf(page, "%s, ", where.bytes ? where.bytes : "");
-    text_free(&where);
-    if (fast) {
+    char n[32];
+    text_printf(page, "<p class=\"lead\">At batch %d and %s tokens, ", at.batch, html_count(at.prompt, n));
+    if (!fast) {
+        say_none_faster(f, at, page);
+    } else {
         const char *first = gentle ? gentle : fast;
         text_puts(page, "compression pays in speed: ");
         say_short(f, first, at, gentle ? &gentle_speed : &speed, page);
         text_puts(page, ".");
+        say_avoid(f, first, page);
         if (first != fast) {
             text_puts(page, " Faster still: ");
             say_short(f, fast, at, &speed, page);
             text_puts(page, ".");
         }
-    } else {
-        const char *small = smallest(f, at, KL_LARGE);
-        small = small ? small : smallest(f, at, INFINITY);
-        text_puts(page, "no method was seen to decode faster than f16 beyond the noise");
-        if (small) {
-            text_puts(page, "; what compression saves here is memory: ");
-            say_short(f, small, at, NULL, page);
-        }
-        text_puts(page, ".");
     }
     text_puts(page, "</p>\n");
 }

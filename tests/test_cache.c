@@ -35,7 +35,12 @@ static const char *formats[64] = {"int8",
                                   "kitty",
                                   "kitty:sinks=5,page=64,window=64,boost=0",
                                   "k=kitty(sinks=64),v=int8",
-                                  "k=int8,v=kitty"};
+                                  "k=int8,v=kitty",
+                                  "gear",
+                                  "gear:buffer=20,rank=0.02",
+                                  "gear:run=prompt,backbone=kivi,bits=2",
+                                  "k=gear(buffer=20),v=kivi",
+                                  "k=kitty,v=gear(buffer=128)"};
 static int n_formats;
 
 static void list_formats(void) {
@@ -379,6 +384,14 @@ static void kivi_windows_are_the_papers(void **state) {
         {"kitty", 1000, 0, 64 + 896, 64 + 832}, /* behind 32 sinks in a page of their own */
         {"kitty", 1000, 56, 64 + 1024, 64 + 896},
         {"kitty", 159, 0, 0, 0},
+        {"gear", 1000, 0, 960, 960},
+        {"gear", 1000, 24, 1024, 1024},
+        {"gear:buffer=20", 1000, 19, 1024, 1024}, /* 1,000 tokens, the last page in part */
+        {"gear:buffer=20", 1000, 20, 1088, 1088},
+        {"gear:buffer=20", 1010, 9, 1024, 1024},
+        {"gear:buffer=20", 1010, 10, 1088, 1088},
+        {"gear:buffer=128", 1000, 24, 1024, 1024},
+        {"k=gear(buffer=20),v=kivi", 1000, 19, 960, 832}, /* other windows on the other side: whole pages */
         {"kitty", 160, 0, 64 + 128, 64},
     };
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
@@ -471,6 +484,9 @@ static void h2o_512_stays_near_its_ideal_bytes(void **state) {
                                        "kivi-4+h2o-512",
                                        "kivi-2+h2o-512",
                                        "kivi:bits=4,vseal=token+h2o-512",
+                                       "kitty-2+h2o-512",
+                                       "gear-4+h2o-512",
+                                       "rot4+h2o-512",
                                        "k=kivi(bits=4),v=int8+h2o-512",
                                        "k=f16,v=kivi(bits=2)+h2o-512"};
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
@@ -488,6 +504,53 @@ static void h2o_512_stays_near_its_ideal_bytes(void **state) {
         if (most > ideal * 3 / 2)
             fail_msg("%s: %zu bytes, ideal %zu", list[i], most, ideal);
         assert_int_equal(kv_cache_stats(cache).kept_tokens_total, 512 * DRIVE_LAYERS);
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
+/* What formats hold of a prompt of 8,192 tokens, as a share of f16's bytes. */
+static void bytes_at_8k_are_those_promised(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int d;
+        double most, least;
+    } list[] = {
+        {"kivi-4", 64, .33, .31},
+        {"kivi-4", 128, .33, .31},
+        {"kivi:bits=4,params=8", 64, .30, .28},
+        {"kivi:bits=4,params=8", 128, .30, .28},
+        {"kivi-2", 64, .21, .18},
+        {"kivi-2", 128, .21, .18},
+        {"kivi:bits=2,params=8", 64, .175, .15},
+        {"kivi:bits=2,params=8", 128, .175, .15},
+        {"gear-4", 64, .40, .36},
+        {"gear-4", 128, .35, .32},
+        {"int8", 64, .54, .53},
+        {"int8", 128, .54, .53},
+        {"int8:tail=64", 64, .54, .53},
+        {"int4", 64, .32, .31},
+        {"int4", 128, .32, .31},
+        {"rot8", 128, .54, .53},
+        {"rot4", 128, .32, .31},
+        {"fp8", 64, .52, .51},
+        {"lm4", 64, .27, .26},
+        {"lm3", 64, .21, .20},
+        {"lm4-lm3", 128, .24, .22},
+        {"kitty-2", 64, .20, .18},
+        {"kitty-2", 128, .19, .17},
+    };
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, (drive_shape){.n_head = 1, .n_head_kv = 1, .d = list[i].d, .context_tokens = 8192}, POOL);
+        kv_cache *cache = drive_cache(&d, list[i].spec);
+        assert_int_equal(kv_cache_fill(cache, 8192, 3, d.scratch[0], d.kernels, NULL), PLEAT_OK);
+        double share = (double)kv_cache_stats(cache).kv_bytes / (DRIVE_LAYERS * 8192.0 * 4 * list[i].d);
+        if (share > list[i].most || share < list[i].least)
+            fail_msg("%s, d %d: %.4f of f16", list[i].spec, list[i].d, share);
+        if (env_all())
+            printf("%s, d %d: %.4f of f16's bytes at 8192 tokens\n", list[i].spec, list[i].d, share);
         kv_cache_close(cache);
         drive_close(&d);
     }
@@ -535,8 +598,8 @@ static void pages_behind_a_window_are_given_back(void **state) {
 /* A fork of an f16 prompt is the same bits as a prompt run under the method itself. */
 static void forks_equal_runs_of_their_own(void **state) {
     (void)state;
-    static const char *const list[] = {"f16", "int8", "kivi-2", "h2o:heavy=48,recent=80",
-                                       "kivi-4+streaming:sinks=4,recent=100"};
+    static const char *const list[] = {
+        "f16", "int8", "kivi-2", "h2o:heavy=48,recent=80", "kivi-4+streaming:sinks=4,recent=100", "kitty-2", "gear-4"};
     drive d;
     drive_open(&d, windowed, POOL);
     size_t n = drive_out_floats(&d, 1);
@@ -630,7 +693,9 @@ static void room_counts_live_tokens_only_for_streaming(void **state) {
 /* A synthetic fill leaves the lanes that a real prompt of this length leaves. */
 static void fill_looks_like_a_prompt(void **state) {
     (void)state;
-    static const char *const list[] = {"f16", "int8", "kivi-4", "h2o-512", "streaming-512", "kivi-2+h2o-512"};
+    static const char *const list[] = {"f16",     "int8",           "kivi-4",
+                                       "h2o-512", "streaming-512",  "kivi-2+h2o-512",
+                                       "kitty-2", "gear-4+h2o-512", "gear:buffer=20"};
     drive d;
     drive_open(&d, windowed, POOL);
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
@@ -664,6 +729,7 @@ int main(void) {
         cmocka_unit_test(kivi_windows_are_the_papers),
         cmocka_unit_test(h2o_keeps_what_its_definition_keeps),
         cmocka_unit_test(h2o_512_stays_near_its_ideal_bytes),
+        cmocka_unit_test(bytes_at_8k_are_those_promised),
         cmocka_unit_test(bounded_prefill_bounds_the_peak),
         cmocka_unit_test(pages_behind_a_window_are_given_back),
         cmocka_unit_test(forks_equal_runs_of_their_own),

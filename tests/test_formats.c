@@ -2,6 +2,7 @@
  * finite whatever the rows, the same bits in any company; then each family beside a plain double reading of its
  * definition, and the worked figures of the papers' formulas. */
 #include "kv/hadamard.h"
+#include "kv/lowrank.h"
 #include "kv/page_affine.h"
 #include "support/env.h"
 #include "support/sealed.h"
@@ -539,6 +540,268 @@ static void three_bits_warn(void **state) {
     }
 }
 
+/* ---- gear ---- */
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* One vector of a run without its low-rank term: the c least and the c greatest are exact, the others are a group whose
+ * input has the mean in the outliers' places. */
+static void check_outliers(const double *x, const double *y, int n, int c, int bits, const char *what) {
+    double sorted[512], input[512], output[512], mean = 0;
+    int n_exact = 0, rest = 0;
+    memcpy(sorted, x, (size_t)n * sizeof(*x));
+    qsort(sorted, (size_t)n, sizeof(*sorted), by_value);
+    for (int i = 0; i < n; i++)
+        mean += x[i] / n;
+    for (int i = 0; i < n; i++) {
+        bool out = c && (x[i] <= sorted[c - 1] || x[i] >= sorted[n - c]);
+        n_exact += out;
+        if (out && x[i] != y[i])
+            fail_msg("%s: the outlier %g opens to %g", what, x[i], y[i]);
+        if (out)
+            continue;
+        input[rest] = x[i];
+        output[rest++] = y[i];
+    }
+    assert_int_equal(n_exact, 2 * c);
+    if (c) { /* stands for all outliers in the backbone's range */
+        input[rest] = mean;
+        float low = INFINITY, high = -INFINITY;
+        for (int i = 0; i <= rest; i++) {
+            low = fminf(low, (float)input[i]);
+            high = fmaxf(high, (float)input[i]);
+        }
+        double step = (double)f16_to_f32(f16_from_f32((high - low) / (float)((1 << bits) - 1)));
+        double minimum = (double)f16_to_f32(f16_from_f32(low));
+        output[rest] = minimum + step * rint((mean - minimum) / step);
+        rest++;
+    }
+    check_group(input, output, rest, bits, false, 1e-6, what);
+}
+
+static void gear_keeps_outliers_and_quantises_the_rest(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int n, bits, c[2]; /* of K at n, of V at 64 */
+    } list[] = {
+        {"gear:rank=0,rank_decode=0", 512, 4, {5, 1}}, {"gear:rank=0,rank_decode=0", 448, 4, {4, 1}},
+        {"gear:rank=0,rank_decode=0", 64, 4, {1, 1}},  {"gear:rank=0,rank_decode=0,buffer=20", 20, 4, {1, 1}},
+        {"gear:rank=0,s=0", 128, 4, {0, 0}},           {"gear:rank=0,s=0.1,bits=2", 128, 2, {6, 3}},
+    };
+    enum { D = 64 };
+    float *x = malloc((size_t)512 * D * sizeof(*x)), *y = malloc((size_t)512 * D * sizeof(*y));
+    double from[512], to[512];
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        for (int side = 0; side < 2; side++) {
+            sealed s = sealed_open(list[i].spec, (kv_side)side, D);
+            int n = list[i].n, length = side == KV_K ? n : D, c = list[i].c[side];
+            for (int e = 0; e < n * D; e++) /* no two of a vector alike, so that outliers are plain to see */
+                x[e] = f16_to_f32(f16_from_f32((float)((e * 7919 + 13) % 2039) / 16 - 64 + (e % D == 9 ? 64 : 0)));
+            sealed_rows(&s, x, n, n == 20, 0);
+            sealed_open_rows(&s, y);
+            for (int v = 0; v < n * D / length; v++) {
+                for (int e = 0; e < length; e++) {
+                    int at = side == KV_K ? e * D + v : v * D + e;
+                    from[e] = (double)x[at];
+                    to[e] = (double)y[at];
+                }
+                check_outliers(from, to, length, c, list[i].bits, list[i].spec);
+            }
+            sealed_close(&s);
+        }
+    free(x);
+    free(y);
+}
+
+/* Without outliers and low rank it is its backbone, bit for bit. */
+static void gear_without_its_terms_is_its_backbone(void **state) {
+    (void)state;
+    static const char *const backbone[2][2] = {{"int4:axis=channel,group=row", "int4:group=row"},
+                                               {"int4:axis=channel,group=row", "int4:group=64"}};
+    float x[PAGE_TOKENS * KV_MAX_HEAD_DIM], y[2][PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    for (int kivi = 0; kivi < 2; kivi++)
+        for (int side = 0; side < 2; side++)
+            for (int d = 64; d <= 128; d += 64) {
+                sealed a = sealed_open(kivi ? "gear:s=0,rank=0,backbone=kivi" : "gear:s=0,rank=0", (kv_side)side, d);
+                sealed b = sealed_open(backbone[kivi][side], (kv_side)side, d);
+                rows_like_keys(43, PAGE_TOKENS, d, x);
+                sealed_rows(&a, x, PAGE_TOKENS, false, 0);
+                sealed_rows(&b, x, PAGE_TOKENS, false, 0);
+                sealed_open_rows(&a, y[0]);
+                sealed_open_rows(&b, y[1]);
+                assert_memory_equal(y[0], y[1], (size_t)(PAGE_TOKENS * d) * sizeof(float));
+                sealed_close(&a);
+                sealed_close(&b);
+            }
+}
+
+static double gear_error(const char *spec, kv_side side, int d, int n, bool decode, const float *x) {
+    sealed s = sealed_open(spec, side, d);
+    float *y = malloc((size_t)(n * d) * sizeof(*y));
+    sealed_rows(&s, x, n, decode, 5);
+    sealed_open_rows(&s, y);
+    double error = sqrt(rows_error(x, y, n * d));
+    free(y);
+    sealed_close(&s);
+    return error;
+}
+
+/* Each term lowers the Frobenius error; so do ranks; decoding has its own rank; a ratio is a rank. */
+static void gear_is_better_than_its_backbone(void **state) {
+    (void)state;
+    enum { N = 512 };
+    float *x = malloc((size_t)N * 128 * sizeof(*x));
+    for (int d = 64; d <= 128; d += 64)
+        for (int side = 0; side < 2; side++)
+            for (int bits = 2; bits <= 4; bits += 2) {
+                char spec[4][80];
+                double error[4];
+                rows_like_keys(47, N, d, x);
+                for (int i = 0; i < N * d; i++) /* rows that have something in common, as real ones do */
+                    x[i] += 3 * sinf((float)(i / d) * .05f) * cosf((float)(i % d) * .4f);
+                snprintf(spec[0], 80, "gear:bits=%d,s=0,rank=0", bits);
+                snprintf(spec[1], 80, "gear:bits=%d,s=0.02,rank=0", bits);
+                snprintf(spec[2], 80, "gear:bits=%d,s=0.02,rank=4", bits);
+                snprintf(spec[3], 80, "gear:bits=%d,s=0.02,rank=12", bits);
+                for (int i = 0; i < 4; i++)
+                    error[i] = gear_error(spec[i], (kv_side)side, d, N, false, x);
+                for (int i = 1; i < 4; i++)
+                    if (!(error[i] < error[i - 1]))
+                        fail_msg("%s: %g, %s: %g", spec[i], error[i], spec[i - 1], error[i - 1]);
+                assert_float_equal(gear_error("gear:rank=7,rank_decode=3", (kv_side)side, d, 64, true, x),
+                                   gear_error("gear:rank=3", (kv_side)side, d, 64, false, x), 0);
+                assert_float_equal(gear_error("gear:rank=0.02", (kv_side)side, d, N, false, x),
+                                   gear_error(d == 64 ? "gear:rank=1" : "gear:rank=3", (kv_side)side, d, N, false, x),
+                                   0);
+            }
+    free(x);
+}
+
+/* An exact low rank is found exactly, and a falling spectrum as well as it can be. */
+static void low_rank_terms_are_the_best(void **state) {
+    (void)state;
+    enum { N = 200, D = 64, STRIDE = 4 };
+    static const double spectrum[8] = {8, 5, 3, .5, .4, .3, .2, .1};
+    static float u[N * 8], v[D * 8], e[N * D], a[N * STRIDE], b[D * STRIDE];
+    for (int kind = 0; kind < 2; kind++) {
+        int terms = kind ? 8 : 2, rank = kind ? 4 : 2;
+        double best = 0, left = 0, most = 0;
+        rows_normal(51, N, 8, u);
+        rows_normal(52, D, 8, v);
+        for (int side = 0; side < 2; side++) { /* orthonormal columns */
+            float *x = side ? v : u;
+            int n = side ? D : N;
+            for (int k = 0; k < 8; k++) {
+                for (int m = 0; m <= k; m++) {
+                    double dot = 0;
+                    for (int i = 0; i < n; i++)
+                        dot += (double)x[i * 8 + k] * (double)x[i * 8 + m];
+                    for (int i = 0; i < n; i++)
+                        x[i * 8 + k] = (float)(m < k ? (double)x[i * 8 + k] - dot * (double)x[i * 8 + m]
+                                                     : (double)x[i * 8 + k] / sqrt(dot));
+                }
+            }
+        }
+        for (int i = 0; i < N; i++)
+            for (int j = 0; j < D; j++) {
+                double sum = 0;
+                for (int k = 0; k < terms; k++)
+                    sum += spectrum[k] * (double)u[i * 8 + k] * (double)v[j * 8 + k];
+                e[i * D + j] = (float)sum;
+            }
+        lowrank_fit(e, N, D, rank, kind ? 3 : 1, 9, a, b);
+        for (int i = 0; i < N; i++)
+            for (int j = 0; j < D; j++) {
+                double l = 0;
+                for (int k = 0; k < rank; k++)
+                    l += (double)a[i * STRIDE + k] * (double)b[j * STRIDE + k];
+                left += ((double)e[i * D + j] - l) * ((double)e[i * D + j] - l);
+                most = fmax(most, fabs((double)e[i * D + j] - l));
+            }
+        for (int k = rank; k < terms; k++)
+            best += spectrum[k] * spectrum[k];
+        if (kind == 0)
+            assert_true(most < 1e-5);
+        else
+            assert_true(sqrt(left / best) <= 1.02);
+    }
+    memset(e, 0, sizeof(e));
+    lowrank_fit(e, N, D, 4, 3, 9, a, b);
+    for (int i = 0; i < N * STRIDE; i++)
+        assert_true(a[i] == 0);
+}
+
+static void gear_bytes_are_the_formulas(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int d, n;
+        bool decode;
+        double k, v; /* a token */
+    } list[] = {
+        {"gear-4", 128, 512, false, 64 + 1 + 10 + 10, 64 + 4 + 10 + 6},
+        {"gear-4", 64, 512, false, 32 + .5 + 9 + 5, 32 + 4 + 9 + 6},
+        {"gear-4", 128, 64, true, 64 + 8 + 12 + 16, 64 + 4 + 12 + 6},
+    };
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        for (int side = 0; side < 2; side++) {
+            float *x = malloc((size_t)(list[i].n * list[i].d) * sizeof(*x));
+            sealed s = sealed_open(list[i].spec, (kv_side)side, list[i].d);
+            rows_normal(1, list[i].n, list[i].d, x);
+            sealed_rows(&s, x, list[i].n, list[i].decode, 0);
+            double bytes = (double)sealed_bytes(&s) / list[i].n, want = side ? list[i].v : list[i].k;
+            if (!(bytes >= want && bytes <= want + 2)) /* rounded up to 64, a table of pages */
+                fail_msg("%s, d %d, n %d: %g bytes a token, %g by the formula", list[i].spec, list[i].d, list[i].n,
+                         bytes, want);
+            sealed_close(&s);
+            free(x);
+        }
+}
+
+static void impossible_parameters_are_refused(void **state) {
+    (void)state;
+    static const char *const list[][2] = {
+        {"gear:buffer=65", "buffer=65"},
+        {"gear:rank=2.5", "rank=2.5"},
+        {"gear:rank_decode=1.5", "rank_decode"},
+        {"gear:s=0.2", "s=0.2"},
+        {"kitty:window=100", "window"},
+        {"kitty:boost=0.6", "boost"},
+        {"int4:tail=65", "tail=65"},
+        {"fp8:tail=1", "tail=1"},
+        {"kivi:residual=100", "residual=100"},
+        {"lm:bits=5", "bits=5"},
+        {"kivi:vseal=token,params=8", "params=8"},
+    };
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        kv_method method;
+        pleat_error error;
+        assert_int_equal(kv_method_parse(list[i][0], NULL, &method, &error), PLEAT_EINPUT);
+        if (!strstr(error.text, list[i][1]))
+            fail_msg("%s: %s", list[i][0], error.text);
+    }
+    for (size_t i = 0; i < 4; i++) { /* against the head's size */
+        static const char *const names[] = {"int4", "rot", "kivi", "int8"};
+        for (int f = 0; kv_formats[f]; f++) {
+            kv_config config = {{0}};
+            pleat_error error;
+            if (strcmp(kv_formats[f]->name, names[i]))
+                continue;
+            for (int k = 0; kv_formats[f]->params[k].name; k++) {
+                config.value[k] = kv_formats[f]->params[k].fallback;
+                if (!strcmp(kv_formats[f]->params[k].name, "group"))
+                    config.value[k] = 1;
+            }
+            assert_int_equal(kv_formats[f]->check(&config, KV_V, 96, &error), PLEAT_EINPUT);
+            assert_non_null(strstr(error.text, "96"));
+        }
+    }
+}
+
 /* ---- kitty ---- */
 
 /* The channels with the largest mean |k| of the run have 4 bits, the others 2; V has 2 per token. */
@@ -641,6 +904,12 @@ int main(void) {
         cmocka_unit_test(errors_are_the_known_ones),
         cmocka_unit_test(lm_is_its_definition),
         cmocka_unit_test(three_bits_warn),
+        cmocka_unit_test(gear_keeps_outliers_and_quantises_the_rest),
+        cmocka_unit_test(gear_without_its_terms_is_its_backbone),
+        cmocka_unit_test(gear_is_better_than_its_backbone),
+        cmocka_unit_test(low_rank_terms_are_the_best),
+        cmocka_unit_test(gear_bytes_are_the_formulas),
+        cmocka_unit_test(impossible_parameters_are_refused),
         cmocka_unit_test(kitty_boosts_the_largest_channels),
         cmocka_unit_test(fp8_is_nearest_even),
     };

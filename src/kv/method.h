@@ -98,9 +98,9 @@ typedef struct kv_format {
     size_t (*run_bytes)(const kv_config *, kv_side, int d, int n_pages, bool decode);
     /* What a person should know before using it on this model (model NULL: in general), or NULL. */
     const char *(*warning)(const kv_config *, kv_side, const kv_model *model);
-    /* Writes rows x [n][d], which it may spoil, as slots first..first+n-1 of the pages of one run (slot 64*p + i is row
-     * i of page p; pages [..] ordered). The whole run (its last page may be filled in part only when step_tokens says
-     * so), unless row_writable, when any first and n inside one page will do. */
+    /* Writes finite rows x [n][d], which it may spoil, as slots first..first+n-1 of the pages of one run (slot 64*p + i
+     * is row i of page p; pages [..] ordered). The whole run (its last page may be filled in part only when step_tokens
+     * says so), unless row_writable, when any first and n inside one page will do. */
     void (*seal)(const kv_config *, kv_side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how);
     /* Formats that keep rows in another orthonormal basis: x [n_rows][d] is turned into it, or back. Then score's q and

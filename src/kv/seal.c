@@ -14,6 +14,7 @@
 #include "kv/page_f16.h"
 #include <assert.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,6 +113,12 @@ static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x
     }
 }
 
+/* What a model that has gone wrong may leave: formats count on finite rows. */
+static float tamed(f16 h) {
+    float x = f16_to_f32(h);
+    return isnan(x) ? 0 : isinf(x) ? copysignf(65504, x) : x;
+}
+
 /* Of the run's place alone: a run's bits do not depend on what was sealed before it. */
 static uint64_t run_seed(const kv_lane *lane, int side, int page) {
     return (uint64_t)lane->il << 48 ^ (uint64_t)lane->ih << 36 ^ (uint64_t)page << 1 ^ (uint64_t)side;
@@ -148,7 +155,7 @@ static void seal_run(kv_cache *cache, kv_lane *lane, int side, int slot, int n, 
         m = PAGE_TOKENS - first < n - i ? PAGE_TOKENS - first : n - i;
         page_f16_get((kv_side)side, d, lane->tail[side][page], first, m, scratch->half[side]);
         for (int e = 0; e < m * d; e++)
-            x[i * d + e] = f16_to_f32(scratch->half[side][e]);
+            x[i * d + e] = tamed(scratch->half[side][e]);
         if (first + m == PAGE_TOKENS || !lane->keep[side].geometry.row_writable)
             lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
     }
@@ -230,7 +237,7 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
                 continue;
             }
             for (int j = 0; j < d; j++)
-                x[j] = f16_to_f32(half[j]);
+                x[j] = tamed(half[j]);
             seal_rows(cache, lane, side, hole, 1, false, x, scratch);
         }
         lane_slot_move(lane, hole, src);

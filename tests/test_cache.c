@@ -33,7 +33,9 @@ static const char *const policies[] = {"all",
                                        "streaming:sinks=16,recent=112,pos=original",
                                        "h2o:heavy=48,recent=80",
                                        "h2o:heavy=48,recent=80,norm=1",
-                                       "h2o:heavy=48,recent=80+sinks:n=4"};
+                                       "h2o:heavy=48,recent=80+sinks:n=4",
+                                       "snapkv:keep=128,window=16",
+                                       "snapkv:keep=128,window=32,kernel=5,pool=avg,decode=hold"};
 enum { N_FORMATS = sizeof(formats) / sizeof(*formats), N_POLICIES = sizeof(policies) / sizeof(*policies) };
 
 /* ---- against the reference ---- */
@@ -450,7 +452,10 @@ static void forks_equal_runs_of_their_own(void **state) {
     size_t n = drive_out_floats(&d, 1);
     float *x = malloc(n * sizeof(*x)), *y = malloc(n * sizeof(*y));
     kv_cache *src = drive_cache(&d, "f16");
-    kv_cache_want(src, KV_WANT_MASS);
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        kv_method method = drive_method(&d, list[i]);
+        kv_cache_want(src, kv_method_wants(&method));
+    }
     drive_prompt(&d, src, 7, 777, 512, false, NULL);
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
         kv_method method = drive_method(&d, list[i]);
@@ -458,6 +463,7 @@ static void forks_equal_runs_of_their_own(void **state) {
         assert_int_equal(kv_cache_fork(src, &method, &fork, NULL), PLEAT_OK);
         drive_item end = {.cache = fork, .n_tokens = 0, .phase = PLEAT_PROMPT_END};
         assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(fork, 0, PLEAT_PROMPT_END)));
+        assert_true(kv_scratch_grow(d.scratch[0], fork, 0));
         kv_cache_begin(end.cache, 0, PLEAT_PROMPT_END);
         for (int il = 0; il < DRIVE_LAYERS; il++)
             kv_cache_finish_layer(fork, il, d.scratch[0], d.kernels);

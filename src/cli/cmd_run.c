@@ -140,6 +140,7 @@ static pleat_status run_turn(session *x, const char *prompt, size_t n, pleat_err
     pleat_status status = turn_ids(x, prompt, n, &ids, &n_ids, error);
     double started = clock_seconds();
     generate_stream *s = &x->stream;
+    status = status ? status : pleat_seq_expect(x->seq, x->s->max_tokens, error);
     if (!status)
         status = pleat_prefill(x->engine, x->seq, ids, n_ids, true, PLEAT_LOGITS_LAST, x->logits, error);
     if (!status && !mem_grow(&s->history, &s->cap_history, s->n_history + n_ids, sizeof(*s->history)))

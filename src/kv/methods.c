@@ -41,11 +41,12 @@ const kv_preset kv_presets[] = {
 #include "kv/methods.def"
     {NULL, NULL}};
 
-unsigned kv_method_wants(const kv_method *method, int *window_tokens) {
-    int window = 0;
-    unsigned wants = method->policy->wants ? method->policy->wants(&method->policy_config, &window) : 0;
-    if (window_tokens)
-        *window_tokens = window;
+kv_wants kv_method_wants(const kv_method *method) {
+    kv_wants wants = {0};
+    if (method->policy->wants)
+        wants = method->policy->wants(&method->policy_config);
+    if (method->critical)
+        wants.flags |= KV_WANT_VALUES | KV_WANT_ROWS;
     return wants;
 }
 

@@ -25,9 +25,7 @@ static void move_slot(kv_cache *cache, kv_lane *lane, int dst, int src) {
     for (int side = 0; side < 2; side++)
         page_f16_move((kv_side)side, d, lane->tail[side][dst / PAGE_TOKENS], dst % PAGE_TOKENS,
                       lane->tail[side][src / PAGE_TOKENS], src % PAGE_TOKENS);
-    lane->pos[dst] = lane->pos[src];
-    if (lane->mass)
-        lane->mass[dst] = lane->mass[src];
+    lane_slot_move(lane, dst, src);
 }
 
 static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b) {
@@ -40,14 +38,7 @@ static void swap_slots(kv_cache *cache, kv_lane *lane, int a, int b) {
         page_f16_put((kv_side)side, d, page_a, a % PAGE_TOKENS, row_b, 1, (size_t)d);
         page_f16_put((kv_side)side, d, page_b, b % PAGE_TOKENS, row_a, 1, (size_t)d);
     }
-    int32_t pos = lane->pos[a];
-    lane->pos[a] = lane->pos[b];
-    lane->pos[b] = pos;
-    if (lane->mass) {
-        float mass = lane->mass[a];
-        lane->mass[a] = lane->mass[b];
-        lane->mass[b] = mass;
-    }
+    lane_slot_swap(lane, a, b);
 }
 
 static int by_position(const void *a, const void *b, void *pos) {
@@ -133,6 +124,8 @@ static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int page, int fi
     kv_page view = lane_page(lane, (kv_side)side, page);
     const kv_coding *coding = &lane->keep[side].coding;
     kv_sealing how = {.seed = run_seed(lane, side, page), .il = lane->il, .n_layer = cache->model->n_layer};
+    if (lane->bound_old && side == KV_K)
+        lane->bound_old[page] = 1;
     coding->format->seal(&coding->config, (kv_side)side, cache->model->head_dim, x, first, n, &view, &how);
 }
 
@@ -192,12 +185,10 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
                 x[j] = f16_to_f32(half[j]);
             seal_rows(cache, lane, side, hole / PAGE_TOKENS, hole % PAGE_TOKENS, 1, x);
         }
-        lane->pos[hole] = lane->pos[src];
+        lane_slot_move(lane, hole, src);
         lane->pos[src] = KV_DEAD;
-        if (lane->mass) {
-            lane->mass[hole] = lane->mass[src];
+        if (lane->mass)
             lane->mass[src] = 0;
-        }
         src++;
     }
     if (src > lock)
@@ -293,10 +284,7 @@ static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     for (int slot = 0; slot < lane->n_slots; slot++) {
         if (lane->pos[slot] == KV_DEAD)
             continue;
-        lane->pos[n] = lane->pos[slot];
-        if (lane->mass)
-            lane->mass[n] = lane->mass[slot];
-        n++;
+        lane_slot_move(lane, n++, slot);
     }
     lane->n_slots = n;
     lane->n_sealed[0] = new_sealed[0];

@@ -127,6 +127,7 @@ pleat_status rope_read(pleat_model *model, pleat_error *error) {
     model->rope_magnitude = (float)s.attention_factor;
     if (s.yarn)
         model->rope_magnitude *= (float)(1 + 0.1 * log(s.factor));
+    model->kv.rope_magnitude = model->rope_magnitude;
     scaling local = {.base = GEMMA3_LOCAL_BASE, .factor = 1};
     if (model->arch == MODEL_GEMMA3) {
         status = get_float(model, "rope.local.freq_base", 1, 1e12, &local.base, error);

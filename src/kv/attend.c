@@ -207,7 +207,8 @@ static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offse
         from = from < 0 ? 0 : from;
         to = to > cache->n_new ? cache->n_new : to;
         bool last = lane->last && tile == n_tiles - 1;
-        add_tile(a, i, ih, from, to - from, split && !whole && !last, *mass_offset + (size_t)tile * (size_t)n_padded, n_partials);
+        add_tile(a, i, ih, from, to - from, split && !whole && !last, *mass_offset + (size_t)tile * (size_t)n_padded,
+                 n_partials);
     }
     if (!mass)
         return;
@@ -241,9 +242,9 @@ typedef struct tile {
     const cpu_kernels *kernels;
     kv_scratch *scratch;
     int d, group, n_rows, window;
-    int t_first, t_last; /* positions of its queries */
-    bool shifted;        /* the first segment is read with q_cached */
-    float *p, *p_max;    /* the worker's, or NULL without mass */
+    int t_first, t_last;  /* positions of its queries */
+    bool shifted;         /* the first segment is read with q_cached */
+    float *p, *p_max;     /* the worker's, or NULL without mass */
     int p_stride, p_from; /* rows from p_from on are kept */
     const uint64_t *read; /* [group][pages] slots that each query head reads; NULL: all */
 } tile;

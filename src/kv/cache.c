@@ -424,8 +424,8 @@ void kv_scratch_close(kv_scratch *scratch) {
                      scratch->packed[0], scratch->packed[1], scratch->half[0], scratch->half[1],   scratch->q,
                      scratch->q_cached,  scratch->s,         scratch->s_part,  scratch->p_part,    scratch->out,
                      scratch->chunk_out, scratch->max,       scratch->sum,     scratch->chunk_max, scratch->chunk_sum,
-                     scratch->cos_sin,   scratch->ties,  scratch->work,    scratch->opened[0], scratch->opened[1],
-                     scratch->product,   scratch->read,  scratch->wo};
+                     scratch->cos_sin,   scratch->ties,      scratch->work,    scratch->opened[0], scratch->opened[1],
+                     scratch->product,   scratch->read,      scratch->wo};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     free(scratch->has_ties);

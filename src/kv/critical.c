@@ -7,10 +7,10 @@
  * first. Here the two stages become one order of scores, so that the plan needs no second way to evict.
  *
  * N belongs to a value and never changes, so it is kept with the slot (it moves like mass) and made only when a slot
- * that has none competes; then for all that lack it, with W_O opened once per head. In decode that is once per window of
- * the policy, not once per token. The value is the row as `open` gives it at that moment. Products go through the float
- * kernels: n_head d n_embd multiply-adds a token and layer. eps is absolute, as published: it has its weight only for
- * scores that are means (snapkv), not for sums of mass (h2o).
+ * that has none competes; then for all that lack it, with W_O opened once per head. In decode that is once per window
+ * of the policy, not once per token. The value is the row as `open` gives it at that moment. Products go through the
+ * float kernels: n_head d n_embd multiply-adds a token and layer. eps is absolute, as published: it has its weight only
+ * for scores that are means (snapkv), not for sums of mass (h2o).
  *
  * vnorm=l2 takes || v ||_2 for N: a deviation, and cheap. */
 #include "kv/lane.h"

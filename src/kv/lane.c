@@ -13,7 +13,9 @@ static bool grow_values(const kv_cache *cache, kv_lane *lane, int n_slots) {
     const struct {
         float **value;
         bool wanted;
-    } list[] = {{&lane->mass, flags & KV_WANT_MASS}, {&lane->last, flags & KV_WANT_LAST}, {&lane->norm, flags & KV_WANT_VALUES}};
+    } list[] = {{&lane->mass, flags & KV_WANT_MASS},
+                {&lane->last, flags & KV_WANT_LAST},
+                {&lane->norm, flags & KV_WANT_VALUES}};
     int cap_values = INT_MAX;
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
         int cap = lane->cap_values == INT_MAX ? 0 : lane->cap_values;

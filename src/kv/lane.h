@@ -74,7 +74,7 @@ struct kv_cache {
     int max_new, n_steps;    /* tokens expected of decoding (0: not known), and decoded since the prompt's end */
     kv_span *pin;            /* [n_pins] pinned positions, in rising order, apart from each other */
     int n_pins, cap_pins;
-    kv_queries *queries;     /* [n_layer] window.c; NULL until the first step that needs it */
+    kv_queries *queries; /* [n_layer] window.c; NULL until the first step that needs it */
     _Atomic size_t bytes, peak_bytes;
     kv_lane *lane; /* [n_layer][n_head_kv] */
 };
@@ -88,12 +88,13 @@ struct kv_scratch {
     float *ties;              /* [n_head_kv][cap_slots] */
     bool *has_ties;           /* [n_head_kv] of this event */
     /* grown by kv_scratch_grow for caches whose method needs them */
-    float *work, *opened[2], *product, *wo; /* kv_view_work, kv_view_rows [cap_opened][d], product_pack, kv_model.open_wo */
+    float *work, *opened[2], *product,
+        *wo; /* kv_view_work, kv_view_rows [cap_opened][d], product_pack, kv_model.open_wo */
     size_t cap_work, cap_product, cap_wo;
     int cap_opened;
-    float *rows[2];           /* [64][d] one page of each side */
-    float *packed[2];         /* [64][d] */
-    f16 *half[2];             /* [64][d] */
+    float *rows[2];   /* [64][d] one page of each side */
+    float *packed[2]; /* [64][d] */
+    f16 *half[2];     /* [64][d] */
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;    /* [rows][d] */
     float *s, *s_part, *p_part;               /* [rows][64] */
@@ -175,8 +176,8 @@ void queries_restart(kv_cache *cache, int il);       /* moments begin anew after
 /* bounds.c: least and greatest K of neighbouring slots. */
 int bounds_blocks(const kv_cache *cache, int n_slots);
 size_t bounds_block_bytes(const kv_cache *cache);
-bool bounds_grow(const kv_cache *cache, kv_lane *lane, int n_slots);     /* the table; false: no memory */
-void bounds_trim(kv_cache *cache, kv_lane *lane, int n_slots);           /* gives blocks behind n_slots back */
+bool bounds_grow(const kv_cache *cache, kv_lane *lane, int n_slots); /* the table; false: no memory */
+void bounds_trim(kv_cache *cache, kv_lane *lane, int n_slots);       /* gives blocks behind n_slots back */
 size_t bounds_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase);
 /* n new rows [n][d] of K in slots slot.. of one page: widens their bounds in decode, else leaves them to the event. */
 void bounds_append(kv_cache *cache, kv_lane *lane, int slot, int n, const f16 *rows);

@@ -194,6 +194,17 @@ typedef struct kv_pick {
     int bound_slots, n_pages;
 } kv_pick;
 
+/* s[g * n + b], n = pick_count() = sum_j least_j * a[g * 2 d + j] + greatest_j * a[g * 2 d + d + j] of bound b, for n_rows
+ * rows a [2 d]; -INFINITY where no slot is live. live[b]: its live slots as bits from the lowest. s has room for
+ * n_rows * pick_room() floats, of which [n_rows][n] are used. */
+int pick_count(const kv_pick *pick); /* bounds */
+int pick_room(const kv_pick *pick);
+void pick_products(const kv_pick *pick, const float *a, int n_rows, float *s, uint16_t *live);
+/* best[0..n_best) = the indices of the n_best largest of s [n], ties to the smaller index, largest first. */
+void pick_best(const kv_pick *pick, const float *s, int n, int n_best, int32_t *best);
+/* Sets the bits of some of bound b's slots (its lowest bit first) for one query head. */
+void pick_read(const kv_pick *pick, int g, int b, uint16_t slots, uint64_t *read);
+
 typedef struct kv_policy {
     const char *name, *paper, *summary;
     const kv_param *params;

@@ -1,6 +1,8 @@
 /* methods.c - the lists of formats, policies, splits and presets, from methods.def. */
 #include "kv/method.h"
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
 
 #define KV_FORMAT(symbol) extern const kv_format kv_format_##symbol;
 #define KV_POLICY(symbol) extern const kv_policy kv_policy_##symbol;
@@ -59,6 +61,24 @@ bool kv_method_is_f16(const kv_method *method) {
     return plain;
 }
 
+static void append(char *out, size_t cap, const char *text) {
+    size_t n = strlen(out);
+    if (text && !strstr(out, text) && n + strlen(text) + 2 < cap)
+        snprintf(out + n, cap - n, "%s%s", n ? " " : "", text);
+}
+
+void kv_method_warnings(const kv_method *method, const kv_model *model, char *out, size_t cap) {
+    out[0] = 0;
+    for (int i = 0; i <= method->n_extra; i++)
+        for (int side = 0; side < 2; side++) {
+            const kv_coding *coding = &(i ? method->extra[i - 1] : method->coding)[side];
+            if (coding->format->warning)
+                append(out, cap, coding->format->warning(&coding->config, (kv_side)side, model));
+        }
+    if (method->policy->warning)
+        append(out, cap, method->policy->warning(&method->policy_config, model));
+}
+
 double kv_method_token_bytes(const kv_method *method, int head_dim) {
     double bytes = 0;
     for (int side = 0; side < 2; side++) {
@@ -66,5 +86,8 @@ double kv_method_token_bytes(const kv_method *method, int head_dim) {
         method->coding[side].format->geometry(&method->coding[side].config, (kv_side)side, head_dim, &g);
         bytes += g.page_bytes ? (double)g.page_bytes / PAGE_TOKENS : 2.0 * head_dim;
     }
+    kv_wants wants = kv_method_wants(method);
+    if (wants.flags & KV_WANT_BOUNDS)
+        bytes += 2.0 * head_dim * sizeof(f16) / wants.bound_slots;
     return bytes;
 }

@@ -75,9 +75,9 @@ static void score(const kv_config *c, const kv_view *view, float *const *s) {
                 s[ih][slot] = view->pos[ih][slot] >= recent_from ? INFINITY : view->mass[ih][slot];
             continue;
         }
-        pooling_score(view, ih,
-                      &(pooling){.window = of(c, WINDOW), .kernel = of(c, KERNEL), .average = of(c, POOL) == POOLING_AVG},
-                      s[ih]);
+        pooling_score(
+            view, ih,
+            &(pooling){.window = of(c, WINDOW), .kernel = of(c, KERNEL), .average = of(c, POOL) == POOLING_AVG}, s[ih]);
     }
 }
 

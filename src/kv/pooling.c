@@ -23,8 +23,8 @@ void pooling_score(const kv_view *view, int ih, const pooling *how, float *s) {
     int n_slots = view->n_slots[ih], n = how->window < view->n_window_q ? how->window : view->n_window_q,
         group = view->model->n_head / view->model->n_head_kv, n_old = 0;
     size_t row = (size_t)n_slots;
-    float *p = kv_view_work(view, pooling_floats(view->model, how->window, n_slots)), *votes = p + (size_t)(group * n) * row,
-          *pooled = votes + row, *ties = kv_view_ties(view, ih);
+    float *p = kv_view_work(view, pooling_floats(view->model, how->window, n_slots)),
+          *votes = p + (size_t)(group * n) * row, *pooled = votes + row, *ties = kv_view_ties(view, ih);
     int32_t *order = (int32_t *)(pooled + row);
     kv_view_window(view, ih, n, p);
     int n_live = kv_view_order(view, ih, order);

@@ -171,8 +171,8 @@ static void score_page(const window *w, int page, int first, int m) {
     attend_page_score(w->lane, view->kernels, view->scratch, w->d, page, view->scratch->q, m * w->group, page_s);
     for (int r = 0; r < m * w->group; r++) {
         int i = first + r / w->group, position = view->n_seen - w->n + i;
-        float *to = w->s + ((size_t)(r % w->group) * (size_t)w->n + (size_t)i) * (size_t)n_slots +
-                    (size_t)(page * PAGE_TOKENS);
+        float *to =
+            w->s + ((size_t)(r % w->group) * (size_t)w->n + (size_t)i) * (size_t)n_slots + (size_t)(page * PAGE_TOKENS);
         for (int t = 0; t < n; t++)
             to[t] = w->lane->pos[page * PAGE_TOKENS + t] <= position ? page_s[r * PAGE_TOKENS + t] : -INFINITY;
     }

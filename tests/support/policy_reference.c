@@ -17,6 +17,7 @@ struct reference {
     double *score[KV_MAX_HEADS]; /* [n] INFINITY: stays */
     double *tie[KV_MAX_HEADS];
     int keep[KV_MAX_HEADS];
+    double rho[KV_MAX_HEAD_DIM]; /* of this event's mean rotation */
     int moment_from, seen, evictions;
     char said[300];
 };
@@ -324,8 +325,7 @@ static void turn(const reference *r, double *x, int stride) {
     const kv_model *m = r->s->model;
     for (int i = 0; i < m->n_rot / 2; i++) {
         int a = (m->rope_neox ? i : 2 * i) * stride, b = (m->rope_neox ? i + m->n_rot / 2 : 2 * i + 1) * stride;
-        double re, im, xa = x[a], xb = x[b], magnitude = (double)m->rope_magnitude;
-        reference_rho((double)m->layer[r->s->il].rope_inv[i], r->seen, (int)of(r, "future"), &re, &im);
+        double re = r->rho[2 * i], im = r->rho[2 * i + 1], xa = x[a], xb = x[b], magnitude = (double)m->rope_magnitude;
         x[a] = magnitude * (re * xa - im * xb);
         x[b] = magnitude * (im * xa + re * xb);
     }
@@ -359,6 +359,9 @@ static void score_expected(reference *r, int ih) {
     int *pos = malloc((size_t)r->seen * sizeof(*pos));
     double *k = malloc((size_t)(r->seen * d) * sizeof(*k)), *z = malloc((size_t)r->seen * sizeof(*z)),
            *p = malloc((size_t)r->seen * sizeof(*p)), mu[KV_MAX_HEAD_DIM], *s = malloc((size_t)(d * d) * sizeof(*s));
+    for (int i = 0; ih == 0 && i < r->s->model->n_rot / 2; i++)
+        reference_rho((double)r->s->model->layer[r->s->il].rope_inv[i], r->seen, (int)of(r, "future"), &r->rho[2 * i],
+                      &r->rho[2 * i + 1]);
     n = gather(r, ih, false, pos, k);
     while (n_sinks < n && pos[n_sinks] < sinks)
         n_sinks++;

@@ -102,6 +102,14 @@ pleat_status pleat_seq_fork(pleat_engine *engine, const pleat_seq *src, const pl
                             pleat_error *error);
 void pleat_seq_close(pleat_seq *seq);
 
+/* How many tokens the sequence will generate at most, before its prompt ends (0: not known): RocketKV sizes its cache by
+ * it, other methods do not care. A fork takes it over. PLEAT_EINPUT below 0. */
+pleat_status pleat_seq_expect(pleat_seq *seq, int max_new_tokens, pleat_error *error);
+/* Marks n tokens from position `first` on (a system prompt, a tool's schema), now or later in the text, as never to be
+ * evicted. It has an effect only under a method with the modifier `pin`; a fork takes marks over. Pinned tokens count in
+ * the method's budget, and stay even where they alone exceed it. PLEAT_EINPUT: no such positions; PLEAT_EMEMORY. */
+pleat_status pleat_seq_pin(pleat_seq *seq, int first, int n, pleat_error *error);
+
 typedef struct pleat_seq_stats {
     int n_tokens;               /* tokens seen so far */
     size_t kv_bytes;            /* pool pages held now */

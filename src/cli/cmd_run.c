@@ -211,6 +211,7 @@ static pleat_status run_turn(session *x, const char *prompt, size_t n, pleat_err
     interrupted = 0;
     x->begun = false;
     pleat_status status = turn_ids(x, prompt, n, &ids, &n_ids, error);
+    status = status ? status : pleat_seq_expect(x->seq, x->s->max_tokens, error);
     status = status ? status : prefill(x, ids, n_ids, error);
     if (!status) {
         x->n_prompt = n_ids;

@@ -11,7 +11,7 @@
 
 /* A sequence of n synthetic tokens: an ended prompt whose cache was filled, not computed (kv_cache_fill). For timing
  * decode. PLEAT_EFULL names the bytes needed. */
-pleat_status engine_seq_fill(pleat_engine *engine, const pleat_method *method, int n_tokens, uint64_t seed,
+pleat_status engine_seq_fill(pleat_engine *engine, const pleat_method *method, int n_tokens, int max_new, uint64_t seed,
                              pleat_seq **seq, pleat_error *error);
 /* Asks that seq also keep what `method` wants, so that it can be forked to it (before its first token). */
 void engine_seq_want(pleat_seq *seq, const pleat_method *method);

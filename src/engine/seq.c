@@ -30,12 +30,13 @@ pleat_status pleat_seq_fork(pleat_engine *e, const pleat_seq *src, const pleat_m
     return status ? status : seq_of(e, cache, true, out, error);
 }
 
-pleat_status engine_seq_fill(pleat_engine *e, const pleat_method *method, int n_tokens, uint64_t seed, pleat_seq **out,
-                             pleat_error *error) {
+pleat_status engine_seq_fill(pleat_engine *e, const pleat_method *method, int n_tokens, int max_new, uint64_t seed,
+                             pleat_seq **out, pleat_error *error) {
     kv_cache *cache;
     pleat_status status = kv_cache_open(&e->model->kv, method, e->pages, &cache, error);
     if (status)
         return status;
+    kv_cache_expect(cache, max_new);
     status = kv_cache_fill(cache, n_tokens, seed, forward_scratch(e->pass, 0), e->kernels, error);
     if (status) {
         kv_cache_close(cache);
@@ -54,6 +55,17 @@ void pleat_seq_close(pleat_seq *seq) {
     free(seq);
 }
 
+pleat_status pleat_seq_expect(pleat_seq *seq, int max_new_tokens, pleat_error *error) {
+    if (max_new_tokens < 0)
+        return err_set(error, PLEAT_EINPUT, "%d tokens to be generated", max_new_tokens);
+    kv_cache_expect(seq->cache, max_new_tokens);
+    return PLEAT_OK;
+}
+
+pleat_status pleat_seq_pin(pleat_seq *seq, int first, int n, pleat_error *error) {
+    return kv_cache_pin(seq->cache, first, n, error);
+}
+
 pleat_seq_stats pleat_seq_describe(const pleat_seq *seq) {
     return kv_cache_stats(seq->cache);
 }
@@ -63,7 +75,7 @@ int pleat_seq_room(const pleat_seq *seq) {
 }
 
 void engine_seq_want(pleat_seq *seq, const pleat_method *method) {
-    kv_cache_want(seq->cache, kv_method_wants(method, NULL));
+    kv_cache_want(seq->cache, kv_method_wants(method));
 }
 
 kv_cache *engine_seq_cache(pleat_seq *seq) {
@@ -89,6 +101,9 @@ pleat_status engine_seq_end_prompt(pleat_engine *e, pleat_seq *seq, pleat_error 
     if (!engine_reserve(e, bytes))
         return err_set(error, PLEAT_EFULL, "the end of a prompt needs %zu bytes of the KV pool; %zu are free", bytes,
                        kv_pool_budget_bytes(e->pages) - kv_pool_used_bytes(e->pages));
+    for (int w = 0; w < threads_count(e->pool); w++)
+        if (!kv_scratch_grow(forward_scratch(e->pass, w), seq->cache, 0))
+            return err_set(error, PLEAT_EMEMORY, "no memory for the end of a prompt");
     end_job job = {.engine = e, .cache = seq->cache};
     kv_cache_begin(seq->cache, 0, PLEAT_PROMPT_END);
     threads_run(e->pool, e->model->n_layer, end_task, &job);

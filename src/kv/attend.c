@@ -10,6 +10,9 @@
  * once the row's end is known: no second pass over K. Each tile sums its rows in order, tiles are added in order, so
  * mass does not depend on cuts (multiples of 16 tokens) or threads.
  *
+ * The same for the newest query alone (LAST): only the tile that holds it keeps its rows. Picks (Quest): a decode tile
+ * asks the policy which slots each query head reads; pages that nobody reads are skipped, other slots are masked.
+ *
  * Positions inside the cache (streaming): the query is rotated by the number of evicted tokens for the pages of the
  * first segment; stored keys are never touched. */
 #include "kv/attend.h"
@@ -135,8 +138,9 @@ pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_ite
         int n_chunks = n_slots / ATTEND_CHUNK_TOKENS + 1;
         n_lane_tiles += n_tiles * a->model->n_head_kv;
         most_chunks = n_chunks > most_chunks ? n_chunks : most_chunks;
-        if (cache->wants & KV_WANT_MASS) {
+        if (cache->wants.flags & (KV_WANT_MASS | KV_WANT_LAST))
             mass_slots = n_slots > mass_slots ? n_slots : mass_slots;
+        if (cache->wants.flags & KV_WANT_MASS) {
             n_mass += (size_t)n_tiles * (size_t)a->model->n_head_kv * (size_t)n_slots;
         }
     }
@@ -186,18 +190,25 @@ static void add_tile(kv_attend *a, int i, int ih, int first, int n_tokens, bool 
     a->merge[a->n_merges++] = m;
 }
 
+/* The lane's queries read what the policy picks. */
+static bool picks(const kv_cache *cache, const kv_lane *lane) {
+    return cache->method.policy->pick && cache->phase == PLEAT_DECODE && !lane->windowed;
+}
+
 /* The tiles of one lane, last one first: it sees most. */
 static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offset, int *n_partials) {
     const kv_cache *cache = a->items[i].cache;
     const kv_lane *lane = lane_of(cache, a->il, ih);
-    bool mass = lane->mass && !lane->windowed;
+    bool mass = lane->mass && !lane->windowed, whole = mass || picks(cache, lane);
     int n_tiles = tile_count(cache->n_seen, cache->n_new), n_padded = page_count(lane->n_slots) * PAGE_TOKENS;
     int tile0 = cache->n_seen / ATTEND_TILE_TOKENS;
     for (int tile = n_tiles - 1; tile >= 0; tile--) {
         int from = (tile0 + tile) * ATTEND_TILE_TOKENS - cache->n_seen, to = from + ATTEND_TILE_TOKENS;
         from = from < 0 ? 0 : from;
         to = to > cache->n_new ? cache->n_new : to;
-        add_tile(a, i, ih, from, to - from, split && !mass, *mass_offset + (size_t)tile * (size_t)n_padded, n_partials);
+        bool last = lane->last && tile == n_tiles - 1;
+        add_tile(a, i, ih, from, to - from, split && !whole && !last, *mass_offset + (size_t)tile * (size_t)n_padded,
+                 n_partials);
     }
     if (!mass)
         return;
@@ -231,13 +242,34 @@ typedef struct tile {
     const cpu_kernels *kernels;
     kv_scratch *scratch;
     int d, group, n_rows, window;
-    int t_first, t_last; /* positions of its queries */
-    bool shifted;        /* the first segment is read with q_cached */
-    bool turns[2];       /* sealed K is read with turned queries, sealed V is summed up in out_turned */
-    float *out_turned;   /* of the chunk, or NULL while there is nothing in it */
-    float *p, *p_max;    /* the worker's, or NULL without mass */
-    int p_stride;
+    int t_first, t_last;  /* positions of its queries */
+    bool shifted;         /* the first segment is read with q_cached */
+    bool turns[2];        /* sealed K is read with turned queries, sealed V is summed up in out_turned */
+    float *out_turned;    /* of the chunk, or NULL while there is nothing in it */
+    float *p, *p_max;     /* the worker's, or NULL without mass */
+    int p_stride, p_from; /* rows from p_from on are kept */
+    const uint64_t *read; /* [group][pages] slots that each query head reads; NULL: all */
 } tile;
+
+static int lane_pages(const tile *t) {
+    return page_count(t->lane->n_slots);
+}
+
+static bool page_is_read(const tile *t, int page) {
+    bool any = !t->read;
+    for (int g = 0; !any && g < t->group; g++)
+        any = t->read[g * lane_pages(t) + page] != 0;
+    return any;
+}
+
+static void mask_unread(const tile *t, int page, float *s) {
+    for (int r = 0; t->read && r < t->n_rows; r++) {
+        uint64_t read = t->read[r % t->group * lane_pages(t) + page];
+        for (int i = 0; ~read && i < PAGE_TOKENS; i++)
+            if (!(read >> i & 1))
+                s[r * PAGE_TOKENS + i] = -INFINITY;
+    }
+}
 
 typedef struct page_span { /* what a page's positions say */
     int32_t pos[PAGE_TOKENS];
@@ -369,17 +401,19 @@ static void page_score_masked(const tile *t, int page, const page_span *span, co
 }
 
 static const void *next_page_bytes(const tile *t, int side, int page) {
-    if (page + 1 >= page_count(t->lane->n_slots))
+    do
+        page++;
+    while (page < lane_pages(t) && !page_is_read(t, page));
+    if (page >= lane_pages(t))
         return NULL;
-    return lane_sealed_in(t->lane, side, page + 1) ? t->lane->sealed[side][page + 1].bytes
-                                                   : t->lane->tail[side][page + 1];
+    return lane_sealed_in(t->lane, side, page) ? t->lane->sealed[side][page].bytes : t->lane->tail[side][page];
 }
 
 /* One page into the running softmax of the chunk. */
 static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
     page_span span;
     span_read(t->lane, page, &span);
-    bool unseen = span.low > t->t_last;
+    bool unseen = span.low > t->t_last || !page_is_read(t, page);
     if (t->window && !unseen) {
         int32_t high = -1; /* of the live ones */
         for (int i = 0; i < PAGE_TOKENS; i++)
@@ -387,7 +421,7 @@ static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
         unseen = high <= t->t_first - t->window;
     }
     if (unseen) {
-        for (int r = 0; t->p && r < t->n_rows; r++) {
+        for (int r = t->p_from; t->p && r < t->n_rows; r++) {
             memset(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, 0, PAGE_TOKENS * sizeof(*t->p));
             t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = 0;
         }
@@ -395,6 +429,7 @@ static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
     }
     float *s = t->scratch->s;
     page_score_masked(t, page, &span, next_page_bytes(t, KV_K, page));
+    mask_unread(t, page, s);
     float correction[ATTEND_TILE_TOKENS * KV_MAX_GROUP];
     t->kernels->softmax_page(s, t->n_rows, max, sum, correction);
     for (int r = 0; r < t->n_rows; r++) {
@@ -402,7 +437,7 @@ static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
             t->kernels->scale(out + r * t->d, t->d, correction[r]);
         if (correction[r] != 1 && t->out_turned)
             t->kernels->scale(t->out_turned + r * t->d, t->d, correction[r]);
-        if (t->p) {
+        if (t->p && r >= t->p_from) {
             memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS,
                    PAGE_TOKENS * sizeof(*s));
             t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = max[r] == -INFINITY ? 0 : max[r];
@@ -456,15 +491,16 @@ static void write_row(const tile *t, const kv_attend_item *item, int first, int 
     t->kernels->scale(to, t->d, 1 / sum);
 }
 
-/* Adds up the tile's probabilities per slot, rows in order. */
-static void tile_mass(const tile *t, const float *max, const float *sum, float *mass) {
-    int n_pages = page_count(t->lane->n_slots);
-    memset(mass, 0, (size_t)(n_pages * PAGE_TOKENS) * sizeof(*mass));
-    for (int r = 0; r < t->n_rows; r++)
-        for (int page = 0; page < n_pages; page++) {
+/* mass [n] = the tile's probabilities per slot from row `from` on, added up in the order of the rows. */
+static void tile_mass(const tile *t, int from, const float *max, const float *sum, float *mass, int n) {
+    memset(mass, 0, (size_t)n * sizeof(*mass));
+    for (int r = from; r < t->n_rows; r++)
+        for (int page = 0; page * PAGE_TOKENS < n; page++) {
             float factor = expf(t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] - max[r]) / sum[r];
+            int left = n - page * PAGE_TOKENS;
             t->kernels->add_scaled(mass + page * PAGE_TOKENS,
-                                   t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, PAGE_TOKENS, factor);
+                                   t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS,
+                                   left < PAGE_TOKENS ? left : PAGE_TOKENS, factor);
         }
 }
 
@@ -514,6 +550,21 @@ static void turn_queries(tile *t) {
     coding->format->turn(&coding->config, t->d, false, w->q_cached_turned, t->n_rows);
 }
 
+/* Which slots the policy lets each query head of the lane read; NULL: all. */
+static const uint64_t *read_slots(const tile *t, int il, int ih, const float *q) {
+    const kv_method *method = &t->cache->method;
+    view_store store;
+    kv_view view = view_open(t->cache, il, KV_AT_STEP, t->scratch, t->kernels, &store);
+    kv_pick pick = {.view = &view,
+                    .ih = ih,
+                    .q = q + ih * t->group * t->d,
+                    .bound = (const f16 *const *)t->lane->bound,
+                    .bound_slots = t->cache->wants.bound_slots,
+                    .n_pages = lane_pages(t)};
+    memset(t->scratch->read, 0, (size_t)(t->group * pick.n_pages) * sizeof(*t->scratch->read));
+    return method->policy->pick(&method->policy_config, &pick, t->scratch->read) ? t->scratch->read : NULL;
+}
+
 static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *scratch, const cpu_kernels *kernels) {
     const kv_attend_item *item = &a->items[job->item];
     kv_lane *lane = lane_of(item->cache, a->il, job->ih);
@@ -527,11 +578,15 @@ static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *sc
               .window = a->model->layer[a->il].window_tokens,
               .t_first = item->cache->n_seen + job->first,
               .t_last = item->cache->n_seen + job->first + job->n_tokens - 1};
-    if (lane->mass && !lane->windowed) {
+    bool last = lane->last && job->first + job->n_tokens == item->cache->n_new;
+    if ((lane->mass && !lane->windowed) || last) {
         t.p = a->p[worker];
         t.p_max = a->p_max[worker];
         t.p_stride = a->cap_p;
+        t.p_from = lane->mass ? 0 : t.n_rows - t.group;
     }
+    if (picks(item->cache, lane))
+        t.read = read_slots(&t, a->il, job->ih, item->q + (size_t)job->first * item->q_stride);
     load_queries(&t, item, job->first, job->ih);
     int shift = lane->n_live - item->cache->n_new - item->cache->n_seen; /* minus the tokens evicted so far */
     t.shifted = item->cache->segment_end > 0 && !lane->windowed && shift != 0;
@@ -559,8 +614,23 @@ void kv_attend_task(kv_attend *a, int index, int worker, kv_scratch *w, const cp
     }
     for (int r = 0; r < t.n_rows; r++)
         write_row(&t, &a->items[job->item], job->first, job->ih, r, w->sum[r], w->out + r * t.d);
-    if (t.p)
-        tile_mass(&t, w->max, w->sum, a->mass + job->mass_offset);
+    if (t.p && t.lane->mass)
+        tile_mass(&t, 0, w->max, w->sum, a->mass + job->mass_offset, page_count(t.lane->n_slots) * PAGE_TOKENS);
+    if (t.p && t.lane->last && job->first + job->n_tokens == t.cache->n_new)
+        tile_mass(&t, t.n_rows - t.group, w->max, w->sum, t.lane->last, t.lane->n_slots);
+}
+
+void attend_page_score(const kv_lane *lane, const cpu_kernels *kernels, kv_scratch *scratch, int d, int page,
+                       const float *q, int n_rows, float *s) {
+    tile t = {.lane = lane, .kernels = kernels, .scratch = scratch, .d = d, .n_rows = n_rows};
+    const kv_coding *coding = &lane->keep[KV_K].coding;
+    t.turns[KV_K] = coding->format->turn && lane_sealed_in(lane, KV_K, page) > 0;
+    if (t.turns[KV_K]) {
+        float *turned = q == scratch->q ? scratch->q_turned : scratch->q_cached_turned;
+        memcpy(turned, q, (size_t)(n_rows * d) * sizeof(*q));
+        coding->format->turn(&coding->config, d, false, turned, n_rows);
+    }
+    page_score(&t, page, q, s, NULL);
 }
 
 int kv_attend_merges(const kv_attend *a) {

@@ -69,9 +69,11 @@ pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_po
     cache->method = *method;
     cache->pool = pool;
     cache->f16_bytes = page_f16_bytes(model->head_dim);
-    cache->wants = kv_method_wants(method, NULL);
+    cache->wants = kv_method_wants(method);
     if (method->policy->cache_positions)
         cache->segment_end = method->policy->cache_positions(&method->policy_config);
+    if (cache->segment_end && cache->segment_end < method->sinks_tokens)
+        cache->segment_end = method->sinks_tokens;
     cache->lane = calloc(n_lanes(cache), sizeof(*cache->lane));
     cache->keep = calloc((size_t)model->n_layer, sizeof(*cache->keep));
     if (!cache->lane || !cache->keep) {
@@ -92,14 +94,48 @@ void kv_cache_close(kv_cache *cache) {
     for (size_t i = 0; i < n_lanes(cache); i++)
         lane_free(cache, &cache->lane[i]);
     assert(atomic_load(&cache->bytes) == 0);
+    queries_free(cache);
+    free(cache->pin);
     free(cache->lane);
     free(cache->keep);
     free(cache);
 }
 
-void kv_cache_want(kv_cache *cache, unsigned wants) {
-    assert(cache->n_seen == 0);
-    cache->wants |= wants;
+void kv_cache_want(kv_cache *cache, kv_wants wants) {
+    assert(cache->n_seen == 0 && !cache->queries);
+    if (wants.flags & KV_WANT_MOMENTS && !(cache->wants.flags & KV_WANT_MOMENTS))
+        cache->wants.skip_tokens = wants.skip_tokens;
+    cache->wants.flags |= wants.flags & KV_WANT_OF_PROMPT;
+    if (wants.window_tokens > cache->wants.window_tokens)
+        cache->wants.window_tokens = wants.window_tokens;
+}
+
+void kv_cache_expect(kv_cache *cache, int max_new_tokens) {
+    cache->max_new = max_new_tokens;
+}
+
+pleat_status kv_cache_pin(kv_cache *cache, int first, int n, pleat_error *error) {
+    if (first < 0 || n < 1 || n > INT_MAX - first)
+        return err_set(error, PLEAT_EINPUT, "%d tokens from position %d on cannot be pinned", n, first);
+    kv_span span = {first, first + n};
+    if (!mem_grow(&cache->pin, &cache->cap_pins, cache->n_pins + 1, sizeof(*cache->pin)))
+        return err_set(error, PLEAT_EMEMORY, "no memory for a list of pinned spans");
+    int n_kept = 0, at = 0;
+    for (int i = 0; i < cache->n_pins; i++) { /* spans that touch the new one melt into it */
+        kv_span old = cache->pin[i];
+        if (old.first <= span.end && old.end >= span.first) {
+            span.first = old.first < span.first ? old.first : span.first;
+            span.end = old.end > span.end ? old.end : span.end;
+            continue;
+        }
+        cache->pin[n_kept++] = old;
+    }
+    while (at < n_kept && cache->pin[at].first < span.first)
+        at++;
+    memmove(cache->pin + at + 1, cache->pin + at, (size_t)(n_kept - at) * sizeof(*cache->pin));
+    cache->pin[at] = span;
+    cache->n_pins = n_kept + 1;
+    return PLEAT_OK;
 }
 
 const kv_method *kv_cache_method(const kv_cache *cache) {
@@ -118,12 +154,15 @@ bool kv_cache_in_prompt(const kv_cache *cache) {
 
 size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
     size_t bytes = 0;
+    if (!queries_ensure(cache))
+        return SIZE_MAX;
     for (size_t i = 0; i < n_lanes(cache); i++) {
         if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens + PAGE_TOKENS)) /* a gap may open */
             return SIZE_MAX;
         if (cache->shares && lane_moves(cache, &cache->lane[i])) /* its first event copies what others hold too */
             bytes += 2 * cache->f16_bytes * (size_t)page_count(cache->lane[i].n_slots);
-        bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase);
+        bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase) +
+                 bounds_step_bytes(cache, &cache->lane[i], n_tokens, phase);
     }
     return bytes;
 }
@@ -153,6 +192,9 @@ void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase) {
     if (phase != PLEAT_DECODE && !cache->in_prompt) {
         cache->in_prompt = true;
         cache->prompt_from = cache->n_seen;
+        cache->n_steps = 0;
+        for (int il = 0; cache->n_seen && il < cache->model->n_layer; il++)
+            queries_restart(cache, il);
     }
     cache->n_new = n_tokens;
     cache->phase = phase;
@@ -186,7 +228,7 @@ void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const floa
         n = PAGE_TOKENS - first < left ? PAGE_TOKENS - first : left;
         n = n < 16 ? n : 16;
         lane_tail_ensure(cache, lane, page);
-        for (int side = 0; side < 2; side++) {
+        for (int side = 1; side >= 0; side--) { /* K last: its rows go on to the bounds */
             const float *x = (side == KV_K ? k : v) + (size_t)i * row_stride;
             for (int r = 0; r < n; r++)
                 kernels->f32_to_f16(x + (size_t)r * row_stride, d, rows + r * d);
@@ -196,7 +238,11 @@ void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const floa
             lane->pos[slot + r] = cache->n_seen + i + r;
             if (lane->mass)
                 lane->mass[slot + r] = 0;
+            if (lane->norm)
+                lane->norm[slot + r] = -1;
         }
+        if (lane->bound)
+            bounds_append(cache, lane, slot, n, rows);
     }
     lane->n_live += cache->n_new;
 }
@@ -218,10 +264,10 @@ static void release_behind_window(kv_cache *cache, kv_lane *lane, int window_tok
     }
 }
 
-static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) {
+static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, const cpu_kernels *kernels) {
     bool windowed = layer_windowed(cache, il);
     if (!windowed)
-        plan_event(cache, il, event, scratch);
+        plan_event(cache, il, event, scratch, kernels);
     for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
         kv_lane *lane = lane_of(cache, il, ih);
         if (cache->shares && lane_holes(lane))
@@ -230,6 +276,8 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) 
             seal_pack(cache, lane, scratch);
         seal_due(cache, lane, event == KV_AT_GRID, scratch);
         seal_rebuild_if_sparse(cache, lane, scratch);
+        if (lane->bound && event != KV_AT_GRID)
+            bounds_refresh(cache, lane, scratch);
     }
 }
 
@@ -238,16 +286,15 @@ static bool at_grid(const kv_cache *cache) {
 }
 
 void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *kernels) {
-    (void)kernels;
     if (layer_windowed(cache, il))
         for (int ih = 0; ih < cache->model->n_head_kv; ih++)
             release_behind_window(cache, lane_of(cache, il, ih), cache->model->layer[il].window_tokens);
     if (at_grid(cache))
-        event(cache, il, KV_AT_GRID, scratch);
+        event(cache, il, KV_AT_GRID, scratch, kernels);
     if (cache->phase == PLEAT_PROMPT_END)
-        event(cache, il, KV_AT_PROMPT_END, scratch);
+        event(cache, il, KV_AT_PROMPT_END, scratch, kernels);
     if (cache->phase == PLEAT_DECODE)
-        event(cache, il, KV_AT_STEP, scratch);
+        event(cache, il, KV_AT_STEP, scratch, kernels);
 }
 
 void kv_cache_end(kv_cache *cache) {
@@ -255,6 +302,7 @@ void kv_cache_end(kv_cache *cache) {
     if (at_grid(cache) && cache->prompt_from == 0)
         cache->grid_sealed = cache->n_seen + cache->n_new;
     cache->n_seen += cache->n_new;
+    cache->n_steps += cache->phase == PLEAT_DECODE;
     cache->n_new = 0;
     if (cache->phase == PLEAT_PROMPT_END)
         cache->in_prompt = false;
@@ -266,8 +314,15 @@ static bool fork_lane(kv_cache *cache, kv_lane *lane, const kv_lane *src) {
     if (!lane_grow(cache, lane, src->n_slots))
         return false;
     memcpy(lane->pos, src->pos, (size_t)src->n_slots * sizeof(*src->pos));
+    size_t value_bytes = (size_t)src->n_slots * sizeof(float);
     if (lane->mass)
-        memcpy(lane->mass, src->mass, (size_t)src->n_slots * sizeof(*src->mass));
+        memcpy(lane->mass, src->mass, value_bytes);
+    if (lane->last)
+        memcpy(lane->last, src->last, value_bytes);
+    for (int slot = 0; lane->norm && slot < src->n_slots; slot++)
+        lane->norm[slot] = -1;
+    if (lane->bound)
+        memset(lane->bound_old, 1, (size_t)page_count(src->n_slots));
     for (int side = 0; side < 2; side++) {
         for (int page = src->first_page; page < page_count(src->n_slots); page++) {
             lane->tail[side][page] = lane_take(cache, cache->f16_bytes);
@@ -284,7 +339,10 @@ pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cach
     if (src->evented || !src->in_prompt || method->bounded)
         return err_set(error, PLEAT_EINPUT, "only an open prompt under prefill:exact can be taken over by %s",
                        method->spec);
-    if (kv_method_wants(method, NULL) & ~src->wants)
+    kv_wants wants = kv_method_wants(method);
+    bool moments = wants.flags & KV_WANT_MOMENTS;
+    if (wants.flags & KV_WANT_OF_PROMPT & ~src->wants.flags || wants.window_tokens > src->wants.window_tokens ||
+        (moments && wants.skip_tokens != src->wants.skip_tokens))
         return err_set(error, PLEAT_EINPUT, "the prompt was not run with what %s wants of it", method->spec);
     size_t bytes = atomic_load(&src->bytes);
     if (!kv_pool_reserve(src->pool, bytes))
@@ -297,6 +355,15 @@ pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cach
     cache->n_seen = src->n_seen;
     cache->prompt_from = src->prompt_from;
     cache->in_prompt = true;
+    cache->max_new = src->max_new;
+    bool ok = queries_ensure(cache);
+    for (int i = 0; ok && i < src->n_pins; i++)
+        ok = !kv_cache_pin(cache, src->pin[i].first, src->pin[i].end - src->pin[i].first, NULL);
+    if (!ok) {
+        kv_cache_close(cache);
+        return err_set(error, PLEAT_EMEMORY, "no memory for a forked cache");
+    }
+    queries_copy(cache, src);
     for (size_t i = 0; i < n_lanes(cache); i++) {
         if (!fork_lane(cache, &cache->lane[i], &src->lane[i])) {
             kv_cache_close(cache);
@@ -352,6 +419,10 @@ const float *kv_cache_mass(const kv_cache *cache, int il, int ih) {
     return lane_of(cache, il, ih)->mass;
 }
 
+const float *kv_cache_last(const kv_cache *cache, int il, int ih) {
+    return lane_of(cache, il, ih)->last;
+}
+
 int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side) {
     return lane_of(cache, il, ih)->n_sealed[side];
 }
@@ -361,18 +432,21 @@ int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side) {
 void kv_scratch_close(kv_scratch *scratch) {
     if (!scratch)
         return;
-    void *parts[] = {scratch->score,     scratch->order,     scratch->inverse,
-                     scratch->rows[0],   scratch->rows[1],   scratch->half[0],
-                     scratch->half[1],   scratch->q,         scratch->q_cached,
-                     scratch->s,         scratch->s_part,    scratch->p_part,
-                     scratch->out,       scratch->chunk_out, scratch->max,
-                     scratch->sum,       scratch->chunk_max, scratch->chunk_sum,
-                     scratch->cos_sin,   scratch->q_turned,  scratch->q_cached_turned,
-                     scratch->out_turned};
+    void *parts[] = {scratch->score,      scratch->order,     scratch->inverse,
+                     scratch->rows[0],    scratch->rows[1],   scratch->half[0],
+                     scratch->half[1],    scratch->q,         scratch->q_cached,
+                     scratch->s,          scratch->s_part,    scratch->p_part,
+                     scratch->out,        scratch->chunk_out, scratch->max,
+                     scratch->sum,        scratch->chunk_max, scratch->chunk_sum,
+                     scratch->cos_sin,    scratch->q_turned,  scratch->q_cached_turned,
+                     scratch->out_turned, scratch->ties,      scratch->work,
+                     scratch->opened[0],  scratch->opened[1], scratch->product,
+                     scratch->read,       scratch->wo};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     mem_unmap(scratch->run_rows, scratch->run_rows_bytes);
     mem_unmap(scratch->run_work, scratch->run_work_bytes);
+    free(scratch->has_ties);
     free(scratch->score_row);
     free(scratch);
 }
@@ -389,7 +463,10 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
     s->score_row = calloc(heads, sizeof(*s->score_row));
     s->order = mem_alloc(cap, sizeof(int32_t));
     s->inverse = mem_alloc(cap, sizeof(int32_t));
-    bool ok = s->score && s->score_row && s->order && s->inverse;
+    s->ties = mem_alloc(heads * cap, sizeof(float));
+    s->has_ties = calloc(heads, sizeof(*s->has_ties));
+    s->read = mem_alloc(rows / 16 * (cap / PAGE_TOKENS + 1), sizeof(*s->read));
+    bool ok = s->score && s->score_row && s->order && s->inverse && s->ties && s->has_ties && s->read;
     for (int side = 0; side < 2; side++) {
         s->rows[side] = mem_alloc(PAGE_TOKENS * d, sizeof(float));
         s->half[side] = mem_alloc(PAGE_TOKENS * d, sizeof(f16));

@@ -3,7 +3,8 @@
  * A step, in order (the engine's side of the contract):
  *   1. kv_cache_step_bytes() of every sequence against the pool: pages are reserved before anything changes;
  *   2. kv_cache_begin(cache, n, phase): gives the n new tokens positions; no lane has slots for them yet;
- *   3. per layer and KV head, in any order and thread: kv_cache_append() the n rows of K (rotated) and V;
+ *   3. per layer and KV head, in any order and thread: kv_cache_append() the n rows of K (rotated) and V, and
+ *      kv_cache_note_queries() those of Q;
  *   4. per layer, when all lanes have their rows: kv_attend tasks (attend.h);
  *   5. after the last layer, per layer, in any thread: kv_cache_finish_layer(): event, plan, eviction, sealing;
  *   6. kv_cache_end(cache).
@@ -23,8 +24,14 @@ void kv_cache_close(kv_cache *cache); /* gives every page back; NULL is fine */
 /* A copy of src's open prompt (no event since its start, prefill:exact, a first turn) under another method.
  * PLEAT_EFULL: no pages; PLEAT_EINPUT: src is past its prompt, or lacks what the method wants. */
 pleat_status kv_cache_fork(const kv_cache *src, const kv_method *method, kv_cache **out, pleat_error *error);
-/* Asks for the side data of `wants` as well (a measuring prefill that others will fork); before the first token. */
-void kv_cache_want(kv_cache *cache, unsigned wants);
+/* Asks for the side data of `wants` as well (a measuring prefill that others will fork); before the first token. Of
+ * several windows the widest is kept; where moments leave out different first tokens, the first asked holds. */
+void kv_cache_want(kv_cache *cache, kv_wants wants);
+/* How many tokens will be decoded at most (0: not known); before the prompt's end. A fork takes it over. */
+void kv_cache_expect(kv_cache *cache, int max_new_tokens);
+/* Positions first..first+n-1 are never evicted, if the method has the modifier pin. PLEAT_EMEMORY; PLEAT_EINPUT: no
+ * such positions. */
+pleat_status kv_cache_pin(kv_cache *cache, int first, int n, pleat_error *error);
 
 const kv_method *kv_cache_method(const kv_cache *cache);
 int kv_cache_tokens(const kv_cache *cache);     /* seen so far = position of the next token */
@@ -44,6 +51,10 @@ void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase);
  * position. */
 void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride,
                      const cpu_kernels *);
+/* q: rows of the n new tokens for the query heads of KV head ih, [n] with q_stride floats between them, each
+ * [group][d], rotated by cos_sin [n][n_rot] (as the kernel `rope` takes it). Kept when the method wants queries. */
+void kv_cache_note_queries(kv_cache *cache, int il, int ih, const float *q, size_t q_stride, const float *cos_sin,
+                           const cpu_kernels *);
 /* worker-owned scratch; see kv_scratch_open. */
 typedef struct kv_scratch kv_scratch;
 void kv_cache_finish_layer(kv_cache *cache, int il, kv_scratch *scratch, const cpu_kernels *);
@@ -51,6 +62,8 @@ void kv_cache_end(kv_cache *cache);
 
 pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_error *error);
 void kv_scratch_close(kv_scratch *scratch);
+/* Before a step of n_new tokens: room for what the method's policy does with it. false: no memory. */
+bool kv_scratch_grow(kv_scratch *scratch, const kv_cache *cache, int n_new);
 
 pleat_seq_stats kv_cache_stats(const kv_cache *cache);
 
@@ -59,6 +72,7 @@ void kv_cache_open_rows(const kv_cache *cache, int il, int ih, kv_side side, flo
 int kv_cache_slots(const kv_cache *cache, int il, int ih);
 const int32_t *kv_cache_positions(const kv_cache *cache, int il, int ih); /* [n_slots], KV_DEAD where dead */
 const float *kv_cache_mass(const kv_cache *cache, int il, int ih);        /* [n_slots] or NULL */
+const float *kv_cache_last(const kv_cache *cache, int il, int ih);        /* the same, for the newest query */
 /* Slots below this are sealed on that side. */
 int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side);
 

@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "kv/lane.h"
+#include <math.h>
 #include <stdlib.h>
 
 enum { FILL_ROWS = 64 };
@@ -22,8 +23,38 @@ static void draw_row(uint64_t seed, uint64_t stream, uint64_t counter, int d, fl
 }
 
 static void draw_mass(kv_lane *lane, uint64_t seed, uint64_t stream) {
-    for (int slot = 0; lane->mass && slot < lane->n_slots; slot++)
-        lane->mass[slot] = (float)(rng_uniform(seed, stream, (uint64_t)slot) / (1 + slot));
+    for (int slot = 0; slot < lane->n_slots; slot++) {
+        float share = (float)(rng_uniform(seed, stream, (uint64_t)slot) / (1 + slot));
+        if (lane->mass)
+            lane->mass[slot] = share;
+        if (lane->last)
+            lane->last[slot] = share;
+    }
+}
+
+/* The newest queries alone: moments of fewer tokens are moments too. */
+static void fill_queries(kv_cache *cache, int il, int n_tokens, uint64_t seed, const cpu_kernels *kernels) {
+    const kv_model *m = cache->model;
+    int d = m->head_dim, group = m->n_head / m->n_head_kv, n_seen = cache->n_seen, n_new = cache->n_new;
+    int n = n_tokens < FILL_ROWS ? n_tokens : FILL_ROWS;
+    float q[KV_MAX_GROUP * KV_MAX_HEAD_DIM], cos_sin[KV_MAX_HEAD_DIM];
+    if (!cache->queries)
+        return;
+    cache->n_new = 1;
+    for (int t = n_tokens - n; t < n_tokens; t++) {
+        cache->n_seen = n_seen + t;
+        for (int i = 0; i < m->n_rot / 2; i++) {
+            cos_sin[2 * i] = (float)cos((double)t * (double)m->layer[il].rope_inv[i]);
+            cos_sin[2 * i + 1] = (float)sin((double)t * (double)m->layer[il].rope_inv[i]);
+        }
+        for (int ih = 0; ih < m->n_head_kv; ih++) {
+            for (int g = 0; g < group; g++)
+                draw_row(seed ^ 1, (uint64_t)(il * m->n_head + ih * group + g), (uint64_t)t, d, q + g * d);
+            kv_cache_note_queries(cache, il, ih, q, (size_t)(group * d), cos_sin, kernels);
+        }
+    }
+    cache->n_seen = n_seen;
+    cache->n_new = n_new;
 }
 
 static void fill_lane(kv_cache *cache, int il, int ih, int n_tokens, uint64_t seed, const cpu_kernels *kernels) {
@@ -52,13 +83,16 @@ static void fill_lane(kv_cache *cache, int il, int ih, int n_tokens, uint64_t se
 pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scratch *scratch,
                            const cpu_kernels *kernels, pleat_error *error) {
     const kv_model *model = cache->model;
+    if (!queries_ensure(cache) || !kv_scratch_grow(scratch, cache, n_tokens))
+        return err_set(error, PLEAT_EMEMORY, "no memory for a cache of %d tokens", n_tokens);
     kv_cache_begin(cache, n_tokens, PLEAT_PROMPT_END);
     for (int il = 0; il < model->n_layer; il++) {
         size_t bytes = 0;
         for (int ih = 0; ih < model->n_head_kv; ih++) {
             if (!lane_grow(cache, lane_of(cache, il, ih), n_tokens + PAGE_TOKENS))
                 return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache of %d tokens", n_tokens);
-            bytes += lane_step_bytes(cache, lane_of(cache, il, ih), n_tokens, PLEAT_PROMPT_END);
+            bytes += lane_step_bytes(cache, lane_of(cache, il, ih), n_tokens, PLEAT_PROMPT_END) +
+                     bounds_step_bytes(cache, lane_of(cache, il, ih), n_tokens, PLEAT_PROMPT_END);
         }
         if (!kv_pool_reserve(cache->pool, bytes))
             return err_set(error, PLEAT_EFULL,
@@ -66,6 +100,7 @@ pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scra
                            bytes, kv_pool_budget_bytes(cache->pool) - kv_pool_used_bytes(cache->pool));
         for (int ih = 0; ih < model->n_head_kv; ih++)
             fill_lane(cache, il, ih, n_tokens, seed, kernels);
+        fill_queries(cache, il, n_tokens, seed, kernels);
         kv_cache_finish_layer(cache, il, scratch, kernels);
     }
     kv_cache_end(cache);

@@ -2,9 +2,9 @@
  * image, and to read it. So what is written and what is read cannot drift apart.
  *
  *   header  magic "PLEATKV", version, byte order, size, model fingerprint, method spec, shape
- *   state   of the sequence
- *   lanes   by layer and head: counts, positions, mass; by side and page: its place in a run, the bytes it has
- *   end     hash of all before it
+ *   state   of the sequence, pinned spans, the queries that its policy looks at
+ *   lanes   by layer and head: counts, positions, mass and other values of slots, bounds; by side and page: its place
+ * in a run, the bytes it has end     hash of all before it
  *
  * A damaged image is refused before anything is taken: the hash is checked first, then a whole walk checks every number
  * against the others (a hash says nothing of a foreign file that was made to fit), and only a last walk takes pages. */
@@ -77,6 +77,51 @@ static void visit_state(walk *w, kv_cache *cache) {
     visit_bool(w, &cache->evented);
     expect(w, cache->n_seen >= 0 && cache->prompt_from >= 0 && cache->prompt_from <= cache->n_seen);
     expect(w, cache->grid_sealed >= 0 && cache->grid_sealed <= cache->n_seen);
+    VISIT(w, cache->max_new);
+    VISIT(w, cache->n_steps);
+    expect(w, cache->max_new >= 0 && cache->n_steps >= 0 && cache->n_steps <= cache->n_seen);
+}
+
+/* Pinned spans; a check looks at them and keeps none. */
+static void visit_pins(walk *w, kv_cache *cache) {
+    int n = w->pass < CHECK ? cache->n_pins : 0;
+    VISIT(w, n);
+    expect(w, n >= 0 && n <= MOST_SLOTS);
+    for (int i = 0; i < n && !w->bad; i++) {
+        kv_span span = w->pass < CHECK ? cache->pin[i] : (kv_span){0};
+        VISIT(w, span);
+        expect(w, span.first >= 0 && span.end > span.first);
+        if (w->pass == READ && !w->bad && kv_cache_pin(cache, span.first, span.end - span.first, NULL))
+            w->bad = true;
+    }
+}
+
+/* The queries that policies look at (window.c); there are none before the first step. */
+static void visit_queries(walk *w, kv_cache *cache) {
+    bool any = w->pass < CHECK && cache->queries;
+    visit_bool(w, &any);
+    expect(w, !any || cache->wants.flags & (KV_WANT_WINDOW_Q | KV_WANT_MOMENTS));
+    expect(w, any || cache->n_seen == 0 || !(cache->wants.flags & (KV_WANT_WINDOW_Q | KV_WANT_MOMENTS)));
+    if (!any || w->bad)
+        return;
+    if (w->pass == READ && !queries_ensure(cache)) {
+        w->bad = true;
+        return;
+    }
+    size_t row = (size_t)cache->model->n_head * (size_t)cache->model->head_dim * sizeof(float);
+    for (int il = 0; il < cache->model->n_layer && !w->bad; il++) {
+        kv_queries none = {0}, *q = w->pass == CHECK ? &none : &cache->queries[il];
+        if (layer_windowed(cache, il))
+            continue;
+        if (cache->wants.flags & KV_WANT_WINDOW_Q)
+            visit(w, q->ring, row * (size_t)cache->wants.window_tokens);
+        if (!(cache->wants.flags & KV_WANT_MOMENTS))
+            continue;
+        visit(w, q->sum, row);
+        visit(w, q->outer, row * (size_t)cache->model->head_dim);
+        VISIT(w, q->from);
+        expect(w, q->from >= 0);
+    }
 }
 
 /* ---- lanes ---- */
@@ -127,8 +172,14 @@ static size_t visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
     if (w->pass == CHECK && n * sizeof(*lane->pos) <= w->end - w->at)
         check_positions(w, cache, lane);
     visit(w, w->pass == CHECK ? NULL : lane->pos, n * sizeof(*lane->pos));
-    if (cache->wants & KV_WANT_MASS)
-        visit(w, w->pass == CHECK ? NULL : lane->mass, n * sizeof(*lane->mass));
+    unsigned flags = lane->windowed ? 0 : cache->wants.flags;
+    const struct {
+        float *value;
+        unsigned flag;
+    } values[] = {{lane->mass, KV_WANT_MASS}, {lane->last, KV_WANT_LAST}, {lane->norm, KV_WANT_VALUES}};
+    for (int i = 0; i < 3; i++)
+        if (flags & values[i].flag)
+            visit(w, w->pass == CHECK ? NULL : values[i].value, n * sizeof(float));
     return at;
 }
 
@@ -192,6 +243,26 @@ static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, kv_side side, s
     }
 }
 
+/* Bounds of keys (bounds.c): which pages' are due to be made anew, and the blocks there are. A lane that is read from
+ * must have all of them. */
+static void visit_bounds(walk *w, kv_cache *cache, kv_lane *lane) {
+    if (lane->windowed || !(cache->wants.flags & KV_WANT_BOUNDS) || w->bad)
+        return;
+    visit(w, w->pass == CHECK ? NULL : lane->bound_old, (size_t)page_count(lane->n_slots));
+    for (int block = 0; block < bounds_blocks(cache, lane->n_slots) && !w->bad; block++) {
+        uint8_t *bytes = w->pass < CHECK ? (uint8_t *)lane->bound[block] : NULL;
+        bool there = bytes != NULL;
+        visit_bool(w, &there);
+        expect(w, there || cache->in_prompt);
+        if (there)
+            visit_bytes(w, cache, w->pass == CHECK ? NULL : &bytes, bounds_block_bytes(cache));
+        if (w->pass == READ) {
+            lane->bound[block] = (f16 *)bytes;
+            lane->n_bound += bytes != NULL;
+        }
+    }
+}
+
 static void visit_lane(walk *w, kv_cache *cache, kv_lane *lane) {
     visit_counts(w, lane);
     if (w->pass == READ && !w->bad && !lane_grow(cache, lane, lane->n_slots))
@@ -201,10 +272,13 @@ static void visit_lane(walk *w, kv_cache *cache, kv_lane *lane) {
     size_t positions_at = visit_slots(w, cache, lane);
     for (int side = 0; side < 2; side++)
         visit_pages(w, cache, lane, (kv_side)side, positions_at);
+    visit_bounds(w, cache, lane);
 }
 
 static void visit_all(walk *w, kv_cache *cache) {
     visit_state(w, cache);
+    visit_pins(w, cache);
+    visit_queries(w, cache);
     for (int i = 0; i < cache->model->n_layer * cache->model->n_head_kv && !w->bad; i++) {
         kv_lane check = {0}, *lane = &cache->lane[i];
         if (w->pass == CHECK) { /* the cache itself stays as it is */
@@ -310,6 +384,8 @@ static void empty(kv_cache *cache) {
     }
     cache->n_seen = cache->prompt_from = cache->grid_sealed = 0;
     cache->in_prompt = cache->evented = false;
+    cache->n_pins = cache->n_steps = cache->max_new = 0;
+    queries_free(cache);
 }
 
 pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *error) {

@@ -3,15 +3,36 @@
 #include "base/memory.h"
 #include "kv/page_f16.h"
 #include <assert.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* The arrays of single values per slot, as far as somebody wants them, and the table of bounds. */
+static bool grow_values(const kv_cache *cache, kv_lane *lane, int n_slots) {
+    unsigned flags = lane->windowed ? 0 : cache->wants.flags;
+    const struct {
+        float **value;
+        bool wanted;
+    } list[] = {{&lane->mass, flags & KV_WANT_MASS},
+                {&lane->last, flags & KV_WANT_LAST},
+                {&lane->norm, flags & KV_WANT_VALUES}};
+    int cap_values = INT_MAX;
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        int cap = lane->cap_values == INT_MAX ? 0 : lane->cap_values;
+        if (list[i].wanted && !mem_grow(list[i].value, &cap, n_slots, sizeof(float)))
+            return false;
+        cap_values = list[i].wanted && cap < cap_values ? cap : cap_values;
+    }
+    lane->cap_values = cap_values;
+    return !(flags & KV_WANT_BOUNDS) || bounds_grow(cache, lane, n_slots);
+}
+
 bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
-    int cap_slots = lane->cap_slots, cap_mass = lane->cap_slots;
+    int cap_slots = lane->cap_slots;
     if (n_slots <= cap_slots)
         return true;
     n_slots = page_count(n_slots) * PAGE_TOKENS;
-    if (cache->wants & KV_WANT_MASS && !mem_grow(&lane->mass, &cap_mass, n_slots, sizeof(*lane->mass)))
+    if (!grow_values(cache, lane, n_slots))
         return false;
     int n_pages = page_count(n_slots), cap_pages = lane->cap_pages;
     for (int side = 0; side < 2; side++) {
@@ -28,7 +49,7 @@ bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
         return false;
     /* Arrays may have grown by different shares; slots exist where all of them reach. */
     cap_slots = cap_slots < cap_pages * PAGE_TOKENS ? cap_slots : cap_pages * PAGE_TOKENS;
-    lane->cap_slots = lane->mass && cap_mass < cap_slots ? cap_mass : cap_slots;
+    lane->cap_slots = cap_slots < lane->cap_values ? cap_slots : lane->cap_values;
     lane->cap_pages = cap_pages;
     return true;
 }
@@ -101,8 +122,13 @@ void lane_free(kv_cache *cache, kv_lane *lane) {
         free(lane->sealed[side]);
         free(lane->tail[side]);
     }
+    bounds_trim(cache, lane, 0);
+    free(lane->bound);
+    free(lane->bound_old);
     free(lane->pos);
     free(lane->mass);
+    free(lane->last);
+    free(lane->norm);
     memset(lane, 0, sizeof(*lane));
 }
 
@@ -153,6 +179,38 @@ void lane_trim(kv_cache *cache, kv_lane *lane) {
                 lane_give(cache, &lane->tail[side][p], cache->f16_bytes);
         }
     }
+    bounds_trim(cache, lane, lane->n_slots);
+}
+
+void lane_slot_move(kv_lane *lane, int dst, int src) {
+    lane->pos[dst] = lane->pos[src];
+    if (lane->mass)
+        lane->mass[dst] = lane->mass[src];
+    if (lane->last)
+        lane->last[dst] = lane->last[src];
+    if (lane->norm)
+        lane->norm[dst] = lane->norm[src];
+    if (lane->bound_old)
+        lane->bound_old[dst / PAGE_TOKENS] = lane->bound_old[src / PAGE_TOKENS] = 1;
+}
+
+static void swap(float *value, int a, int b) {
+    if (!value)
+        return;
+    float x = value[a];
+    value[a] = value[b];
+    value[b] = x;
+}
+
+void lane_slot_swap(kv_lane *lane, int a, int b) {
+    int32_t pos = lane->pos[a];
+    lane->pos[a] = lane->pos[b];
+    lane->pos[b] = pos;
+    swap(lane->mass, a, b);
+    swap(lane->last, a, b);
+    swap(lane->norm, a, b);
+    if (lane->bound_old)
+        lane->bound_old[a / PAGE_TOKENS] = lane->bound_old[b / PAGE_TOKENS] = 1;
 }
 
 void lane_kill(kv_lane *lane, int slot) {
@@ -160,25 +218,10 @@ void lane_kill(kv_lane *lane, int slot) {
     lane->pos[slot] = KV_DEAD;
     if (lane->mass)
         lane->mass[slot] = 0;
+    if (lane->bound_old)
+        lane->bound_old[slot / PAGE_TOKENS] = 1;
     lane->n_live--;
     lane->evicted++;
-}
-
-void lane_slot_move(kv_lane *lane, int dst, int src) {
-    lane->pos[dst] = lane->pos[src];
-    if (lane->mass)
-        lane->mass[dst] = lane->mass[src];
-}
-
-void lane_slot_swap(kv_lane *lane, int a, int b) {
-    int32_t pos = lane->pos[a];
-    lane->pos[a] = lane->pos[b];
-    lane->pos[b] = pos;
-    if (lane->mass) {
-        float mass = lane->mass[a];
-        lane->mass[a] = lane->mass[b];
-        lane->mass[b] = mass;
-    }
 }
 
 /* ---- what a step may take ---- */

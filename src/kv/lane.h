@@ -1,4 +1,5 @@
-/* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, fill.c and attend.c only.
+/* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, fill.c, attend.c, view.c, window.c,
+ * bounds.c and critical.c only.
  *
  * A lane numbers its slots 0..n_slots-1; slot i of both sides lies in page i / 64. On each side the slots below
  * n_sealed lie in sealed pages, the others in fp16 pages (a page may be both: its sealed rows first). Order in a lane
@@ -47,12 +48,30 @@ typedef struct kv_lane {
     bool unordered; /* movable slots are not in the order of their positions */
     bool windowed;  /* slots are positions; nothing moves, whole pages are released behind the window */
     int cap_slots, cap_pages;
+    int cap_values; /* room in those of mass, last and norm that there are */
+    int n_bound, cap_bound, cap_bound_old;
     kv_page *sealed[2]; /* [cap_pages], bytes NULL where there is none */
     uint8_t **tail[2];  /* [cap_pages] fp16 pages */
     int32_t *pos;       /* [cap_slots] */
-    float *mass;        /* [cap_slots] or NULL when nobody wants it */
+    float *mass;        /* [cap_slots] or NULL when nobody wants it; moves with its slot, as the next two do */
+    float *last;        /* the same: probability for the newest query of the last step */
+    float *norm;        /* the same: CriticalKV's norm of the value, negative while it is not known */
+    f16 **bound;        /* [blocks of cap_slots] bounds.c; NULL where there is none, or when nobody wants them */
+    uint8_t *bound_old; /* [cap_pages] 1: the page's bounds must be made anew; NULL when nobody wants them */
     int64_t evicted, seals, reseals;
 } kv_lane;
+
+typedef struct kv_span {
+    int first, end;
+} kv_span;
+
+/* The queries of a layer that policies look at (window.c). */
+typedef struct kv_queries {
+    float *ring;  /* [window_tokens][n_head][d] the query of position p in row p % window_tokens, rotated */
+    float *sum;   /* [n_head][d] of the moments */
+    float *outer; /* [n_head][d][d] of which the lower triangle is kept up to date */
+    int from;     /* first position of the moments */
+} kv_queries;
 
 struct kv_cache {
     const kv_model *model;
@@ -60,7 +79,7 @@ struct kv_cache {
     kv_pool *pool;
     kv_keep (*keep)[2]; /* [n_layer] */
     size_t f16_bytes;   /* of an fp16 page */
-    unsigned wants;
+    kv_wants wants;
     int n_seen; /* tokens before this step */
     int n_new;  /* of this step */
     pleat_phase phase;
@@ -70,6 +89,10 @@ struct kv_cache {
     bool shares;             /* some page may have another holder: tails are owned before rows move */
     int grid_from;           /* grid points are at grid_from + multiples of the method's grid: behind the sinks */
     int segment_end;         /* positions below it form the first segment; 0: original positions */
+    int max_new, n_steps;    /* tokens expected of decoding (0: not known), and decoded since the prompt's end */
+    kv_span *pin;            /* [n_pins] pinned positions, in rising order, apart from each other */
+    int n_pins, cap_pins;
+    kv_queries *queries; /* [n_layer] window.c; NULL until the first step that needs it */
     _Atomic size_t bytes, peak_bytes;
     kv_lane *lane; /* [n_layer][n_head_kv] */
 };
@@ -79,10 +102,18 @@ struct kv_scratch {
     float *score;             /* [n_head_kv][cap_slots] */
     float **score_row;        /* [n_head_kv] into score */
     int32_t *order, *inverse; /* [cap_slots] */
-    float *rows[2];           /* [64][d] one page of each side */
-    f16 *half[2];             /* [64][d] */
-    float *run_rows;          /* [cap_slots][d] of a run; memory that only long runs touch */
-    float *run_work;          /* [cap_slots][KV_SEAL_WORK], likewise */
+    uint64_t *read;           /* [group][cap_slots / 64] of kv_policy.pick */
+    float *ties;              /* [n_head_kv][cap_slots] */
+    bool *has_ties;           /* [n_head_kv] of this event */
+    /* grown by kv_scratch_grow for caches whose method needs them */
+    float *work, *opened[2], *product,
+        *wo; /* kv_view_work, kv_view_rows [cap_opened][d], product_pack, kv_model.open_wo */
+    size_t cap_work, cap_product, cap_wo;
+    int cap_opened;
+    float *rows[2];  /* [64][d] one page of each side */
+    f16 *half[2];    /* [64][d] */
+    float *run_rows; /* [cap_slots][d] of a run; memory that only long runs touch */
+    float *run_work; /* [cap_slots][KV_SEAL_WORK], likewise */
     size_t run_rows_bytes, run_work_bytes;
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
@@ -99,6 +130,10 @@ static inline int page_count(int n_slots) {
 }
 static inline kv_lane *lane_of(const kv_cache *cache, int il, int ih) {
     return &cache->lane[(size_t)il * (size_t)cache->model->n_head_kv + (size_t)ih];
+}
+static inline float *query_row(const kv_cache *cache, int il, int position) {
+    size_t width = (size_t)cache->model->n_head * (size_t)cache->model->head_dim;
+    return cache->queries[il].ring + (size_t)(position % cache->wants.window_tokens) * width;
 }
 static inline bool layer_windowed(const kv_cache *cache, int il) {
     return cache->model->layer[il].window_tokens > 0;
@@ -139,7 +174,7 @@ void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, in
                     f16 *half);                       /* [64][d] */
 void lane_trim(kv_cache *cache, kv_lane *lane);       /* gives back pages that hold no slot of their kind */
 void lane_kill(kv_lane *lane, int slot);              /* the slot's token is evicted */
-void lane_slot_move(kv_lane *lane, int dst, int src); /* all that belongs to a slot but its rows */
+void lane_slot_move(kv_lane *lane, int dst, int src); /* all that a slot carries (position, mass, ...) but its rows */
 void lane_slot_swap(kv_lane *lane, int a, int b);
 /* Makes n pages one run: takes those that are missing, zeroed, and the run's block; gives up blocks that nobody else
  * reads. Pages that are there keep their bytes. */
@@ -149,7 +184,55 @@ void lane_unseal(kv_cache *cache, kv_lane *lane, kv_side side, int page); /* giv
 size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase);
 
 /* plan.c: what stays at an event, and its eviction. */
-void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch);
+void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, const cpu_kernels *);
+/* True when slot a leaves before slot b; ties may be NULL. */
+static inline bool leaves_first(const float *score, const float *ties, const int32_t *pos, int a, int b) {
+    if (score[a] != score[b])
+        return score[a] < score[b];
+    if (ties && ties[a] != ties[b])
+        return ties[a] < ties[b];
+    return pos[a] > pos[b];
+}
+/* Moves the n_drop slots that leave first to the front of order[0..n). */
+void select_leaving(int32_t *order, int n, int n_drop, const float *score, const float *ties, const int32_t *pos);
+
+/* view.c: an event's view of a layer, all but budget and scores. */
+typedef struct view_store {
+    int n_slots[KV_MAX_HEADS], n_live[KV_MAX_HEADS];
+    const int32_t *pos[KV_MAX_HEADS];
+    const float *mass[KV_MAX_HEADS], *last[KV_MAX_HEADS];
+} view_store;
+kv_view view_open(const kv_cache *cache, int il, kv_event event, kv_scratch *scratch, const cpu_kernels *,
+                  view_store *store);
+
+/* w [n_rows][n_cols], at most KV_PRODUCT_ROWS rows, packed into the scratch; out[i * ldo + r] = x row i . w row r. */
+pack_matrix product_pack(const kv_view *view, const float *w, int n_rows, int n_cols);
+void product_run(const kv_view *view, const pack_matrix *w, const float *x, int n, float *out, int ldo);
+
+/* window.c: queries kept for policies. */
+bool queries_ensure(kv_cache *cache); /* false: no memory, unchanged */
+void queries_free(kv_cache *cache);
+void queries_copy(kv_cache *cache, const kv_cache *src);
+kv_moments queries_moments(kv_cache *cache, int il); /* of a layer, its outer products made whole */
+void queries_restart(kv_cache *cache, int il);       /* moments begin anew after this step */
+
+/* bounds.c: least and greatest K of neighbouring slots. */
+int bounds_blocks(const kv_cache *cache, int n_slots);
+size_t bounds_block_bytes(const kv_cache *cache);
+bool bounds_grow(const kv_cache *cache, kv_lane *lane, int n_slots); /* the table; false: no memory */
+void bounds_trim(kv_cache *cache, kv_lane *lane, int n_slots);       /* gives blocks behind n_slots back */
+size_t bounds_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase);
+/* n new rows [n][d] of K in slots slot.. of one page: widens their bounds in decode, else leaves them to the event. */
+void bounds_append(kv_cache *cache, kv_lane *lane, int slot, int n, const f16 *rows);
+void bounds_refresh(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* pages whose slots changed */
+
+/* critical.c: the scores of a lane's free slots weighed by their values' norm, so that the best n_keep are CriticalKV's
+ * (its two stages). score holds the policy's scores, forced ones INFINITY. */
+void critical_weigh(kv_cache *cache, const kv_view *view, int ih, int n_keep, float *score);
+
+/* attend.c: s [n_rows][64] = scores of one K page, for at most 16 x group rows of q. */
+void attend_page_score(const kv_lane *lane, const cpu_kernels *, kv_scratch *scratch, int d, int page, const float *q,
+                       int n_rows, float *s);
 
 /* seal.c: order, sealing, rebuilding. */
 void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* movable slots: live ones first, by position */

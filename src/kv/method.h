@@ -34,7 +34,8 @@ typedef struct kv_model {
     float rope_magnitude;        /* factor of the rotation's cos and sin (yarn), else 1 */
     int n_embd;
     uint64_t fingerprint; /* of the file: saved caches belong to one */
-    /* wo [head_dim][n_embd] = the rows of the output projection that query head h's output meets (CriticalKV). */
+    /* wo [n_embd][head_dim] = the columns of the output projection that query head h's output meets (CriticalKV); NULL:
+     * not known. */
     void (*open_wo)(const void *owner, int il, int h, float *wo);
     const void *owner; /* for open_wo */
 } kv_model;
@@ -124,17 +125,27 @@ enum {
     KV_WANT_LAST = 2,     /* each slot's probability for the newest query, summed over the group's query heads */
     KV_WANT_WINDOW_Q = 4, /* the newest queries, rotated, float */
     KV_WANT_MOMENTS = 8,  /* count, sum and sum of outer products of the queries before rotation, by query head */
-    KV_WANT_BOUNDS = 16,  /* least and greatest K of each 16 slots and channel, of rows as `open` gives them */
+    KV_WANT_BOUNDS = 16,  /* least and greatest K of neighbouring slots by channel, of rows as `open` gives them */
+    KV_WANT_ROWS = 32,    /* kv_view_rows at events; nothing is kept for it */
+    KV_WANT_VALUES = 64,  /* CriticalKV's norm of each value, once it is needed */
+    KV_WANT_OF_PROMPT = 15, /* what must be gathered while a prompt runs */
 };
+
+typedef struct kv_wants {
+    unsigned flags;    /* KV_WANT_* */
+    int window_tokens; /* WINDOW_Q: how many queries */
+    int skip_tokens;   /* MOMENTS: first positions that are left out */
+    int bound_slots;   /* BOUNDS: slots that share a bound, 4 or 16 */
+} kv_wants;
 
 typedef enum kv_event { KV_AT_GRID, KV_AT_PROMPT_END, KV_AT_STEP } kv_event;
 
-/* Queries before rotation (after their norm), since the prompt's beginning (its first skip_tokens positions left out)
- * or, in decode, since the last event that changed the lane. */
+/* Queries before rotation (after their norm), since the prompt's beginning (positions below skip_tokens left out) or,
+ * in decode, since the last event that evicted. */
 typedef struct kv_moments {
     int n;
     const float *sum;   /* [n_head][d] */
-    const float *outer; /* [n_head][d][d] */
+    const float *outer; /* [n_head][d][d] sum of q q^T, symmetric */
 } kv_moments;
 
 /* Read-only view of one layer of one sequence with all its KV heads' lanes. Dead slots have pos == KV_DEAD. */
@@ -151,38 +162,68 @@ typedef struct kv_view {
     const int *n_slots;        /* [n_head_kv] dead ones included */
     const int *n_live;         /* [n_head_kv] */
     const int32_t *const *pos; /* [n_head_kv][n_slots] original positions */
-    const float *const *mass;  /* [n_head_kv][n_slots] MASS or LAST; NULL unless wanted */
-    const float *window_q; /* [n_head][n_window_q][d], oldest first; the last one is at position n_seen - 1; or NULL */
-    int n_window_q;
-    kv_moments moments; /* n is 0 unless wanted */
+    const float *const *mass;  /* [n_head_kv][n_slots] or NULL unless wanted */
+    const float *const *last;  /* the same: LAST */
+    int n_window_q;            /* newest queries at hand; the last one is at position n_seen - 1 */
+    int n_newest;              /* the policy's window_tokens */
+    bool critical;             /* CriticalKV weighs the scores by the values' norm afterwards */
+    kv_moments moments;        /* n is 0 unless wanted */
     const struct kv_cache *cache;
     struct kv_scratch *scratch; /* for the functions below */
     const cpu_kernels *kernels;
 } kv_view;
 
-/* Rows of one side of a lane as `open` gives them, [n_slots][d], dead ones zero; until the next call for that side. */
+/* view.c. Rows of one side of a lane as `open` gives them, [n_slots][d], dead ones zero; until the next call for that
+ * side. Only with KV_WANT_ROWS. */
 const float *kv_view_rows(const kv_view *view, int ih, kv_side side);
-/* p[(g * n + w) * n_slots + slot] = probability that query head g of KV head ih's group gives the slot for the w-th of
- * the newest n window queries: softmax over the live slots it can see, in float. p is [group][n][n_slots]. */
+/* s[(g * n + w) * n_slots + slot] = scaled score of query head g of KV head ih's group with the slot, for the w-th of
+ * the newest n window queries; -INFINITY where it sees none. s is [group][n][n_slots]. */
+void kv_view_logits(const kv_view *view, int ih, int n, float *s);
+/* The same, turned into probabilities: softmax over the live slots that the query can see, in float. */
 void kv_view_window(const kv_view *view, int ih, int n, float *p);
-/* n floats of working memory, one piece per event; asserts that n is at most kv_work_floats of the policy. */
+/* n floats of working memory, the same piece at each call of an event; asserts that n is at most the policy's
+ * work_floats. */
 float *kv_view_work(const kv_view *view, size_t n);
+/* slot[] = the live slots in the order of their positions; returns how many. */
+int kv_view_order(const kv_view *view, int ih, int32_t *slot);
+/* [n_slots], zeroed: decides between slots of equal score, higher stays; without it, or when still equal, the smaller
+ * position stays. */
+float *kv_view_ties(const kv_view *view, int ih);
+/* out[i * m + r] = x row i . w row r, x [n][n_cols], w [m][n_cols], each sum a chain over rising columns; n_cols is at
+ * most the head's. Only with KV_WANT_ROWS. Best when m is at most KV_PRODUCT_ROWS and n is larger. */
+enum { KV_PRODUCT_ROWS = 256 };
+void kv_view_product(const kv_view *view, const float *x, int n, const float *w, int m, int n_cols, float *out);
 
 /* One decode query against one lane, for policies that read less. */
 typedef struct kv_pick {
-    const kv_view *view; /* mass, window and moments are not filled */
+    const kv_view *view; /* its ties, mass, window and moments are not filled */
     int ih;
-    const float *q;          /* [group][d], rotated */
-    const f16 *const *bound; /* [n_pages]: [4][2][d] least and greatest of each 16 slots */
-    int n_pages;
+    const float *q; /* [group][d], rotated, not scaled */
+    /* [blocks of 32 bounds][2][d][32]: least, then greatest of each bound_slots slots and channel, 32 neighbours side
+     * by side. Bounds without a live slot are undefined, but finite. */
+    const f16 *const *bound;
+    int bound_slots, n_pages;
 } kv_pick;
+
+/* s[g * n + b], n = pick_count() = sum_j least_j * a[g * 2 d + j] + greatest_j * a[g * 2 d + d + j] of bound b, for
+ * n_rows rows a [2 d]; -INFINITY where no slot is live. live[b]: its live slots as bits from the lowest. s has room for
+ * n_rows * pick_room() floats, of which [n_rows][n] are used. */
+int pick_count(const kv_pick *pick); /* bounds */
+int pick_room(const kv_pick *pick);
+void pick_products(const kv_pick *pick, const float *a, int n_rows, float *s, uint16_t *live);
+/* best[0..n_best) = the indices of the n_best largest of s [n], ties to the smaller index, largest first. */
+void pick_best(const kv_pick *pick, const float *s, int n, int n_best, int32_t *best);
+/* Sets the bits of some of bound b's slots (its lowest bit first) for one query head. */
+void pick_read(const kv_pick *pick, int g, int b, uint16_t slots, uint64_t *read);
 
 typedef struct kv_policy {
     const char *name, *paper, *summary;
     const kv_param *params;
-    bool per_head_scores; /* comparable between heads: a split over heads may use them */
+    bool per_head_scores;  /* comparable between heads: a split over heads may use them */
+    bool attention_scores; /* shares of attention, so that weighing them by the values' norm has a meaning */
+    bool shares_budget;    /* budget() is a number of tokens that a split can share out */
     pleat_status (*check)(const kv_config *, pleat_error *);
-    unsigned (*wants)(const kv_config *, int *window_tokens); /* NULL: nothing */
+    kv_wants (*wants)(const kv_config *); /* NULL: nothing */
     /* Live tokens per lane to leave at this event (before a split shares them out); INT_MAX: nothing to do. */
     int (*budget)(const kv_config *, const kv_view *);
     /* s[ih][slot]: higher stays; INFINITY: must stay. Dead slots are ignored. Ties: the smaller position stays. */
@@ -192,12 +233,18 @@ typedef struct kv_policy {
     int (*cache_positions)(const kv_config *);
     /* Most live tokens a lane can hold between decode steps, given its budget; INT_MAX: grows. For memory plans. */
     int (*bound_tokens)(const kv_config *);
+    /* Live tokens that a lane has after the end of a prompt of n_prompt tokens; NULL: n_prompt or bound_tokens. */
+    int (*kept_tokens)(const kv_config *, int n_prompt, int max_new);
+    /* Slots that a decode query reads at most; NULL: all. */
+    int (*read_tokens)(const kv_config *);
+    /* Multiples at which bounded prefill has its events, itself a multiple of 64; NULL: the method's 512. */
+    int (*grid_tokens)(const kv_config *);
     /* Newest tokens that an event keeps whatever their score: splits share out what is left. NULL: 0. */
     int (*window_tokens)(const kv_config *);
     /* Sets the bits of the slots to read, read[g * n_pages + page], for each query head g of the group; a page without
      * a bit is not read. false: all are read. NULL: nothing is left out. Decode only; dead slots' bits are ignored. */
     bool (*pick)(const kv_config *, const kv_pick *, uint64_t *read);
-    /* Floats of kv_view_work that score or pick need for lanes of n_slots; NULL: none. */
+    /* Floats of kv_view_work that score or pick need for lanes of n_slots; NULL: none. n_slots is a multiple of 64. */
     size_t (*work_floats)(const kv_config *, const kv_model *, int n_slots);
     const char *(*warning)(const kv_config *, const kv_model *model); /* as a format's */
 } kv_policy;
@@ -211,7 +258,8 @@ typedef struct kv_split {
     pleat_status (*check)(const kv_config *, pleat_error *);
     /* The layer's tokens per lane, given the policy's. NULL: unchanged. */
     int (*layer_budget)(const kv_config *, const kv_view *, int budget);
-    /* keep[ih] of each lane, summing to at most n_head_kv * budget. NULL: budget for each. */
+    /* keep[ih] of each lane, forced slots (INFINITY) included, summing to at most n_head_kv * budget. NULL: budget for
+     * each. It may use n_head_kv * n_slots floats of kv_view_work. */
     void (*heads)(const kv_config *, const kv_view *, const float *const *s, int budget, int *keep);
 } kv_split;
 
@@ -223,7 +271,7 @@ typedef struct kv_coding {
     kv_config config;
 } kv_coding;
 
-enum { KV_MAX_LAYERS = 256, KV_MAX_EXTRA = 4 };
+enum { KV_MAX_LAYERS = 256, KV_MAX_EXTRA = 4, KV_MAX_SPEC_BYTES = 2048 };
 
 typedef struct pleat_method {
     kv_coding coding[2];
@@ -240,13 +288,15 @@ typedef struct pleat_method {
     kv_coding extra[KV_MAX_EXTRA][2];
     int n_extra, first_layers, last_layers; /* of the file's layers; resolved to extra_of when a model is known */
     uint8_t extra_of[KV_MAX_LAYERS];
-    char spec[1024]; /* canonical */
+    char spec[KV_MAX_SPEC_BYTES]; /* canonical */
 } kv_method;
+
+extern const kv_param kv_critical_params[]; /* of the modifier critical, ended by a NULL name */
 
 /* Parses and checks (model NULL: grammar and parameters only) into *out; PLEAT_EINPUT names the part, key and value. */
 pleat_status kv_method_parse(const char *spec, const kv_model *model, kv_method *out, pleat_error *error);
 /* What the method wants of the engine (union of KV_WANT_*). */
-unsigned kv_method_wants(const kv_method *method, int *window_tokens);
+kv_wants kv_method_wants(const kv_method *method);
 bool kv_method_is_f16(const kv_method *method); /* f16 + all: nothing is lost */
 /* The format of a layer's side. */
 static inline const kv_coding *kv_method_coding(const kv_method *method, int il, kv_side side) {

@@ -1,6 +1,8 @@
 /* methods.c - the lists of formats, policies, splits and presets, from methods.def. */
 #include "kv/method.h"
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
 
 #define KV_FORMAT(symbol) extern const kv_format kv_format_##symbol;
 #define KV_POLICY(symbol) extern const kv_policy kv_policy_##symbol;
@@ -41,11 +43,12 @@ const kv_preset kv_presets[] = {
 #include "kv/methods.def"
     {NULL, NULL}};
 
-unsigned kv_method_wants(const kv_method *method, int *window_tokens) {
-    int window = 0;
-    unsigned wants = method->policy->wants ? method->policy->wants(&method->policy_config, &window) : 0;
-    if (window_tokens)
-        *window_tokens = window;
+kv_wants kv_method_wants(const kv_method *method) {
+    kv_wants wants = {0};
+    if (method->policy->wants)
+        wants = method->policy->wants(&method->policy_config);
+    if (method->critical)
+        wants.flags |= KV_WANT_VALUES | KV_WANT_ROWS;
     return wants;
 }
 
@@ -56,6 +59,24 @@ bool kv_method_is_f16(const kv_method *method) {
         plain = coding[KV_K].format == kv_formats[0] && coding[KV_V].format == kv_formats[0];
     }
     return plain;
+}
+
+static void append(char *out, size_t cap, const char *text) {
+    size_t n = strlen(out);
+    if (text && !strstr(out, text) && n + strlen(text) + 2 < cap)
+        snprintf(out + n, cap - n, "%s%s", n ? " " : "", text);
+}
+
+void kv_method_warnings(const kv_method *method, const kv_model *model, char *out, size_t cap) {
+    out[0] = 0;
+    for (int i = 0; i <= method->n_extra; i++)
+        for (int side = 0; side < 2; side++) {
+            const kv_coding *coding = &(i ? method->extra[i - 1] : method->coding)[side];
+            if (coding->format->warning)
+                append(out, cap, coding->format->warning(&coding->config, (kv_side)side, model));
+        }
+    if (method->policy->warning)
+        append(out, cap, method->policy->warning(&method->policy_config, model));
 }
 
 double kv_method_token_bytes(const kv_method *method, int head_dim) {
@@ -69,5 +90,8 @@ double kv_method_token_bytes(const kv_method *method, int head_dim) {
             bytes += (double)coding->format->run_bytes(&coding->config, (kv_side)side, head_dim, g.run_pages, false) /
                      (PAGE_TOKENS * g.run_pages);
     }
+    kv_wants wants = kv_method_wants(method);
+    if (wants.flags & KV_WANT_BOUNDS)
+        bytes += 2.0 * head_dim * sizeof(f16) / wants.bound_slots;
     return bytes;
 }

@@ -8,15 +8,7 @@
 #include <limits.h>
 #include <math.h>
 
-/* True when slot a leaves before slot b. */
-static bool leaves_first(const float *score, const int32_t *pos, int a, int b) {
-    if (score[a] != score[b])
-        return score[a] < score[b];
-    return pos[a] > pos[b];
-}
-
-/* Moves the n_drop slots that leave first to the front of order[0..n). */
-static void select_leaving(int32_t *order, int n, int n_drop, const float *score, const int32_t *pos) {
+void select_leaving(int32_t *order, int n, int n_drop, const float *score, const float *ties, const int32_t *pos) {
     int low = 0, high = n - 1;
     while (low < high) {
         int32_t pivot = order[low + (high - low) / 2];
@@ -24,10 +16,10 @@ static void select_leaving(int32_t *order, int n, int n_drop, const float *score
         for (;;) {
             do
                 i++;
-            while (leaves_first(score, pos, order[i], pivot));
+            while (leaves_first(score, ties, pos, order[i], pivot));
             do
                 j--;
-            while (leaves_first(score, pos, pivot, order[j]));
+            while (leaves_first(score, ties, pos, pivot, order[j]));
             if (i >= j)
                 break;
             int32_t swap = order[i];
@@ -43,13 +35,11 @@ static void select_leaving(int32_t *order, int n, int n_drop, const float *score
     }
 }
 
-static void evict_to(kv_lane *lane, int keep, float *score, int32_t *order) {
+static void evict_to(kv_lane *lane, int keep, float *score, const float *ties, int32_t *order) {
     int n = 0, n_forced = 0;
     for (int slot = 0; slot < lane->n_slots; slot++) {
         if (lane->pos[slot] == KV_DEAD)
             continue;
-        if (isnan(score[slot]))
-            score[slot] = -INFINITY;
         n_forced += score[slot] == INFINITY;
         order[n++] = slot;
     }
@@ -59,61 +49,70 @@ static void evict_to(kv_lane *lane, int keep, float *score, int32_t *order) {
     if (n_drop == 1) {
         int first = order[0];
         for (int i = 1; i < n; i++)
-            if (leaves_first(score, lane->pos, order[i], first))
+            if (leaves_first(score, ties, lane->pos, order[i], first))
                 first = order[i];
         lane_kill(lane, first);
         return;
     }
-    select_leaving(order, n, n_drop, score, lane->pos);
+    select_leaving(order, n, n_drop, score, ties, lane->pos);
     for (int i = 0; i < n_drop; i++)
         lane_kill(lane, order[i]);
 }
 
-static void force_sinks(const kv_cache *cache, kv_lane *lane, float *score) {
-    for (int slot = 0; slot < lane->n_slots; slot++)
-        if (lane->pos[slot] < cache->method.sinks_tokens)
-            score[slot] = INFINITY;
+static bool pinned(const kv_cache *cache, int32_t pos) {
+    for (int i = 0; i < cache->n_pins && cache->pin[i].first <= pos; i++)
+        if (pos < cache->pin[i].end)
+            return true;
+    return false;
 }
 
-void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch) {
+/* Sinks and pinned tokens must stay; a score that is no number goes first. */
+static void force_slots(const kv_cache *cache, const kv_lane *lane, float *score) {
     const kv_method *method = &cache->method;
-    int n_heads = cache->model->n_head_kv;
-    int n_slots[KV_MAX_HEADS], n_live[KV_MAX_HEADS], keep[KV_MAX_HEADS];
-    const int32_t *pos[KV_MAX_HEADS];
-    const float *mass[KV_MAX_HEADS];
-    int most_live = 0;
-    for (int ih = 0; ih < n_heads; ih++) {
-        kv_lane *lane = lane_of(cache, il, ih);
-        n_slots[ih] = lane->n_slots;
-        n_live[ih] = lane->n_live;
-        pos[ih] = lane->pos;
-        mass[ih] = lane->mass;
-        most_live = lane->n_live > most_live ? lane->n_live : most_live;
+    bool pins = method->pin && cache->n_pins;
+    for (int slot = 0; slot < lane->n_slots; slot++) {
+        if (isnan(score[slot]))
+            score[slot] = -INFINITY;
+        if (lane->pos[slot] < method->sinks_tokens || (pins && pinned(cache, lane->pos[slot])))
+            score[slot] = INFINITY;
     }
-    kv_view view = {.model = cache->model,
-                    .il = il,
-                    .event = event,
-                    .n_seen = cache->n_seen + cache->n_new,
-                    .n_prompt = cache->n_seen + cache->n_new - cache->prompt_from,
-                    .n_slots = n_slots,
-                    .n_live = n_live,
-                    .pos = pos,
-                    .mass = lane_of(cache, il, 0)->mass ? mass : NULL,
-                    .cache = cache};
+}
+
+void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, const cpu_kernels *kernels) {
+    const kv_method *method = &cache->method;
+    int n_heads = cache->model->n_head_kv, keep[KV_MAX_HEADS], most_live = 0;
+    int64_t evicted = 0;
+    view_store store;
+    kv_view view = view_open(cache, il, event, scratch, kernels, &store);
     int budget = method->policy->budget(&method->policy_config, &view);
     if (budget == INT_MAX)
         return;
     if (method->split->layer_budget)
         budget = method->split->layer_budget(&method->split_config, &view, budget);
+    for (int ih = 0; ih < n_heads; ih++) {
+        most_live = view.n_live[ih] > most_live ? view.n_live[ih] : most_live;
+        keep[ih] = budget;
+        evicted -= lane_of(cache, il, ih)->evicted;
+        scratch->has_ties[ih] = false;
+    }
     if (budget >= most_live && !method->split->heads)
         return;
+    view.moments = queries_moments(cache, il);
     method->policy->score(&method->policy_config, &view, scratch->score_row);
     for (int ih = 0; ih < n_heads; ih++)
-        keep[ih] = budget;
-    for (int ih = 0; method->sinks_tokens && ih < n_heads; ih++)
-        force_sinks(cache, lane_of(cache, il, ih), scratch->score_row[ih]);
+        force_slots(cache, lane_of(cache, il, ih), scratch->score_row[ih]);
     if (method->split->heads)
         method->split->heads(&method->split_config, &view, (const float *const *)scratch->score_row, budget, keep);
-    for (int ih = 0; ih < n_heads; ih++)
-        evict_to(lane_of(cache, il, ih), keep[ih], scratch->score_row[ih], scratch->order);
+    for (int ih = 0; ih < n_heads; ih++) {
+        kv_lane *lane = lane_of(cache, il, ih);
+        float *score = scratch->score_row[ih];
+        if (method->critical && keep[ih] < lane->n_live)
+            critical_weigh(cache, &view, ih, keep[ih], score);
+        evict_to(lane, keep[ih], score,
+                 scratch->has_ties[ih] ? scratch->ties + (size_t)ih * (size_t)scratch->cap_slots : NULL,
+                 scratch->order);
+        evicted += lane->evicted;
+    }
+    if (evicted && event != KV_AT_GRID)
+        queries_restart(cache, il);
 }

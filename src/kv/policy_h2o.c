@@ -23,10 +23,13 @@ static const kv_param params[] = {
     {0},
 };
 
-static unsigned wants(const kv_config *c, int *window_tokens) {
+static kv_wants wants(const kv_config *c) {
     (void)c;
-    *window_tokens = 0;
-    return KV_WANT_MASS;
+    return (kv_wants){.flags = KV_WANT_MASS};
+}
+
+static int recent_tokens(const kv_config *c) {
+    return (int)c->value[RECENT];
 }
 
 static int bound_tokens(const kv_config *c) {
@@ -58,8 +61,11 @@ const kv_policy kv_policy_h2o = {
     .summary = "heavy hitters by accumulated attention, and the newest tokens",
     .params = params,
     .per_head_scores = true,
+    .attention_scores = true,
+    .shares_budget = true,
     .wants = wants,
     .budget = budget,
     .score = score,
     .bound_tokens = bound_tokens,
+    .window_tokens = recent_tokens,
 };

@@ -135,6 +135,8 @@ static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int slot, int n,
                       .il = lane->il,
                       .n_layer = cache->model->n_layer,
                       .work = scratch->run_work};
+    for (int i = 0; lane->bound_old && side == KV_K && i < n_pages; i++)
+        lane->bound_old[page + i] = 1;
     coding->format->seal(&coding->config, (kv_side)side, cache->model->head_dim, x, first, n, &lane->sealed[side][page],
                          &how);
 }

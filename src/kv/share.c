@@ -20,7 +20,7 @@ static bool has_sinks(const kv_method *method, const kv_model *model) {
 }
 
 kv_share_kind kv_share_kind_of(const kv_method *method, const kv_model *model) {
-    if (kv_method_wants(method, NULL) & (KV_WANT_MASS | KV_WANT_MOMENTS))
+    if (kv_method_wants(method).flags & (KV_WANT_MASS | KV_WANT_MOMENTS))
         return KV_SHARE_NONE;
     if (!method->bounded || kv_method_is_f16(method))
         return KV_SHARE_F16;
@@ -37,8 +37,7 @@ int kv_share_grid_tokens(const kv_method *method, kv_share_kind kind) {
 }
 
 int kv_share_most_tokens(const kv_method *method, int n_tokens) {
-    int window = 0;
-    kv_method_wants(method, &window);
+    int window = kv_method_wants(method).window_tokens;
     return n_tokens - (window > 1 ? window : 1);
 }
 
@@ -181,8 +180,16 @@ static bool adopt_lane(kv_cache *cache, kv_lane *lane, kv_share_kind kind, const
     }
     for (int slot = 0; slot < n_tokens; slot++)
         lane->pos[slot] = slot < lane->first_page * PAGE_TOKENS ? KV_DEAD : slot;
-    if (lane->mass)
-        memset(lane->mass, 0, (size_t)n_tokens * sizeof(*lane->mass));
+    for (int slot = 0; slot < n_tokens; slot++) {
+        if (lane->mass)
+            lane->mass[slot] = 0;
+        if (lane->last)
+            lane->last[slot] = 0;
+        if (lane->norm)
+            lane->norm[slot] = -1;
+    }
+    if (lane->bound)
+        memset(lane->bound_old, 1, (size_t)n_pages);
     lane->n_slots = n_tokens;
     lane->n_live = n_tokens - lane->first_page * PAGE_TOKENS;
     return true;

@@ -99,7 +99,7 @@ static pleat_status encode(const pleat_model *model, const char *prompt, int32_t
     return chat_encode(model->tok, model->file, format, &message, 1, 0, ids, n_ids, error);
 }
 
-static pleat_status prefill(pair *p, const int32_t *ids, pleat_error *error) {
+static pleat_status prefill(pair *p, const int32_t *ids, int max_tokens, pleat_error *error) {
     double started = clock_seconds();
     size_t n_vocab = (size_t)p->model->n_vocab;
     pleat_status status = pleat_seq_open(p->engine, p->methods->method[0], &p->prompt, error);
@@ -107,6 +107,9 @@ static pleat_status prefill(pair *p, const int32_t *ids, pleat_error *error) {
         return status;
     for (int i = 0; i < p->methods->n; i++)
         engine_seq_want(p->prompt, p->methods->method[i]);
+    status = pleat_seq_expect(p->prompt, max_tokens, error);
+    if (status)
+        return status;
     status = pleat_prefill(p->engine, p->prompt, ids, p->n_prompt, false, PLEAT_LOGITS_LAST, p->logits, error);
     double shared_ms = (clock_seconds() - started) * 1e3;
     for (int i = 0; i < p->methods->n && !status; i++) {
@@ -172,7 +175,7 @@ pleat_status lengths_measure(pleat_engine *engine, const measure_methods *method
     p.logits = mem_alloc((size_t)methods->n * (size_t)p.model->n_vocab, sizeof(*p.logits));
     if (!status && !p.logits)
         status = err_set(error, PLEAT_EMEMORY, "no memory for the logits of %d methods", methods->n);
-    status = status ? status : prefill(&p, ids, error);
+    status = status ? status : prefill(&p, ids, max_tokens, error);
     status = status ? status : generate_run(engine, p.stream, methods->n, &options, NULL, NULL, error);
     if (!status)
         take_answers(&p, data_set, prompt, answers);

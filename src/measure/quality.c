@@ -209,17 +209,29 @@ struct quality_text {
     windows w;
 };
 
+/* Tokens of a prompt of n that a lane keeps, or that its queries read; 0: the policy leaves out none. */
+static int acts_on(const kv_method *m, int n) {
+    const kv_policy *p = m->policy;
+    int least = INT_MAX;
+    if (p->bound_tokens)
+        least = p->bound_tokens(&m->policy_config);
+    if (p->kept_tokens && p->kept_tokens(&m->policy_config, n, n) < least)
+        least = p->kept_tokens(&m->policy_config, n, n);
+    if (p->read_tokens && p->read_tokens(&m->policy_config) < least)
+        least = p->read_tokens(&m->policy_config);
+    return least == INT_MAX ? 0 : least;
+}
+
 static pleat_status check_budgets(const measure_methods *methods, int ctx, pleat_error *error) {
     for (int i = 0; i < methods->n; i++) {
         const kv_method *m = methods->method[i];
-        int bound = m->policy->bound_tokens ? m->policy->bound_tokens(&m->policy_config) : INT_MAX;
-        int budget = bound == INT_MAX ? INT_MAX : bound + 1; /* with the token that reads them */
-        if (bound != INT_MAX && budget >= ctx / 2)
+        int n = acts_on(m, ctx / 2);
+        if (n >= ctx / 2)
             return err_set(
                 error, PLEAT_EINPUT,
-                "%s keeps %d tokens, half of the window of %d or more: it would hardly act, and the figure would "
-                "say nothing; take a larger --ctx",
-                methods->label[i], budget, ctx);
+                "%s keeps or reads %d tokens, half of the window of %d or more: it would hardly act, and the figure "
+                "would say nothing; take a larger --ctx",
+                methods->label[i], n, ctx);
         if (m->bounded)
             return err_set(error, PLEAT_EINPUT, "%s compresses inside the prompt, so it cannot share one exact prefill",
                            methods->label[i]);
@@ -290,9 +302,11 @@ static pleat_status open_seqs(race *r, pleat_error *error) {
     pleat_status status = pleat_seq_open(r->engine, r->methods->method[0], &prompt, error);
     if (status)
         return status;
+    status = pleat_seq_expect(prompt, r->ctx / 2, error);
     for (int i = 0; i < r->methods->n; i++)
         engine_seq_want(prompt, r->methods->method[i]);
-    status = pleat_prefill(r->engine, prompt, r->ids, r->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
+    status =
+        status ? status : pleat_prefill(r->engine, prompt, r->ids, r->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
     for (int i = 0; i < r->methods->n && !status; i++) {
         status = pleat_seq_fork(r->engine, prompt, r->methods->method[i], &r->seq[i], error);
         status = status ? status : engine_seq_end_prompt(r->engine, r->seq[i], error);

@@ -64,6 +64,7 @@ static pleat_status prefill(bench *b, cell *c, const pleat_method *method, pleat
         for (int t = 0; t < c->prompt; t++)
             ids[(size_t)i * (size_t)c->prompt + (size_t)t] = *prompt_token(b, i, t);
         status = pleat_seq_open(b->engine, method, &c->seq[i], error);
+        status = status ? status : pleat_seq_expect(c->seq[i], THROUGHPUT_DECODE_TOKENS, error);
     }
     for (int first = 0; first < c->batch && !status;) {
         int room = engine_max_step_tokens(b->engine), n_items = 0;
@@ -95,7 +96,7 @@ static pleat_status prefill(bench *b, cell *c, const pleat_method *method, pleat
 static pleat_status fill(bench *b, cell *c, const pleat_method *method, pleat_error *error) {
     pleat_status status = PLEAT_OK;
     for (int i = 0; i < c->batch && !status; i++)
-        status = engine_seq_fill(b->engine, method, c->prompt, (uint64_t)i, &c->seq[i], error);
+        status = engine_seq_fill(b->engine, method, c->prompt, THROUGHPUT_DECODE_TOKENS, (uint64_t)i, &c->seq[i], error);
     return status;
 }
 

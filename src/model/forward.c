@@ -367,6 +367,10 @@ static void append_task(void *context, int task, int worker) {
         width = m->n_head_kv * m->head_dim;
     kv_cache_append(f->items[item].cache, f->il, ih, at(f->k, row, width) + ih * m->head_dim,
                     at(f->v, row, width) + ih * m->head_dim, (size_t)width, f->kernels);
+    int group = m->n_head / m->n_head_kv, q_width = m->n_head * m->head_dim;
+    kv_cache_note_queries(f->items[item].cache, f->il, ih, at(f->q, row, q_width) + ih * group * m->head_dim,
+                          (size_t)q_width, at(f->cos_sin[m->shape[f->il].window_tokens > 0], row, m->kv.n_rot),
+                          f->kernels);
 }
 
 static void attend_task(void *context, int task, int worker) {
@@ -435,6 +439,11 @@ static void place_items(forward *f, const forward_item *items, int n_items) {
 
 pleat_status forward_plan(forward *f, const forward_item *items, int n_items, pleat_error *error) {
     place_items(f, items, n_items);
+    for (int i = 0; i < n_items; i++)
+        for (int w = 0; w < threads_count(f->pool); w++)
+            if (!kv_scratch_grow(f->scratch[w], items[i].cache, items[i].n_tokens))
+                return err_set(error, PLEAT_EMEMORY, "no memory for the work of %s",
+                               kv_cache_method(items[i].cache)->policy->name);
     return kv_attend_plan(f->attend, f->attend_item, n_items, error);
 }
 

@@ -201,6 +201,9 @@ pleat_status hparams_read(pleat_model *model, pleat_error *error) {
                            .rope_neox = model->arch != MODEL_LLAMA,
                            .score_scale = 1 / sqrtf((float)scale_dim),
                            .context_tokens = model->context_tokens,
-                           .layer = model->shape};
+                           .layer = model->shape,
+                           .n_embd = model->n_embd,
+                           .open_wo = tensors_open_wo,
+                           .owner = model};
     return PLEAT_OK;
 }

@@ -46,6 +46,8 @@ pleat_status hparams_read(pleat_model *model, pleat_error *error);
 pleat_status rope_read(pleat_model *model, pleat_error *error);
 /* tensors.c: checks type and shape of every tensor (an unknown one is refused by name) and packs them. */
 pleat_status tensors_pack(pleat_model *model, threads *pool, pleat_error *error);
+/* tensors.c: kv_model.open_wo, from the file's own tensor. */
+void tensors_open_wo(const void *owner, int il, int h, float *wo);
 /* model.c: pretends a longer trained context, for timing beyond it; before any engine is opened. */
 void model_stretch_context(pleat_model *model, int n_tokens);
 #endif

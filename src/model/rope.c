@@ -158,6 +158,7 @@ pleat_status rope_read(pleat_model *model, pleat_error *error) {
     model->rope_magnitude[0] = model->rope_magnitude[1] = (float)s.attention_factor;
     if (s.yarn && s.factor > 1)
         model->rope_magnitude[0] *= (float)(1 + 0.1 * log(s.factor));
+    model->kv.rope_magnitude = model->rope_magnitude[0];
     scaling local = {.base = GEMMA3_LOCAL_BASE, .factor = 1};
     if (model->arch == MODEL_GEMMA3) {
         /* the first name is Ollama's */

@@ -202,6 +202,23 @@ static pleat_status list_tensors(plan *p, pleat_error *error) {
     return status ? status : check_all_used(p, error);
 }
 
+void tensors_open_wo(const void *owner, int il, int h, float *wo) {
+    enum { MOST_BLOCK = 256 };
+    const pleat_model *m = owner;
+    char name[64];
+    snprintf(name, sizeof(name), "blk.%d.attn_output.weight", il);
+    const gguf_tensor *t = gguf_tensor_find(m->file, name);
+    const block_traits *traits = block_traits_of(t->type);
+    int d = m->head_dim, block = traits->elements, first = h * d / block, last = (h * d + d - 1) / block;
+    size_t row_bytes = t->bytes / (size_t)m->n_embd;
+    for (int e = 0; e < m->n_embd; e++) {
+        float x[KV_MAX_HEAD_DIM + 2 * MOST_BLOCK];
+        block_open(t->type, t->data + (size_t)e * row_bytes + (size_t)(first * traits->bytes),
+                   (int64_t)(last - first + 1) * block, x);
+        memcpy(wo + (size_t)e * (size_t)d, x + h * d - first * block, (size_t)d * sizeof(*wo));
+    }
+}
+
 pleat_status tensors_pack(pleat_model *model, threads *pool, pleat_error *error) {
     plan p = {.model = model};
     pleat_status status = list_tensors(&p, error);
@@ -221,6 +238,7 @@ pleat_status tensors_pack(pleat_model *model, threads *pool, pleat_error *error)
                 *p.slot[i].vector = (const float *)(p.base + p.slot[i].offset);
         }
         model->kv.has_key_bias = model->layer[0].k_bias != NULL;
+        model->kv.has_qk_norm = model->layer[0].k_norm != NULL;
     }
     free(p.slot);
     return status;

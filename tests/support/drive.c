@@ -11,6 +11,12 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+void drive_wo(const void *owner, int il, int h, float *wo) {
+    int d = ((const drive *)owner)->model.head_dim;
+    for (int i = 0; i < DRIVE_EMBD * d; i++)
+        wo[i] = (float)rng_normal(5, (uint64_t)(il * 64 + h), (uint64_t)i);
+}
+
 void drive_open(drive *d, drive_shape shape, size_t pool_bytes) {
     memset(d, 0, sizeof(*d));
     for (int i = 0; i < shape.d / 2; i++)
@@ -26,7 +32,11 @@ void drive_open(drive *d, drive_shape shape, size_t pool_bytes) {
                           .rope_neox = true,
                           .score_scale = 1 / sqrtf((float)shape.d),
                           .context_tokens = shape.context_tokens ? shape.context_tokens : 8192,
-                          .layer = d->layer};
+                          .layer = d->layer,
+                          .rope_magnitude = 1,
+                          .n_embd = DRIVE_EMBD,
+                          .open_wo = drive_wo,
+                          .owner = d};
     d->n_workers = 1;
     assert_int_equal(cpu_kernels_get(&d->kernels, NULL), PLEAT_OK);
     assert_int_equal(kv_pool_open(pool_bytes, &d->pool, NULL), PLEAT_OK);
@@ -100,6 +110,21 @@ static void append(drive *d, const drive_item *item, int il) {
     free(v);
 }
 
+static void note_queries(drive *d, const drive_item *item, const float *q, int il) {
+    int dim = d->model.head_dim, n_rot = d->model.n_rot, group = d->model.n_head / d->model.n_head_kv;
+    float *cos_sin = malloc((size_t)(item->n_tokens * n_rot) * sizeof(*cos_sin));
+    for (int t = 0; t < item->n_tokens; t++)
+        for (int i = 0; i < n_rot / 2; i++) {
+            double angle = (double)(kv_cache_tokens(item->cache) + t) * (double)d->rope_inv[i];
+            cos_sin[t * n_rot + 2 * i] = (float)cos(angle);
+            cos_sin[t * n_rot + 2 * i + 1] = (float)sin(angle);
+        }
+    for (int ih = 0; ih < d->model.n_head_kv; ih++)
+        kv_cache_note_queries(item->cache, il, ih, q + ih * group * dim, (size_t)(d->model.n_head * dim), cos_sin,
+                              d->kernels);
+    free(cos_sin);
+}
+
 static void layer(drive *d, const drive_item *items, int n_items, kv_attend_item *attend, int il) {
     int dim = d->model.head_dim, width = d->model.n_head * dim;
     for (int i = 0; i < n_items; i++) {
@@ -108,6 +133,7 @@ static void layer(drive *d, const drive_item *items, int n_items, kv_attend_item
             for (int ih = 0; ih < d->model.n_head; ih++)
                 drive_row(d, items[i].seed, 0, il, ih, kv_cache_tokens(items[i].cache) + t,
                           (float *)attend[i].q + t * width + ih * dim);
+        note_queries(d, &items[i], attend[i].q, il);
     }
     int n_tasks = kv_attend_layer(d->attend, attend, n_items, il);
     for (int i = 0; i < n_tasks; i++) {
@@ -140,6 +166,8 @@ void drive_step(drive *d, const drive_item *items, int n_items) {
         promised[i] = kv_cache_step_bytes(items[i].cache, items[i].n_tokens, items[i].phase);
         assert_true(promised[i] != SIZE_MAX);
         assert_true(kv_pool_reserve(d->pool, promised[i]));
+        for (int w = 0; w < d->n_workers; w++)
+            assert_true(kv_scratch_grow(d->scratch[w], items[i].cache, items[i].n_tokens));
     }
     assert_int_equal(kv_attend_plan(d->attend, attend, n_items, NULL), PLEAT_OK);
     for (int i = 0; i < n_items; i++)

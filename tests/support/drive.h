@@ -4,7 +4,7 @@
 #define TESTS_DRIVE_H
 #include "kv/attend.h"
 
-enum { DRIVE_LAYERS = 2 };
+enum { DRIVE_LAYERS = 2, DRIVE_EMBD = 48 };
 
 typedef struct drive_shape {
     int n_head, n_head_kv, d;
@@ -49,6 +49,8 @@ size_t drive_out_floats(const drive *d, int n_tokens);
  * new token's own row (rounded to fp16): out [n_head][d]. mass, if not NULL, [n_slots + 1] per KV head: probabilities
  * of each slot summed over the group, the new token last. */
 void drive_expect(const drive *d, const kv_cache *cache, uint64_t seed, int il, double *out, double *mass[]);
+/* The drawn output projection of query head h, [DRIVE_EMBD][d] (kv_model.open_wo; owner is the drive). */
+void drive_wo(const void *owner, int il, int h, float *wo);
 /* The drawn rows. which: 0 q (ih: query head), 1 k, 2 v; rotated to the position. */
 void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int position, float *row);
 #endif

@@ -170,13 +170,15 @@ static node node_of(const predict_row *r) {
     }
 }
 
+static const double most_ms = 1e20; /* sums and extrapolations stay finite */
+
 static pleat_status check(const predict_rows *rows, pleat_error *error) {
     int n[4] = {0};
     for (int i = 0; i < rows->n; i++) {
         const predict_row *r = &rows->row[i];
         which w = which_of(r);
         n[w]++;
-        if (!(r->ms >= 0 && isfinite(r->ms)) || (w == LAYER && r->ms <= 0))
+        if (!(r->ms >= 0 && r->ms <= most_ms) || (w == LAYER && r->ms <= 0))
             return err_set(error, PLEAT_EINPUT, "row %d of the profile has a time of %g ms", i + 1, r->ms);
         if ((w != DECODE && r->tokens < 1) || (w >= PREFILL && (r->batch < 1 || r->context < 0)))
             return err_set(error, PLEAT_EINPUT, "row %d of the profile has batch %d, tokens %d, context %d", i + 1,

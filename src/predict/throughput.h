@@ -28,7 +28,7 @@ typedef struct predict_row { /* one profiled time */
     int batch;           /* sequences */
     int tokens;          /* PREDICT_ONCE, _LAYER: of the step. Prefill: new ones of each sequence. Decode: any */
     int context;         /* prefill: tokens each sequence has before. Decode: tokens it reads */
-    double ms;           /* for the whole batch; one layer's, but for PREDICT_ONCE */
+    double ms;           /* for the whole batch; one layer's, but for PREDICT_ONCE; at most 1e20 */
 } predict_row;
 
 typedef struct predict_rows {

@@ -56,9 +56,12 @@ static void replace(fuzz_input *x, size_t at, size_t n_old, const uint8_t *bytes
     if (x->n - n_old + n_new > MOST_BYTES)
         return;
     uint8_t *out = malloc(x->n - n_old + n_new + 1);
-    memcpy(out, x->bytes, at);
-    memcpy(out + at, bytes, n_new);
-    memcpy(out + at + n_new, x->bytes + at + n_old, x->n - at - n_old);
+    if (at)
+        memcpy(out, x->bytes, at);
+    if (n_new)
+        memcpy(out + at, bytes, n_new);
+    if (x->n > at + n_old)
+        memcpy(out + at + n_new, x->bytes + at + n_old, x->n - at - n_old);
     x->n = x->n - n_old + n_new;
     free(x->bytes);
     x->bytes = out;

@@ -75,13 +75,22 @@ static bool show(void *context, int index, const char *bytes, size_t n) {
 
 /* ---- a session ---- */
 
+/* The format of the model's file; what to type when that says nothing. */
+static pleat_status find_format(session *x, pleat_error *error) {
+    pleat_status status = chat_format_detect(x->model->file, &x->format, error);
+    if (status != PLEAT_EINPUT)
+        return status;
+    pleat_error reason = *error;
+    return err_set(error, status, "%.460s: --chat NAME or --raw", reason.text);
+}
+
 static pleat_status open_session(session *x, pleat_error *error) {
     const settings *s = x->s;
     pleat_engine_options options = {.n_threads = s->threads, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
     pleat_status status = model_open(s->model, s->threads, &x->model, error);
     status = status ? status : pleat_method_parse(s->method, x->model, &x->method, error);
     if (!status && !s->raw && !s->chat)
-        status = chat_format_detect(x->model->file, &x->format, error);
+        status = find_format(x, error);
     status = status ? status : pleat_engine_open(x->model, &options, &x->engine, error);
     status = status ? status : pleat_seq_open(x->engine, x->method, &x->seq, error);
     if (status)

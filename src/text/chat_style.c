@@ -55,7 +55,7 @@ pleat_status chat_format_detect(const gguf *file, chat_format *format, pleat_err
     if (status)
         return status;
     if (!found)
-        return gguf_refuse(file, NULL, error, "%s is missing; name a chat format (" CHAT_NAMES ") or use the raw text",
+        return gguf_refuse(file, NULL, error, "%s is missing; name a chat format (" CHAT_NAMES ") or give the raw text",
                            key);
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
         if (holds_all(text, kinds[i].with) && !holds_any(text, kinds[i].without)) {

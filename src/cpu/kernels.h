@@ -40,6 +40,7 @@ typedef struct dot_row {
     float unit, offset;
     int32_t sum; /* of the whole numbers */
 } dot_row;
+
 typedef struct fold_item { /* what becomes one dot_row; all [n] */
     const float *x, *scale, *middle;
 } fold_item;

@@ -1,5 +1,6 @@
 /* section_memory.c - bytes of the cache per request, and how many requests fit where one f16 request did. */
 #include "report/section.h"
+#include "measure/throughput.h"
 #include <string.h>
 
 /* The longest prompt that f16 was really prefilled with at this batch: only there is a peak that of a prompt. */
@@ -43,20 +44,21 @@ pleat_status section_memory(const section_source *from, text *page, pleat_error 
     if (!f->n_prompt || !f->n_batch)
         return PLEAT_OK;
     int batch = f->batch[0], longest = f->prompt[f->n_prompt - 1], real = longest_real(f, batch);
+    char count[32];
     html_section(page, "memory", "Memory");
     html_note(
         page,
-        "Bytes of the KV cache after %d tokens of prompt and 64 decoded ones, %d request%s; \"requests\" says how "
+        "Bytes of the KV cache after %s tokens of prompt and %d decoded ones, %d request%s; \"requests\" says how "
         "many fit in the memory of one f16 request. While a prompt is read it stands there in fp16: the peak.",
-        longest, batch, batch == 1 ? "" : "s together");
+        html_count(longest, count), THROUGHPUT_DECODE_TOKENS, batch, batch == 1 ? "" : "s together");
     html_table_head(page);
     html_head(page, "method");
     for (int k = 0; k < f->n_prompt; k++)
-        html_head(page, "at %d", f->prompt[k]);
-    html_head(page, "share of f16 at %d", longest);
+        html_head(page, "at %s", html_count(f->prompt[k], count));
+    html_head(page, "share of f16 at %s", html_count(longest, count));
     html_head(page, "requests");
     if (real)
-        html_head(page, "peak, prompt of %d", real);
+        html_head(page, "peak, prompt of %s", html_count(real, count));
     html_row_end(page);
     for (int i = 0; i < f->n_labels; i++)
         put_row(f, f->label[i], batch, real, page);

@@ -24,8 +24,9 @@ static void put_cell(const figures *f, const char *label, int batch, int prompt,
 }
 
 static void put_lengths_head(const figures *f, const char *stage, text *page) {
+    char n[32];
     for (int k = 0; k < f->n_prompt; k++)
-        html_head(page, "%d%s", f->prompt[k], figures_filled(f, f->prompt[k], stage) ? "*" : "");
+        html_head(page, "%s%s", html_count(f->prompt[k], n), figures_filled(f, f->prompt[k], stage) ? "*" : "");
     html_row_end(page);
 }
 

@@ -573,6 +573,41 @@ static void a_full_disk_loses_nothing(void **state) {
     remove_file(path);
 }
 
+/* docs/store.md names every table and every column. */
+static void the_documentation_knows_every_column(void **state) {
+    (void)state;
+    const char *path = new_path();
+    store *s = open_store(path, true);
+    store_close(s);
+    static char doc[1 << 16];
+    FILE *f = fopen("docs/store.md", "rb");
+    assert_non_null(f);
+    doc[fread(doc, 1, sizeof(doc) - 1, f)] = 0;
+    fclose(f);
+    sqlite3 *db;
+    sqlite3_stmt *q;
+    int n = 0;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db,
+                                        "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c"
+                                        " WHERE t.type = 'table' AND c.name <> 'id'",
+                                        -1, &q, NULL),
+                     SQLITE_OK);
+    for (; sqlite3_step(q) == SQLITE_ROW; n++) {
+        char row[80], column[80];
+        snprintf(row, sizeof(row), "\n| `%s` |", sqlite3_column_text(q, 0));
+        snprintf(column, sizeof(column), "`%s`", sqlite3_column_text(q, 1));
+        const char *at = strstr(doc, row), *end = at ? strchr(at + 1, '\n') : NULL,
+                   *found = at ? strstr(at, column) : NULL;
+        if (!found || !end || found > end)
+            fail_msg("docs/store.md does not say %s of %s", column, row + 1);
+    }
+    assert_true(n > 60);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    remove_file(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(points_come_back),
@@ -586,6 +621,7 @@ int main(void) {
         cmocka_unit_test(foreign_files_are_refused),
         cmocka_unit_test(damage_is_told),
         cmocka_unit_test(a_full_disk_loses_nothing),
+        cmocka_unit_test(the_documentation_knows_every_column),
     };
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);
 }

@@ -1,0 +1,163 @@
+/* state.c - policies that predict seconds: the paper's rule, and `state`.
+ *
+ * The paper's rule (Gao et al., MLSys 2025, section 5) adds a prompt's own prefill time to its answer's length times
+ * the step time at the replica's present batch. It sees neither who waits there nor what the request does to others.
+ *
+ * `state` compares what the whole pool's delays become. A request of predicted delay T counts as
+ *
+ *     phi(T) = T + T (T / S)^4 / 5        S = 1.5 x the mean predicted delay of all requests in flight
+ *
+ * so that a second more counts 1 + (T / S)^4: as one second for most, as several for those that are slow already. That
+ * is what holds the 99th percentile down: long answers go where the batch is small, and are left alone there. With S
+ * taken from the pool itself there is no scale to set. A replica's score is
+ *
+ *     phi(own)                     own = wait + prefill + answer x step
+ *   + sum over those there of (seconds the request costs them) x (1 + (T_j / S)^4)
+ *
+ * The step is the profile's at the batch with the request in it. A request there is slowed by the request's prompt
+ * once, and by the batch's growth in every step that both are in: min(its tokens left, the answer's). Wait: prompts in
+ * front, and when batch or memory would overflow, the departures that must come first, at the batch's present pace.
+ * Memory is taken at half growth: those there are on average half way between what they hold and what they will hold.
+ *
+ * Requests that only other routers know of count as the average of those known here.
+ *
+ * Cost: one predicted step a replica, and about a nanosecond a request in flight. */
+#include "route/inside.h"
+#include <math.h>
+
+enum { WIDTH = 4 };
+static const double tail_scale = 1.5;
+
+route_delay route_delay_static(const route_lane *l, double prompt, double answer) {
+    int n = route_requests(l) + 1;
+    double tokens = (double)(l->prompt_tokens + l->answer_tokens) + l->other_tokens + prompt;
+    double step_s = route_decode_s(l, n < l->replica.most_batch ? n : l->replica.most_batch, tokens / n);
+    return (route_delay){.prefill_s = route_prompt_s(l, prompt), .decode_s = answer * step_s};
+}
+
+/* ---- those in flight ---- */
+
+typedef struct sums {           /* over a lane's requests; lengths are whole answers in tokens */
+    double left, whole, whole4; /* tokens to come; lengths, their fourth powers */
+    double shared, shared4;     /* steps shared with the new request; the same weighted with the fourth power */
+} sums;
+
+static inline float least(float a, float b) {
+    return a < b ? a : b;
+}
+
+/* Partial sums side by side, so that the compiler uses vectors; their order is fixed. Places past the last request are
+ * empty and read as one token to come of an answer of one: they are taken off again. */
+static sums sum_lane(const route_lane *l, double answer, float spread) {
+    float left_of[WIDTH] = {0}, whole_of[WIDTH] = {0}, whole4_of[WIDTH] = {0}, shared_of[WIDTH] = {0},
+          shared4_of[WIDTH] = {0}, own = (float)answer;
+    for (int i = 0; i < l->n; i += WIDTH)
+        for (int k = 0; k < WIDTH; k++) {
+            float done = (float)l->done[i + k], left = route_left(l->predicted[i + k], done, spread);
+            float whole = done + left, with = least(left, own);
+            float square = whole * whole * 1e-4f, fourth = square * square; /* of hundreds of tokens */
+            left_of[k] += left;
+            whole_of[k] += whole;
+            whole4_of[k] += fourth;
+            shared_of[k] += with;
+            shared4_of[k] += with * fourth;
+        }
+    double empty = (WIDTH - l->n % WIDTH) % WIDTH;
+    sums s = {-empty, -empty, 0, -empty * (double)least(1, own), 0};
+    for (int k = 0; k < WIDTH; k++) {
+        s.left += (double)left_of[k];
+        s.whole += (double)whole_of[k];
+        s.whole4 += (double)whole4_of[k] * 1e8;
+        s.shared += (double)shared_of[k];
+        s.shared4 += (double)shared4_of[k] * 1e8;
+    }
+    return s;
+}
+
+/* Tokens that an evicting method holds of the lane's requests at half growth. */
+static double sum_kept(const route_lane *l, float spread) {
+    float twice_of[WIDTH] = {0}, twice = 0, most = (float)l->replica.most_kept_tokens;
+    for (int i = 0; i < l->n; i += WIDTH)
+        for (int k = 0; k < WIDTH; k++) {
+            float done = (float)l->done[i + k], here = (float)l->prompt[i + k] + done;
+            twice_of[k] += least(here, most) + least(here + route_left(l->predicted[i + k], done, spread), most);
+        }
+    for (int k = 0; k < WIDTH; k++)
+        twice += twice_of[k];
+    return (double)twice / 2; /* empty places: half a token each */
+}
+
+/* Others' requests: like those known here; when none is, like the new one half way. */
+static void add_others(const route_lane *l, double answer, sums *s) {
+    double more = l->other_requests, scale = l->n ? 1 + more / l->n : 0, fourth = answer * answer * answer * answer;
+    if (more && l->n)
+        *s = (sums){s->left * scale, s->whole * scale, s->whole4 * scale, s->shared * scale, s->shared4 * scale};
+    else if (more)
+        *s = (sums){more * answer / 2, more * answer, more * fourth, more * answer / 2, more * fourth * answer / 2};
+}
+
+/* ---- one replica ---- */
+
+typedef struct outlook {
+    sums those;
+    double step_s, slope_s; /* with the request in the batch; what one more in the batch adds */
+    route_delay delay;
+} outlook;
+
+/* How many must leave before the request runs. The growth of what is held is at most half of the tokens to come, so
+ * that only an evicting method near its limit is looked at closely. */
+static double departures_needed(const route_lane *l, const sums *those, double prompt, double answer, float spread) {
+    int n = route_requests(l) + 1;
+    double room = l->replica.kv_bytes / l->replica.token_bytes, own = route_kept(&l->replica, prompt + answer);
+    double held = (double)l->kept_tokens + l->other_tokens + those->left / 2, by_memory = 0;
+    if (held + own > room && l->replica.most_kept_tokens > 0)
+        held = sum_kept(l, spread) * (l->n ? (double)route_requests(l) / l->n : 1);
+    if (held + own > room)
+        by_memory = (held + own - room) / (held + own) * n;
+    return n - l->replica.most_batch > by_memory ? n - l->replica.most_batch : by_memory;
+}
+
+static outlook look(const route_lane *l, double prompt, double answer, float spread) {
+    outlook o = {.those = sum_lane(l, answer, spread)};
+    int n = route_requests(l), batch = n + 1 < l->replica.most_batch ? n + 1 : l->replica.most_batch;
+    double tokens = (double)(l->prompt_tokens + l->answer_tokens) + l->other_tokens + prompt + answer / 2;
+    add_others(l, answer, &o.those);
+    o.step_s = route_decode_s(l, batch, tokens / (n + 1));
+    if (batch > 1 && o.step_s > l->single_s)
+        o.slope_s = (o.step_s - l->single_s) / (batch - 1);
+    double over = departures_needed(l, &o.those, prompt, answer, spread);
+    o.delay.wait_s = (double)l->waiting_ns / 1e9;
+    if (over > 0 && n > 0)
+        o.delay.wait_s += over * o.those.left / n * o.step_s / batch;
+    o.delay.prefill_s = route_prompt_s(l, prompt) + o.step_s;
+    o.delay.decode_s = answer * o.step_s;
+    return o;
+}
+
+static double score(const route_lane *l, outlook *o, double prompt, double scale_s) {
+    route_delay *d = &o->delay;
+    double own_s = d->wait_s + d->prefill_s + d->decode_s, once_s = route_prompt_s(l, prompt);
+    double own = own_s / scale_s, unit = o->step_s / scale_s, unit4 = unit * unit * unit * unit;
+    d->tail_s = own_s * own * own * own * own / 5;
+    d->harm_s = o->slope_s * (o->those.shared + unit4 * o->those.shared4) +
+                once_s * (route_requests(l) + unit4 * o->those.whole4);
+    return own_s + d->tail_s + d->harm_s;
+}
+
+void route_state_scores(const route_table *t, const int *able, int n, double prompt, const route_belief *belief,
+                        double *scores, route_delay *delays) {
+    outlook o[ROUTE_MOST_REPLICAS];
+    double delay_s = 0, requests = 0;
+    for (int k = 0; k < n; k++) {
+        const route_lane *l = &t->lane[able[k]];
+        o[k] = look(l, prompt, (double)belief->tokens[l->replica.method], t->trust[l->replica.method].spread);
+        delay_s += o[k].step_s * o[k].those.whole;
+        requests += route_requests(l);
+    }
+    for (int k = 0; k < n; k++) {
+        const route_lane *l = &t->lane[able[k]];
+        double own_s = o[k].delay.wait_s + o[k].delay.prefill_s + o[k].delay.decode_s;
+        scores[k] = score(l, &o[k], prompt, tail_scale * (requests > 0 ? delay_s / requests : own_s));
+        delays[k] = o[k].delay;
+    }
+}

@@ -13,4 +13,5 @@ int cmd_negatives(int argc, char **argv);
 int cmd_study(int argc, char **argv);
 int cmd_predict(int argc, char **argv);
 int cmd_report(int argc, char **argv);
+int cmd_simulate(int argc, char **argv);
 #endif

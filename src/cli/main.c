@@ -19,6 +19,7 @@ static const struct {
     {"perplexity", "perplexity of a text, and what a method costs in KL", cmd_perplexity},
     {"negatives", "which samples compression breaks", cmd_negatives},
     {"predict", "throughput of a method, batch and length, from a profile or a bench", cmd_predict},
+    {"simulate", "the router's policies under a load, in simulated time", cmd_simulate},
     {"report", "the page of a stored study", cmd_report},
     {"methods", "formats, policies, splits and presets, with their papers", cmd_methods},
     {"inspect", "a model's metadata and its exact memory plan", cmd_inspect},

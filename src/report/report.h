@@ -15,4 +15,7 @@ pleat_status report_negatives_write(store *db, int64_t run, const char *methods,
                                     const char *path, pleat_error *error);
 /* A page of scored predictor cases alone. PLEAT_EIO, PLEAT_EMEMORY. */
 pleat_status report_predict_write(const predict_case *list, int n, const char *path, pleat_error *error);
+
+/* The page of a run's simulated routing alone. PLEAT_EINPUT: it holds none; PLEAT_EIO, PLEAT_EMEMORY. */
+pleat_status report_simulate_write(store *db, int64_t run, const char *path, pleat_error *error);
 #endif

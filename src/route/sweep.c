@@ -117,7 +117,7 @@ static double half_width(const double *x, int n, double *mean) {
     return n > 1 ? t975(n - 1) * sqrt(square / (n - 1) / n) : 0;
 }
 
-static void average(sim_result *r) {
+void sim_result_average(sim_result *r) {
     double x[SIM_MOST_SEEDS], n = r->n_seeds, mean;
     r->mean = (sim_seed){0};
     for (int i = 0; i < r->n_seeds; i++) {
@@ -188,7 +188,7 @@ pleat_status sim_sweep(const sim_case *cases, int n_cases, const sim_sweep_optio
         return err_set(error, w.status, "%s", w.error.text);
     }
     for (int i = 0; i < n_cases * o->n_policies; i++)
-        average(&results[i]);
+        sim_result_average(&results[i]);
     return PLEAT_OK;
 }
 

@@ -44,6 +44,8 @@ typedef struct sim_result { /* a case under a policy: means over seeds */
 pleat_status sim_sweep(const sim_case *cases, int n_cases, const sim_sweep_options *options, sim_result *results,
                        pleat_error *error);
 void sim_results_free(sim_result *results, int n);
+/* mean and ci95 from the seeds. */
+void sim_result_average(sim_result *result);
 
 typedef struct sim_gain { /* how many times less delay: the geometric mean over seeds of b's over a's, and its interval
                            */

@@ -44,6 +44,10 @@ static const char *const steps[] = {
     "CREATE INDEX profile_of ON profile (run, label);"
     "CREATE TABLE model (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, kind TEXT NOT NULL,"
     " label TEXT NOT NULL, fitted TEXT, UNIQUE (run, kind, label));",
+    /* 2 */
+    "CREATE TABLE simulation (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, pool TEXT NOT NULL,"
+    " policy TEXT NOT NULL, utilisation REAL, rate REAL, seeds INTEGER, mean_s REAL, p50_s REAL, p99_s REAL, ci95 REAL,"
+    " figures BLOB, UNIQUE (run, pool, rate, policy));",
 };
 enum { SCHEMA = sizeof(steps) / sizeof(*steps) };
 

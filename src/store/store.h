@@ -187,4 +187,29 @@ pleat_status store_model_put(store *s, int64_t run, const char *kind, const char
 /* *fitted is NULL when the run holds none; free it. */
 pleat_status store_model_read(store *s, int64_t run, const char *kind, const char *label, char **fitted,
                               pleat_error *error);
+
+/* ---- simulations ---- */
+
+enum { STORE_SIMULATION_FIGURES = 9 };
+
+typedef struct store_simulation { /* a pool of replicas under a load and a routing policy */
+    const char *pool, *policy;
+    double utilisation, rate; /* of what the pool can do; requests per second */
+    int n_seeds;
+    double mean_s, p50_s, p99_s, ci95; /* over seeds */
+    double *figure; /* [n_seeds][STORE_SIMULATION_FIGURES]: mean, median and 99th percentile of delay, mean time
+                       to the first token, tokens, share on uncompressed replicas, requests refused,
+                       cut, times put back */
+} store_simulation;
+
+/* In one transaction; each replaces the run's row of the same pool, rate and policy. */
+pleat_status store_simulations_put(store *s, int64_t run, const store_simulation *row, int n, pleat_error *error);
+
+typedef struct store_simulations {
+    store_simulation *row;
+    int n;
+} store_simulations;
+pleat_status store_simulations_read(store *s, int64_t run, store_simulations *out,
+                                    pleat_error *error); /* in the order of the puts */
+void store_simulations_free(store_simulations *rows);
 #endif

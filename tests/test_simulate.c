@@ -3,6 +3,7 @@
  * Profiles are lines: a step of n tokens with `batch` decoding takes 10 + 0.1 n + 0.001 batch x reads ms, or 10 ms. */
 #include "base/rng.h"
 #include "route/fleet.h"
+#include "route/kept.h"
 #include "route/sweep.h"
 #include "support/env.h"
 #include "support/profile.h"
@@ -684,6 +685,51 @@ static void sizes_and_growth_files(void **state) {
     assert_int_equal(sim_growths_read(path, &g, &error), PLEAT_EINPUT);
 }
 
+/* ---- keeping ---- */
+
+static void results_come_back_from_a_store(void **state) {
+    (void)state;
+    sim_result r[6];
+    store *db;
+    store_begun run;
+    sim_kept kept;
+    pleat_error error = {""};
+    store_run identity = {.what = "simulate",
+                          .model_name = "",
+                          .model_hash = "",
+                          .machine = "",
+                          .level = "",
+                          .version = PLEAT_VERSION,
+                          .options = "{}"};
+    sweep_of(1, 4, r);
+    assert_int_equal(store_open(STORE_IN_MEMORY, true, &db, &error), PLEAT_OK);
+    assert_int_equal(store_run_begin(db, &identity, STORE_ANEW, &run, &error), PLEAT_OK);
+    assert_int_equal(sim_kept_read(db, run.id, &kept, &error), PLEAT_OK);
+    assert_int_equal(kept.n, 0);
+    sim_kept_free(&kept);
+    assert_int_equal(sim_results_put(db, run.id, r, 6, &error), PLEAT_OK);
+    assert_int_equal(sim_results_put(db, run.id, r, 6, &error), PLEAT_OK); /* replaces */
+    if (sim_kept_read(db, run.id, &kept, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(kept.n, 6);
+    assert_int_equal(kept.n_cases, 2);
+    for (int i = 0; i < 6; i++) {
+        const sim_result *k = &kept.results[i];
+        assert_int_equal(k->policy, r[i].policy);
+        assert_string_equal(k->of->method, r[i].of->method);
+        assert_true(k->of->load.rate == r[i].of->load.rate && k->of->utilisation == r[i].of->utilisation);
+        assert_memory_equal(k->seed, r[i].seed, 4 * sizeof(sim_seed));
+        assert_true(k->mean.mean_s == r[i].mean.mean_s && k->ci95 == r[i].ci95);
+    }
+    sim_kept_free(&kept);
+    store_simulation bad = {"pool", "no-such-policy", 0.5, 1, 1, 1, 1, 1, 1, (double[9]){0}};
+    assert_int_equal(store_simulations_put(db, run.id, &bad, 1, &error), PLEAT_OK);
+    assert_int_equal(sim_kept_read(db, run.id, &kept, &error), PLEAT_EINPUT);
+    assert_non_null(strstr(error.text, "no-such-policy"));
+    store_close(db);
+    sim_results_free(r, 6);
+}
+
 /* ---- pools ---- */
 
 static void pools_by_spec(void **state) {
@@ -751,6 +797,7 @@ int main(void) {
         cmocka_unit_test(sharegpt_that_breaks_off),
         cmocka_unit_test(bad_sharegpt_files),
         cmocka_unit_test(sizes_and_growth_files),
+        cmocka_unit_test(results_come_back_from_a_store),
         cmocka_unit_test(pools_by_spec),
     };
     return cmocka_run_group_tests(tests, open_profiles, close_profiles);

@@ -7,6 +7,7 @@
 #include "report/report.h"
 #include "report/section.h"
 #include "route/kept.h"
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,8 +145,8 @@ static void put_curve(const sim_kept *k, const char *pool, route_policy policy, 
     text_puts(&p->script, "EOD\n");
 }
 
-/* A pool's policies; those that leave all others far behind would flatten the rest, so the axis ends at four times the
- * least of its last points. */
+/* A pool's policies. One that falls far behind would flatten the rest, so the axis ends at two and a half times the
+ * least of the last points. */
 static void put_curves(const sim_kept *k, const char *pool, int last, bool p99, const char *name, text *page) {
     char colour[16], title[160];
     double least = INFINITY;
@@ -162,9 +163,8 @@ static void put_curves(const sim_kept *k, const char *pool, int last, bool p99, 
                     plot_colour(r->policy == ROUTE_STATE ? 0 : (int)r->policy + 1, colour));
         plot_quote(&plots, route_policy_name(r->policy));
     }
-    text_printf(&p.script,
-                "set key outside right\nset xlabel 'utilisation'\nset ylabel '%s, s'\nset yrange [0:%.3f]\n%s\n",
-                p99 ? "99th percentile" : "mean", 4 * least, plots.bytes ? plots.bytes : "");
+    text_printf(&p.script, "set xlabel 'utilisation'\nset ylabel '%s, s'\nset yrange [0:%.3f]\n%s\n",
+                p99 ? "99th percentile" : "mean", 2.5 * least, plots.bytes ? plots.bytes : "");
     snprintf(title, sizeof(title), "%s: %s delay over utilisation, by policy", pool,
              p99 ? "99th percentile of" : "mean");
     plot_draw(&p, title, page);
@@ -191,12 +191,38 @@ static void put_pool(const sim_kept *k, int from, int nth, text *page) {
             put_case(k, i, page);
 }
 
+/* ---- the section ---- */
+
+static void put_conditions(const char *options, text *page) {
+    static const char *const heads[] = {"condition", "", NULL};
+    const char *name;
+    json_t *of = options ? json_loads(options, 0, NULL) : NULL, *value;
+    if (!json_is_object(of)) {
+        json_decref(of);
+        return;
+    }
+    html_fold(page, "Conditions");
+    html_table(page, heads);
+    json_object_foreach(of, name, value) {
+        html_row(page, "%s", name);
+        if (json_is_string(value))
+            html_cell_words(page, "%s", json_string_value(value));
+        else if (json_is_boolean(value))
+            html_cell_words(page, "%s", json_is_true(value) ? "yes" : "no");
+        else
+            html_cell_words(page, "%.6g", json_number_value(value));
+        html_row_end(page);
+    }
+    html_table_end(page);
+    html_fold_end(page);
+    json_decref(of);
+}
+
 static void put_section(const sim_kept *k, const char *options, text *page) {
-    html_section(page, "routing", "Where requests should go");
-    html_note(page,
-              "Replicas that compress differently, simulated: seconds from a request's arrival to its last token, "
-              "means over seeds. The last columns say how many times less than the best of the usual policies "
-              "(round-robin, random, power-of-two, least-requests, least-tokens), on the same requests.");
+    html_section(page, "routing", "Routing, simulated");
+    html_note(page, "Replicas that compress differently: seconds from a request's arrival to its last token, "
+                    "means over seeds. The last columns say how many times less than the best of the usual policies "
+                    "(round-robin, random, power-of-two, least-requests, least-tokens), on the same requests.");
     put_table_8(k, page);
     for (int i = 0, nth = 0; i < k->n_cases; i++) {
         bool seen = false;
@@ -205,8 +231,7 @@ static void put_section(const sim_kept *k, const char *options, text *page) {
         if (!seen)
             put_pool(k, i, nth++, page);
     }
-    if (options && *options)
-        html_note(page, "Conditions: %s", options);
+    put_conditions(options, page);
     html_section_end(page);
 }
 

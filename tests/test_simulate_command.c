@@ -1,0 +1,290 @@
+/* test_simulate_command.c - `pleat simulate` as a person calls it: JSON fields, exit codes, the page, the store; and on
+ * the study's own profiles what the router must show. Sizes are made up (tests/data/lengths.csv).
+ * Runs build/pleat (or PLEAT_BINARY); skips when it has not been built. */
+#include "support/env.h"
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+static char output[1 << 18];
+
+/* Runs the command; stdout and stderr go to output. Returns the exit code. */
+static int run(const char *arguments) {
+    char line[2000];
+    const char *binary = getenv("PLEAT_BINARY");
+    binary = binary ? binary : "build/pleat";
+    if (access(binary, X_OK))
+        env_skip("build/pleat is not built");
+    snprintf(line, sizeof(line), "%s simulate %s 2>&1", binary, arguments);
+    FILE *f = popen(line, "r");
+    assert_non_null(f);
+    size_t n = fread(output, 1, sizeof(output) - 1, f);
+    output[n] = 0;
+    int status = pclose(f);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static json_t *run_json(const char *arguments) {
+    if (run(arguments))
+        fail_msg("%s", output);
+    json_t *object = json_loads(output, 0, NULL);
+    assert_non_null(object);
+    return object;
+}
+
+static void says(const char *arguments, int code, const char *words) {
+    assert_int_equal(run(arguments), code);
+    if (!strstr(output, words))
+        fail_msg("\"%s\" does not hold \"%s\"", output, words);
+    assert_int_equal(strcspn(output, "\n"), strlen(output) - 1); /* one line */
+}
+
+static double real(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    assert_true(json_is_number(value));
+    return json_number_value(value);
+}
+
+static const json_t *find(const json_t *all, const char *method, const char *policy, double utilisation) {
+    json_t *r;
+    size_t i;
+    json_array_foreach(json_object_get(all, "results"), i, r) {
+        if (!strcmp(json_string_value(json_object_get(r, "method")), method) &&
+            !strcmp(json_string_value(json_object_get(r, "policy")), policy) &&
+            (utilisation == 0 || fabs(real(r, "utilisation") - utilisation) < 1e-6))
+            return r;
+    }
+    fail_msg("there is no result of %s under %s", method, policy);
+    return NULL;
+}
+
+#define OWN "--profile tests/data/profile --base plain --lengths tests/data/lengths.csv "
+
+static void json_has_the_fields(void **state) {
+    (void)state;
+    json_t *all = run_json(OWN "--methods packed,plain --rate 50 -n 400 --seeds 3 --kv packed=0.3 --json");
+    static const char *const numbers[] = {"utilisation", "rate", "mean_s", "p50_s", "p99_s", "ci95", "ttft_s"};
+    json_t *r;
+    size_t i;
+    assert_int_equal(json_array_size(json_object_get(all, "results")), 22);
+    json_array_foreach(json_object_get(all, "results"), i, r) {
+        assert_true(json_is_string(json_object_get(r, "policy")) && json_is_string(json_object_get(r, "method")));
+        assert_int_equal(json_integer_value(json_object_get(r, "seeds")), 3);
+        for (int k = 0; k < 7; k++)
+            assert_true(real(r, numbers[k]) >= 0);
+        assert_true(real(r, "p50_s") < real(r, "p99_s"));
+    }
+    assert_string_equal(json_string_value(json_object_get(json_object_get(all, "conditions"), "arrivals")), "poisson");
+    json_decref(all);
+}
+
+static void the_same_whatever_the_threads(void **state) {
+    (void)state;
+    static char first[sizeof(output)];
+    run(OWN "--methods small --utilisation 0.7,1.1 -n 300 --seeds 4 --length-noise 0.3 -t 1 --json");
+    memcpy(first, output, sizeof(first));
+    run(OWN "--methods small --utilisation 0.7,1.1 -n 300 --seeds 4 --length-noise 0.3 -t 3 --json");
+    assert_string_equal(first, output);
+    run(OWN "--methods small --utilisation 0.7,1.1 -n 300 --seeds 4 --length-noise 0.3 --seed 2 --json");
+    assert_string_not_equal(first, output);
+}
+
+static void people_get_tables(void **state) {
+    (void)state;
+    assert_int_equal(run(OWN "--pool 'plain*2,packed' --utilisation 0.5 -n 200 --seeds 2 --policies state,random"), 0);
+    assert_non_null(strstr(output, "\nplain*2,packed: "));
+    assert_non_null(strstr(output, ", 0.50 of what the pool can do\n"));
+    assert_non_null(strstr(output, "\nstate "));
+    assert_non_null(strstr(output, "\nrandom "));
+    assert_null(strstr(output, "\nboth "));
+}
+
+static void a_page_and_a_store(void **state) {
+    (void)state;
+    char line[1000];
+    char page[300], db[300];
+    snprintf(page, sizeof(page), "%s", env_temp("routing.html"));
+    snprintf(db, sizeof(db), "%s", env_temp("routing.db"));
+    snprintf(line, sizeof(line), OWN "--methods packed --utilisation 0.5,0.9 -n 200 --seeds 2 --report %s --store %s",
+             page, db);
+    assert_int_equal(run(line), 0);
+    assert_int_equal(run(line), 0); /* again: the same run, its rows replaced */
+    FILE *f = fopen(page, "rb");
+    assert_non_null(f);
+    output[fread(output, 1, sizeof(output) - 1, f)] = 0;
+    fclose(f);
+    assert_non_null(strstr(output, "Where should requests go?"));
+    assert_non_null(strstr(output, "packed, 0.90 of what the pool can do"));
+    assert_non_null(strstr(output, "tests/data/profile"));
+    assert_null(strstr(output, "Table 8")); /* these pools are not the study's */
+    remove(page);
+    remove(db);
+}
+
+static void traces_drive_it(void **state) {
+    (void)state;
+    char line[1000], path[300];
+    snprintf(path, sizeof(path), "%s", env_temp("trace.csv"));
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("timestamp_ms,input_tokens,output_tokens\n", f);
+    for (int i = 0; i < 300; i++)
+        fprintf(f, "%d,%d,%d\n", i / 3 * 100, 20 + i, 50 + i % 40);
+    fclose(f);
+    snprintf(line, sizeof(line),
+             "--profile tests/data/profile --base plain --methods packed --arrivals %s --seeds 2 --json", path);
+    json_t *all = run_json(line);
+    const json_t *r = find(all, "packed", "state", 0);
+    assert_true(real(r, "rate") == 0); /* as it is */
+    assert_true(real(r, "utilisation") > 0 && real(r, "tokens") > 60);
+    json_decref(all);
+    remove(path);
+}
+
+static void growth_can_be_shown_and_given(void **state) {
+    (void)state;
+    char line[1000], path[300];
+    assert_int_equal(run("--show-growth"), 0);
+    assert_int_equal(strncmp(output, "method,quantile,growth\n", 23), 0);
+    snprintf(path, sizeof(path), "%s", env_temp("growth.csv"));
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("method,quantile,growth\npacked,0.5,2\n", f);
+    fclose(f);
+    snprintf(line, sizeof(line), OWN "--methods packed --rate 20 -n 300 --seeds 2 --policies round-robin --json %s%s",
+             "--growth ", path);
+    json_t *grown = run_json(line);
+    json_t *plain = run_json(OWN "--methods packed --rate 20 -n 300 --seeds 2 --policies round-robin --json");
+    double ratio = real(find(grown, "packed", "round-robin", 0), "tokens") /
+                   real(find(plain, "packed", "round-robin", 0), "tokens");
+    assert_true(ratio > 1.5 && ratio < 1.76); /* three of four twice as long, some cut at 1,024 */
+    json_decref(grown);
+    json_decref(plain);
+    remove(path);
+}
+
+static void bad_options_get_one_sentence(void **state) {
+    (void)state;
+    says("", 2, "which profile?");
+    says("--profile tests/data/profile --policies stat", 2, "\"stat\" is no policy (did you mean state?)");
+    says("--profile tests/data/profile --policies state,state", 2, "\"state\" is there twice");
+    says("--profile tests/data/profile --policies ''", 2, "at least one is expected");
+    says("--profile tests/data/profile --rate 3,x", 2, "--rate is \"3,x\"; numbers above 0");
+    says("--profile tests/data/profile --utilisation 0", 2, "--utilisation is \"0\"; numbers above 0");
+    says("--profile tests/data/profile --utilisation 0.5 --rate 3", 2, "say the same thing twice");
+    says("--profile tests/data/profile --arrivals gamma:0", 2, "the coefficient of variation");
+    says("--profile tests/data/profile --pool a --methods b", 2, "it stands instead of --methods");
+    says("--profile tests/data/profile --kv packed", 2, "--kv: \"packed\" is not NAME=NUMBER");
+    says("--profile tests/data/profile --step-tokens 100", 2, "--step-tokens is \"100\"");
+    says("--profile tests/data/profile --length-noise 9", 2, "--length-noise");
+}
+
+static void bad_files_get_one_sentence(void **state) {
+    (void)state;
+    says("--profile /no/such --lengths tests/data/lengths.csv", 1, "/no/such has no attention-fp16.csv");
+    says("--profile /no/such --methods kivi --lengths tests/data/lengths.csv", 1, "/no/such/");
+    says(OWN "--methods unknown", 1, "attention-unknown.csv");
+    says("--profile tests/data/profile --base plain --methods packed --lengths /no/such", 1, "/no/such: cannot be");
+    says(OWN "--methods packed --growth tests/data/lengths.csv", 1, "tests/data/lengths.csv: line 1:");
+    says(OWN "--methods packed --arrivals tests/data/lengths.csv", 1, "tests/data/lengths.csv: line 1: not a trace");
+    says("--profile tests/data/profile --base plain --methods packed --lengths tests/data/profile/operators.csv", 1,
+         "operators.csv: line 1:");
+}
+
+/* ---- on the study's profiles ---- */
+
+static const char *profile_directory(void) {
+    static char path[4200];
+    snprintf(path, sizeof(path), "%s", env_reference("paper-data/throughput/profile/operators.csv"));
+    *strrchr(path, '/') = 0;
+    return path;
+}
+
+static double times(const json_t *result, const char *gain) {
+    return real(json_object_get(result, gain), "times");
+}
+
+/* Table 8: both before throughput before least-memory, and both before length alone, for every method. */
+static void the_order_of_table_8(void **state) {
+    (void)state;
+    char line[4600];
+    static const char *const methods[] = {"kivi", "gear", "h2o", "stream"};
+    snprintf(line, sizeof(line), "--profile %s --lengths tests/data/lengths.csv --rate 10 --seeds 5 --json",
+             profile_directory());
+    json_t *all = run_json(line);
+    for (int i = 0; i < 4; i++) {
+        double both = real(find(all, methods[i], "both", 0), "mean_s");
+        double throughput = real(find(all, methods[i], "throughput", 0), "mean_s");
+        double memory = real(find(all, methods[i], "least-memory", 0), "mean_s");
+        double length = real(find(all, methods[i], "length", 0), "mean_s");
+        assert_true(both < 0.85 * memory && both < 0.85 * throughput);
+        assert_true(throughput < memory);
+        assert_true(length > 1.05 * both);
+        assert_true(real(find(all, methods[i], "state", 0), "mean_s") < 1.02 * both);
+    }
+    json_decref(all);
+}
+
+static void state_gains_under_load(void **state) {
+    (void)state;
+    char line[4600];
+    static const char *const methods[] = {"kivi", "gear", "h2o", "stream"};
+    snprintf(line, sizeof(line),
+             "--profile %s --lengths tests/data/lengths.csv --methods kivi,gear,h2o,stream -n 2500 --seeds 3 "
+             "--utilisation 0.3,0.8,0.95 --policies round-robin,power-of-two,least-requests,least-tokens,state --json",
+             profile_directory());
+    json_t *all = run_json(line);
+    for (int i = 0; i < 4; i++) {
+        assert_true(times(find(all, methods[i], "state", 0.3), "gain_mean") > 0.99);
+        for (int k = 0; k < 2; k++) {
+            const json_t *r = find(all, methods[i], "state", k ? 0.95 : 0.8);
+            assert_true(times(r, "gain_mean") >= 1.15);
+            assert_true(times(r, "gain_p99") >= 1.3);
+        }
+    }
+    json_decref(all);
+}
+
+/* Predictions that say nothing must not cost more than they could have brought. */
+static void state_survives_useless_predictions(void **state) {
+    (void)state;
+    char line[4600];
+    snprintf(line, sizeof(line),
+             "--profile %s --lengths tests/data/lengths.csv --methods kivi -n 2500 --seeds 3 --length-noise 1 "
+             "--utilisation 0.5,0.8 --policies both,round-robin,power-of-two,least-requests,least-tokens,state --json",
+             profile_directory());
+    json_t *all = run_json(line);
+    for (int k = 0; k < 2; k++) {
+        const json_t *r = find(all, "kivi", "state", k ? 0.8 : 0.5);
+        assert_true(times(r, "gain_mean") > 0.99);
+        assert_true(times(r, "gain_mean") > times(find(all, "kivi", "both", k ? 0.8 : 0.5), "gain_mean"));
+    }
+    json_decref(all);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(json_has_the_fields),
+        cmocka_unit_test(the_same_whatever_the_threads),
+        cmocka_unit_test(people_get_tables),
+        cmocka_unit_test(a_page_and_a_store),
+        cmocka_unit_test(traces_drive_it),
+        cmocka_unit_test(growth_can_be_shown_and_given),
+        cmocka_unit_test(bad_options_get_one_sentence),
+        cmocka_unit_test(bad_files_get_one_sentence),
+        cmocka_unit_test(the_order_of_table_8),
+        cmocka_unit_test(state_gains_under_load),
+        cmocka_unit_test(state_survives_useless_predictions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

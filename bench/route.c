@@ -1,11 +1,10 @@
-/* bench_route.c - what a pick costs: 64 replicas of two methods, each with so many requests in flight, by policy.
+/* route.c - what a pick costs: 64 replicas of two methods, each with so many requests in flight, by policy.
  *
  * A pick, the count in the ledger, and the end that makes room for the next, all in. The fastest of a hundred turns is
  * what the code costs; the median says what else the machine does. */
 #include "base/clock.h"
 #include "base/rng.h"
 #include "route/route.h"
-#include "support/profile.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -49,7 +48,16 @@ static void time_picks(const route_replica *replicas, route_policy policy, int e
 }
 
 int main(void) {
-    predict_profile *profile[2] = {profile_line(30, 0.02, 0.0003, 0), profile_line(30, 0.02, 0.0002, 512)};
+    static const char *const names[2] = {"plain", "small"};
+    predict_profile *profile[2];
+    pleat_error error;
+    for (int i = 0; i < 2; i++) {
+        predict_profile_options options = {.budget = i ? 512 : 0};
+        if (predict_profile_load("tests/data/profile", names[i], &options, &profile[i], &error)) {
+            fprintf(stderr, "%s (run this in the repository's root)\n", error.text);
+            return 1;
+        }
+    }
     route_replica replicas[N_REPLICAS];
     static const int each[] = {16, 48, 128};
     for (int i = 0; i < N_REPLICAS; i++)

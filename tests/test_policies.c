@@ -817,6 +817,286 @@ static void bounds_hold(void **state) {
     }
 }
 
+/* ---- bytes ---- */
+
+static void lanes_of_adakv_differ_and_save(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, shapes[1], POOL);
+    static const char *const list[] = {"snapkv:keep=256,window=16+adakv:alpha=0",
+                                       "int8+snapkv:keep=256,window=16+adakv:alpha=0"};
+    for (int i = 0; i < 2; i++) {
+        kv_cache *all = drive_cache(&d, "f16"), *cache = drive_cache(&d, list[i]);
+        drive_prompt(&d, all, 7, 1500, 512, true, NULL);
+        drive_prompt(&d, cache, 7, 1500, 512, true, NULL);
+        size_t bytes = 0;
+        int tokens[2], differ = 0;
+        for (int il = 0; il < DRIVE_LAYERS; il++) {
+            for (int ih = 0; ih < 2; ih++) {
+                const kv_lane *lane = lane_of(cache, il, ih);
+                tokens[ih] = lane->n_live;
+                for (int side = 0; side < 2; side++)
+                    for (int page = 0; page < page_count(lane->n_slots); page++)
+                        bytes += (lane->sealed[side][page] ? lane->keep[side].geometry.page_bytes : 0) +
+                                 (lane->tail[side][page] ? cache->f16_bytes : 0);
+            }
+            assert_int_equal(tokens[0] + tokens[1], 2 * 256);
+            differ += abs(tokens[0] - tokens[1]);
+        }
+        assert_true(differ > 0);
+        assert_int_equal(kv_cache_stats(cache).kv_bytes, bytes);
+        assert_true(kv_cache_stats(cache).kv_bytes * 4 < kv_cache_stats(all).kv_bytes);
+        drive_decode(&d, cache, 7, 100, NULL);
+        kv_cache_close(all);
+        kv_cache_close(cache);
+    }
+    drive_close(&d);
+}
+
+/* Bytes of fp16 pages for n tokens of every lane. */
+static size_t f16_bytes(const drive *d, int n) {
+    return (size_t)(DRIVE_LAYERS * d->model.n_head_kv * 2 * page_count(n)) * 64 * (size_t)d->model.head_dim *
+           sizeof(f16);
+}
+
+/* Methods with a bound in decode stay flat, within 1.5 times what their bound needs, for thousands of steps. */
+static void bounded_methods_stay_flat(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int most; /* live tokens of a lane */
+    } list[] = {{"streaming-512", 512},    {"h2o-512", 512},       {"tova-512", 512},
+                {"keydiff-512", 512 + 64}, {"rkv-512", 512 + 128}, {"expected-512", 1024}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, (drive_shape){.n_head = 2, .n_head_kv = 1, .d = 64}, POOL);
+        kv_cache *cache = drive_cache(&d, list[i].spec);
+        drive_prompt(&d, cache, 7, 1024, 512, true, NULL);
+        size_t most = 0, half = 0;
+        for (int step = 1; step <= 4096; step++) {
+            drive_decode(&d, cache, 7, 1, NULL);
+            size_t now = kv_pool_used_bytes(d.pool);
+            most = now > most ? now : most;
+            half = step == 2048 ? most : half;
+        }
+        assert_int_equal(half, most);
+        if (most > f16_bytes(&d, list[i].most) * 3 / 2)
+            fail_msg("%s: %zu bytes, ideal %zu", list[i].spec, most, f16_bytes(&d, list[i].most));
+        assert_int_equal(kv_cache_method(cache)->policy->bound_tokens(&kv_cache_method(cache)->policy_config),
+                         list[i].most - (list[i].most > 512 || !i));
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
+/* Peak bytes of a bounded prefill do not grow with the prompt: budget plus one grid step. */
+static void bounded_prefill_bounds_every_budget(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int budget, grid;
+    } list[] = {{"snapkv:keep=256", 256, 512},
+                {"snapkv:keep=256+adakv", 256, 512},
+                {"snapkv:keep=256+pyramid", 256, 512},
+                {"snapkv:keep=256+critical", 256, 512},
+                {"tova:keep=256", 256, 512},
+                {"expected:keep=256", 256, 512},
+                {"keydiff:keep=256", 256, 128},
+                {"knorm:keep=256,skip=0", 256, 512},
+                {"rkv:keep=256", 256, 512},
+                {"int8+snapkv:keep=256", 256, 512}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        char spec[100];
+        drive_open(&d, (drive_shape){.n_head = 2, .n_head_kv = 2, .d = 64}, POOL);
+        snprintf(spec, sizeof(spec), "%s+prefill:bounded", list[i].spec);
+        kv_cache *cache = drive_cache(&d, spec);
+        drive_prompt(&d, cache, 7, 4000, 512, true, NULL);
+        size_t peak = kv_cache_stats(cache).kv_peak_bytes, most = f16_bytes(&d, list[i].budget + list[i].grid + 64);
+        if (peak > most)
+            fail_msg("%s: a peak of %zu bytes, not %zu", spec, peak, most);
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
+/* ---- pins, layers ---- */
+
+static bool alive(const kv_cache *cache, int il, int ih, int position) {
+    const int32_t *pos = kv_cache_positions(cache, il, ih);
+    for (int slot = 0; slot < kv_cache_slots(cache, il, ih); slot++)
+        if (pos[slot] == position)
+            return true;
+    return false;
+}
+
+static void pinned_spans_survive(void **state) {
+    (void)state;
+    static const char *const list[] = {"h2o:heavy=10,recent=60",
+                                       "snapkv:keep=64,window=8+adakv",
+                                       "tova:keep=70",
+                                       "keydiff:keep=70",
+                                       "lagkv:lag=32,ratio=0.1",
+                                       "kivi:bits=4,residual=64+rkv:keep=70,buffer=16",
+                                       "streaming:sinks=4,recent=60,pos=original",
+                                       "expected:keep=70,every=16+critical"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        for (int pin = 0; pin < 2; pin++) {
+            drive d;
+            char spec[100];
+            drive_open(&d, shapes[1], POOL);
+            snprintf(spec, sizeof(spec), "%s%s", list[i], pin ? "+pin" : "");
+            kv_cache *cache = drive_cache(&d, spec);
+            assert_int_equal(kv_cache_pin(cache, 120, 10, NULL), PLEAT_OK); /* before it is there */
+            drive_prompt(&d, cache, 7, 320, 64, false, NULL);
+            assert_int_equal(kv_cache_pin(cache, 100, 10, NULL), PLEAT_OK);
+            assert_int_equal(kv_cache_pin(cache, 108, 13, NULL), PLEAT_OK); /* 100..129 now */
+            drive_prompt(&d, cache, 7, 20, 64, true, NULL);
+            drive_decode(&d, cache, 7, 100, NULL);
+            int n_alive = 0;
+            for (int il = 0; il < DRIVE_LAYERS; il++)
+                for (int ih = 0; ih < 2; ih++)
+                    for (int t = 100; t < 130; t++)
+                        n_alive += alive(cache, il, ih, t);
+            if (pin ? n_alive != 30 * 2 * DRIVE_LAYERS : n_alive == 30 * 2 * DRIVE_LAYERS)
+                fail_msg("%s: %d pinned tokens are alive", spec, n_alive);
+            kv_cache_close(cache);
+            drive_close(&d);
+        }
+}
+
+static void pins_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    drive d;
+    pleat_error error;
+    drive_open(&d, shapes[0], POOL);
+    kv_cache *cache = drive_cache(&d, "h2o+pin");
+    assert_int_equal(kv_cache_pin(cache, -1, 5, &error), PLEAT_EINPUT);
+    assert_int_equal(kv_cache_pin(cache, 5, 0, &error), PLEAT_EINPUT);
+    assert_non_null(strstr(error.text, "position 5"));
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
+static void layers_have_their_own_formats(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, shapes[0], POOL);
+    const char *path = env_temp("layers.txt");
+    FILE *file = fopen(path, "w");
+    fprintf(file, "# layers of the drive\n\n0 int8:group=row # the first\n  1   k=int8,v=f16\n");
+    fclose(file);
+    char by_file[400];
+    snprintf(by_file, sizeof(by_file), "layers:file=%s+kivi-2+h2o-512", path);
+    const char *const list[] = {"kivi-2+layers:first=1,format=int8",
+                                "layers:1=(k=int8,v=f16),0=int8(group=row)+kivi-2+h2o-512", by_file};
+    static const char *const want[][DRIVE_LAYERS][2] = {
+        {{"int8", "int8"}, {"kivi", "kivi"}}, {{"int8", "int8"}, {"int8", "f16"}}, {{"int8", "int8"}, {"int8", "f16"}}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        kv_method method = drive_method(&d, list[i]), again = drive_method(&d, method.spec);
+        assert_string_equal(method.spec, again.spec);
+        kv_cache *cache = drive_cache(&d, list[i]);
+        drive_prompt(&d, cache, 7, 300, 512, true, NULL);
+        for (int il = 0; il < DRIVE_LAYERS; il++)
+            for (int side = 0; side < 2; side++)
+                assert_string_equal(lane_of(cache, il, 0)->keep[side].coding.format->name, want[i][il][side]);
+        drive_decode(&d, cache, 7, 10, NULL);
+        kv_cache_close(cache);
+    }
+    kv_method a = drive_method(&d, list[1]), b = drive_method(&d, list[2]);
+    assert_string_equal(a.spec, b.spec); /* a file's map is spelled out */
+    unlink(path);
+    drive_close(&d);
+}
+
+/* ---- refusals ---- */
+
+static void impossible_specs_are_refused_in_a_sentence(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec, *said;
+    } list[] = {
+        {"tova-512+adakv", "tova"},
+        {"streaming-512+adakv", "streaming"},
+        {"streaming-512+pyramid", "streaming"},
+        {"quest+pyramid", "quest"},
+        {"lagkv+adakv", "lagkv"},
+        {"pyramid", "all"},
+        {"snapkv+pyramid+adakv", "two different splits"},
+        {"snapkv+h2o", "two different policies"},
+        {"keydiff+critical", "keydiff"},
+        {"critical", "all"},
+        {"snapkv+critical:alpha=2", "alpha"},
+        {"snapkv+critical:norm=l2", "norm"},
+        {"snapkv+critical+critical:eps=0.1", "critical"},
+        {"streaming-512+pin", "pos=original"},
+        {"h2o+pin:n=4", "pin"},
+        {"snapkv:kernel=4", "kernel=4"},
+        {"snapkv:keep=8,window=16", "keep=8"},
+        {"rkv:kernel=2", "kernel=2"},
+        {"rkv:keep=4", "keep=4"},
+        {"rocket:kernel=6", "kernel=6"},
+        {"keydiff:block=100", "block=100"},
+        {"knorm:keep=4,recent=8", "recent=8"},
+        {"lagkv:ratio=0.001", "ratio=0.001"},
+        {"quest:page=8", "page=8"},
+        {"snapkv:pool=min", "pool=min"},
+        {"layers:first=2", "format"},
+        {"layers:first=x,format=int8", "first=x"},
+        {"layers:first=3,format=int8", "3 first"},
+        {"layers:5=int8", "layer 5"},
+        {"layers:0-300=int8", "0-300"},
+        {"layers:0=int8,0=kivi", "twice"},
+        {"layers:0=h2o", "not a format"},
+        {"layers:int8", "LAYERS=NAME"},
+        {"layers:first=1,format=int8,1=kivi", "stand alone"},
+        {"layers:file=/nonexistent/map", "/nonexistent/map"},
+        {"layers:0=int8+layers:1=int8", "two modifiers layers"},
+        {"layers:0=int8(tail=3)", "tail=3"},
+    };
+    drive d;
+    drive_open(&d, shapes[0], POOL);
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        kv_method method;
+        pleat_error error = {""};
+        if (kv_method_parse(list[i].spec, &d.model, &method, &error) !=
+            (strstr(list[i].spec, "file=") ? PLEAT_EIO : PLEAT_EINPUT))
+            fail_msg("%s is not refused", list[i].spec);
+        if (!strstr(error.text, list[i].said))
+            fail_msg("%s: \"%s\" does not say %s", list[i].spec, error.text, list[i].said);
+    }
+    d.model.open_wo = NULL;
+    kv_method method;
+    pleat_error error = {""};
+    assert_int_equal(kv_method_parse("snapkv+critical", &d.model, &method, &error), PLEAT_EINPUT);
+    assert_non_null(strstr(error.text, "output projection"));
+    drive_close(&d);
+}
+
+static void presets_and_canonical_specs_are_stable(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, shapes[0], POOL);
+    static const char *const joined[] = {"snapkv-512+pyramid", "snapkv-512+adakv", "h2o-512+critical+adakv",
+                                         "kivi-4+expected-512+critical+pin+sinks:n=4+prefill:bounded"};
+    for (int i = 0; kv_presets[i].name; i++) {
+        kv_method a = drive_method(&d, kv_presets[i].name), b = drive_method(&d, a.spec);
+        assert_string_equal(a.spec, b.spec);
+    }
+    for (size_t i = 0; i < sizeof(joined) / sizeof(*joined); i++) {
+        kv_method a = drive_method(&d, joined[i]), b = drive_method(&d, a.spec);
+        assert_string_equal(a.spec, b.spec);
+    }
+    char text[400];
+    kv_method knorm = drive_method(&d, "knorm-512");
+    kv_method_warnings(&knorm, &d.model, text, sizeof(text));
+    assert_string_equal(text, "");
+    d.model.has_qk_norm = true;
+    kv_method_warnings(&knorm, &d.model, text, sizeof(text));
+    assert_non_null(strstr(text, "norms"));
+    drive_close(&d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_sets_are_the_formulas),
@@ -834,6 +1114,14 @@ int main(void) {
         cmocka_unit_test(kept_sets_on_qwen),
         cmocka_unit_test(picked_slots_are_the_formulas),
         cmocka_unit_test(bounds_hold),
+        cmocka_unit_test(lanes_of_adakv_differ_and_save),
+        cmocka_unit_test(bounded_methods_stay_flat),
+        cmocka_unit_test(bounded_prefill_bounds_every_budget),
+        cmocka_unit_test(pinned_spans_survive),
+        cmocka_unit_test(pins_that_cannot_be_are_refused),
+        cmocka_unit_test(layers_have_their_own_formats),
+        cmocka_unit_test(impossible_specs_are_refused_in_a_sentence),
+        cmocka_unit_test(presets_and_canonical_specs_are_stable),
     };
     return cmocka_run_group_tests_name("policies", tests, NULL, NULL);
 }

@@ -78,7 +78,7 @@ static void rotate(const drive *d, float *row, int position) {
     }
 }
 
-void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int position, float *row) {
+static void draw_row(const drive *d, uint64_t seed, int which, int il, int ih, int position, float *row) {
     uint64_t stream = ((uint64_t)which * DRIVE_LAYERS + (uint64_t)il) * 64 + (uint64_t)ih;
     for (int j = 0; j < d->model.head_dim; j++) {
         row[j] = (float)rng_normal(seed, stream, (uint64_t)position * KV_MAX_HEAD_DIM + (uint64_t)j);
@@ -89,6 +89,26 @@ void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int pos
     }
     if (which < 2)
         rotate(d, row, position);
+}
+
+/* Rows are asked for again and again, by every cache, fork and reference: a small table remembers them. */
+void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int position, float *row) {
+    enum { N_KEPT = 1 << 15 };
+    static struct {
+        uint64_t key;
+        float row[KV_MAX_HEAD_DIM];
+    } * kept;
+    int dim = d->model.head_dim;
+    uint64_t key = seed << 48 ^ (uint64_t)which << 44 ^ (uint64_t)il << 40 ^ (uint64_t)ih << 32 ^
+                   (uint64_t)position << 9 ^ (uint64_t)dim;
+    size_t at = (key * 0x9e3779b97f4a7c15u) >> 49;
+    kept = kept ? kept : calloc(N_KEPT, sizeof(*kept));
+    assert_non_null(kept);
+    if (kept[at].key != key) {
+        draw_row(d, seed, which, il, ih, position, kept[at].row);
+        kept[at].key = key;
+    }
+    memcpy(row, kept[at].row, (size_t)dim * sizeof(*row));
 }
 
 size_t drive_out_floats(const drive *d, int n_tokens) {

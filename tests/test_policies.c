@@ -837,7 +837,7 @@ static void lanes_of_adakv_differ_and_save(void **state) {
                 tokens[ih] = lane->n_live;
                 for (int side = 0; side < 2; side++)
                     for (int page = 0; page < page_count(lane->n_slots); page++)
-                        bytes += (lane->sealed[side][page] ? lane->keep[side].geometry.page_bytes : 0) +
+                        bytes += (lane->sealed[side][page].bytes ? lane->keep[side].geometry.page_bytes : 0) +
                                  (lane->tail[side][page] ? cache->f16_bytes : 0);
             }
             assert_int_equal(tokens[0] + tokens[1], 2 * 256);

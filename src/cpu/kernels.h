@@ -70,13 +70,14 @@ typedef struct cpu_kernels {
      * max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same bits at every level. offset = sum of x[i] * middle[i].
      * Either all items have a scale or none has (ones), likewise a middle (none: offset 0). */
     void (*fold)(const fold_item *items, int n_items, int n, dot_row *rows);
-    /* out[r*ldo + k] += unit_r * R * scale[k] + offset_r * middle[k] for the 32 columns k of a tile of codes, where R is the whole
-     * number sum over i < n of number_r[i] * (code[i][k] - 2^(bits-1)), exact at every level. scale NULL, middle NULL: ones. n is a
-     * multiple of 16. Codes, 4 elements of a column side by side:
+    /* Products with n_tiles tiles of codes, one behind the other; tile i has 32 columns, out + 32 i, and the n_rows rows behind
+     * rows + i / tiles_per_group * n_rows. In each, out[r*ldo + k] += unit_r * R * scale[k] + offset_r * middle[k] for its columns k,
+     * where R is the whole number sum over i < n of number_r[i] * (code[i][k] - 2^(bits-1)), exact at every level. scale and middle
+     * are of all columns; NULL: ones. n is a multiple of 16. Codes of a tile, 4 elements of a column side by side:
      *   8 bits [n/4][32][4]    4 bits [n/8][32][4], elements 8g.. low, 8g + 4.. high    2 bits [n/16][32][4], 16g.. from the low bits up
      * aligned to 64 bytes. prefetch: as many bytes as the codes have, to bring to L2 while working, or NULL. */
-    void (*dot[CODE_COUNT])(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale, const float *middle,
-                            float *out, size_t ldo, const void *prefetch);
+    void (*dot[CODE_COUNT])(const dot_row *rows, int n_rows, int n, const uint8_t *codes, int n_tiles, int tiles_per_group,
+                            const float *scale, const float *middle, float *out, size_t ldo, const void *prefetch);
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
@@ -84,6 +85,11 @@ typedef struct cpu_kernels {
      * (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and c[r] = exp(m_before - m') (1 when nothing is visible; 0 when m[r] was
      * -INFINITY before). Sums in a fixed order. */
     void (*softmax_page)(float *s, int n_rows, float *m, float *l, float *c);
+    /* The floats of n maps of codes: scale, and what the middle code stands for, minimum + scale * code. minimum NULL: middle is left
+     * alone. */
+    void (*open_maps)(const f16 *scale16, const f16 *minimum16, int n, float code, float *scale, float *middle);
+    /* Least and greatest of x[0..n), n at least 1. */
+    void (*bounds)(const int32_t *x, int n, int32_t *low, int32_t *high);
     /* x[0..n) *= c */
     void (*scale)(float *x, int n, float c);
     /* acc[i] += x[i] * c for i < n (mass) */

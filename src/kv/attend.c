@@ -272,22 +272,21 @@ static void mask_unread(const tile *t, int page, float *s) {
 }
 
 typedef struct page_span { /* what a page's positions say */
-    int32_t pos[PAGE_TOKENS];
-    int32_t low, high; /* of all 64, dead ones are KV_DEAD */
+    const int32_t *pos; /* [64] */
+    int32_t low, high;  /* of all 64, dead ones are KV_DEAD */
+    int32_t padded[PAGE_TOKENS];
 } page_span;
 
-static void span_read(const kv_lane *lane, int page, page_span *span) {
+static void span_read(const cpu_kernels *kernels, const kv_lane *lane, int page, page_span *span) {
     int n = lane->n_slots - page * PAGE_TOKENS;
-    n = n < PAGE_TOKENS ? n : PAGE_TOKENS;
-    memcpy(span->pos, lane->pos + page * PAGE_TOKENS, (size_t)n * sizeof(*span->pos));
-    for (int i = n; i < PAGE_TOKENS; i++)
-        span->pos[i] = KV_DEAD;
-    span->low = KV_DEAD;
-    span->high = 0;
-    for (int i = 0; i < PAGE_TOKENS; i++) {
-        span->low = span->pos[i] < span->low ? span->pos[i] : span->low;
-        span->high = span->pos[i] > span->high ? span->pos[i] : span->high;
+    span->pos = lane->pos + page * PAGE_TOKENS;
+    if (n < PAGE_TOKENS) {
+        memcpy(span->padded, span->pos, (size_t)n * sizeof(*span->pos));
+        for (int i = n; i < PAGE_TOKENS; i++)
+            span->padded[i] = KV_DEAD;
+        span->pos = span->padded;
     }
+    kernels->bounds(span->pos, PAGE_TOKENS, &span->low, &span->high);
 }
 
 /* Score and mix for formats without their own: the page is opened once per tile. */
@@ -412,7 +411,7 @@ static const void *next_page_bytes(const tile *t, int side, int page) {
 /* One page into the running softmax of the chunk. */
 static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
     page_span span;
-    span_read(t->lane, page, &span);
+    span_read(t->kernels, t->lane, page, &span);
     bool unseen = span.low > t->t_last || !page_is_read(t, page);
     if (t->window && !unseen) {
         int32_t high = -1; /* of the live ones */

@@ -125,7 +125,7 @@ static page_maps open_maps(const kv_config *c, kv_side side, int d, const kv_pag
     int n = n_scales(c, side, d);
     const f16 *scales = scales_of(page->bytes, d);
     if (kernels)
-        kernels->f16_to_f32(scales, n, m->scale);
+        kernels->open_maps(scales, NULL, n, 0, m->scale, NULL);
     for (int i = 0; i < n && !kernels; i++) {
         m->scale[i] = f16_to_f32(scales[i]);
         m->minimum[i] = -ZERO * m->scale[i];

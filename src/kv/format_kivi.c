@@ -235,7 +235,7 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
 /* ---- reading ---- */
 
 typedef struct opened_maps {
-    float scale[MOST_MAPS], minimum[MOST_MAPS];
+    float scale[MOST_MAPS], minimum[MOST_MAPS], middle[MOST_MAPS];
 } opened_maps;
 
 static void open_packed(const uint8_t *maps, int n, opened_maps *m) {
@@ -255,16 +255,18 @@ static page_maps open_maps(const kv_config *c, kv_side side, int d, const kv_pag
     if (packed_params(c)) {
         open_packed((const uint8_t *)stored, n, m);
     } else if (kernels) {
-        kernels->f16_to_f32(stored, n, m->scale);
-        kernels->f16_to_f32(stored + n, n, m->minimum);
+        kernels->open_maps(stored, stored + n, n, (float)(1 << (bits_of(c) - 1)), m->scale, m->middle);
     } else {
         for (int i = 0; i < n; i++) {
             m->scale[i] = f16_to_f32(stored[i]);
             m->minimum[i] = f16_to_f32(stored[n + i]);
         }
     }
-    return (page_maps){
-        .n_groups = n_groups(c, side, d), .by_token = side == KV_V, .scale = m->scale, .minimum = m->minimum};
+    return (page_maps){.n_groups = n_groups(c, side, d),
+                       .by_token = side == KV_V,
+                       .scale = m->scale,
+                       .minimum = m->minimum,
+                       .middle = kernels && !packed_params(c) ? m->middle : NULL};
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {

@@ -109,27 +109,31 @@ void affine_seal(const affine *a, kv_side side, int d, const float *x, int first
 }
 
 typedef struct opened {
-    float scale[AFFINE_MOST_MAPS], minimum[AFFINE_MOST_MAPS];
+    float scale[AFFINE_MOST_MAPS], minimum[AFFINE_MOST_MAPS]; /* of fused products, the middles instead of minima */
 } opened;
 
+/* With kernels for their fused products, without for `open`. */
 static page_maps open_maps(const cpu_kernels *kernels, const affine *a, kv_side side, int d, const uint8_t *page,
                            opened *m) {
     int n = n_maps(a, side, d);
     const f16 *scale = scales_of(a, d, page);
     float zero = (float)(1 << (a->bits - 1));
-    if (kernels) {
-        kernels->f16_to_f32(scale, n, m->scale);
-        if (!a->symmetric)
-            kernels->f16_to_f32(scale + n, n, m->minimum);
-    }
+    if (kernels)
+        kernels->open_maps(scale, a->symmetric ? NULL : scale + n, n, zero, m->scale, m->minimum);
     for (int i = 0; i < n && !kernels; i++) {
         m->scale[i] = f16_to_f32(scale[i]);
-        m->minimum[i] = a->symmetric ? 0 : f16_to_f32(scale[n + i]);
+        m->minimum[i] = a->symmetric ? -zero * m->scale[i] : f16_to_f32(scale[n + i]);
     }
-    for (int i = 0; i < n && a->symmetric; i++)
-        m->minimum[i] = -zero * m->scale[i];
-    return (page_maps){
-        .n_groups = n_groups(a, side, d), .by_token = by_token(a, side), .scale = m->scale, .minimum = m->minimum};
+    return (page_maps){.n_groups = n_groups(a, side, d),
+                       .by_token = by_token(a, side),
+                       .centred = a->symmetric,
+                       .scale = m->scale,
+                       .minimum = m->minimum,
+                       .middle = kernels && !a->symmetric ? m->minimum : NULL};
+}
+
+static void fetch_maps(const affine *a, kv_side side, int d, const void *page) {
+    page_codes_fetch(page, page_codes_bytes(a->bits, d), affine_page_bytes(a, side, d));
 }
 
 void affine_open(const affine *a, kv_side side, int d, const uint8_t *page, float *x) {
@@ -142,6 +146,7 @@ void affine_score(const cpu_kernels *kernels, const affine *a, int d, const uint
                   float *s, const void *prefetch) {
     opened m;
     page_maps maps = open_maps(kernels, a, KV_K, d, page, &m);
+    fetch_maps(a, KV_K, d, prefetch);
     page_codes_score(kernels, a->bits, d, page, &maps, q, n_rows, s, prefetch);
 }
 
@@ -149,5 +154,6 @@ void affine_mix(const cpu_kernels *kernels, const affine *a, int d, const uint8_
                 float *o, const void *prefetch) {
     opened m;
     page_maps maps = open_maps(kernels, a, KV_V, d, page, &m);
+    fetch_maps(a, KV_V, d, prefetch);
     page_codes_mix(kernels, a->bits, d, page, &maps, p, n_rows, o, prefetch);
 }

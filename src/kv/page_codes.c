@@ -80,8 +80,8 @@ void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const 
 
 /* What the middle code stands for: minimum + scale * 2^(bits-1); NULL when that is 0 everywhere. */
 static const float *middles(const cpu_kernels *kernels, int bits, const page_maps *maps, int n, float *middle) {
-    if (maps->centred)
-        return NULL;
+    if (maps->centred || maps->middle)
+        return maps->middle;
     memcpy(middle, maps->minimum, (size_t)n * sizeof(*middle));
     kernels->add_scaled(middle, maps->scale, n, (float)(1 << (bits - 1)));
     return middle;
@@ -112,11 +112,8 @@ static void score_by_channel(const cpu_kernels *kernels, int bits, int d, const 
                              const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
     dot_row rows[MOST_ITEMS];
     fold_groups(kernels, q, (size_t)d, n_rows, d, maps->n_groups, 0, maps->scale, middle, d, rows);
-    for (int half = 0; half < HALVES; half++) {
-        size_t from = place(bits, d, KV_K, half, 0);
-        kernels->dot[type_of(bits)](rows + half * maps->n_groups / HALVES * n_rows, n_rows, d, codes + from, NULL, NULL,
-                                    s + half * TILE, PAGE_TOKENS, ahead(prefetch, from));
-    }
+    kernels->dot[type_of(bits)](rows, n_rows, d, codes, HALVES, HALVES / maps->n_groups, NULL, NULL, s, PAGE_TOKENS,
+                                prefetch);
 }
 
 static void score_by_token(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
@@ -131,7 +128,7 @@ static void score_by_token(const cpu_kernels *kernels, int bits, int d, const ui
         for (int g = 0; g < maps->n_groups; g++) {
             size_t from = place(bits, d, KV_K, half, g * wide);
             int map = g * PAGE_TOKENS + half * TILE;
-            kernels->dot[type_of(bits)](rows + g * n_rows, n_rows, wide, codes + from, maps->scale + map,
+            kernels->dot[type_of(bits)](rows + g * n_rows, n_rows, wide, codes + from, 1, 1, maps->scale + map,
                                         at(middle, map), s + half * TILE, PAGE_TOKENS, ahead(prefetch, from));
         }
 }
@@ -153,11 +150,9 @@ static void mix_block(const cpu_kernels *kernels, int bits, int d, const uint8_t
     dot_row rows[MOST_ITEMS];
     fold_groups(kernels, p, PAGE_TOKENS, n_rows, PAGE_TOKENS, maps->n_groups, 0, maps->scale, middle, PAGE_TOKENS,
                 rows);
-    for (int tile = 0; tile < d / TILE; tile++) {
-        size_t from = place(bits, d, KV_V, tile, 0);
-        kernels->dot[type_of(bits)](rows + tile * TILE * maps->n_groups / d * n_rows, n_rows, PAGE_TOKENS, codes + from,
-                                    NULL, NULL, o + tile * TILE, (size_t)d, ahead(prefetch, from));
-    }
+    int n_tiles = d / TILE;
+    kernels->dot[type_of(bits)](rows, n_rows, PAGE_TOKENS, codes, n_tiles, n_tiles / maps->n_groups, NULL, NULL, o,
+                                (size_t)d, prefetch);
 }
 
 void page_codes_mix(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,

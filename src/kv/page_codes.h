@@ -16,11 +16,13 @@ void page_codes_get(int bits, int d, kv_side side, const uint8_t *codes, int til
 
 /* The maps of a page. K by channel: group g holds tokens g*64/n_groups.., scale and minimum are [n_groups][d]. V by
  * token: group g holds channels g*d/n_groups.., scale and minimum are [n_groups][64]. K by token (by_token): as V.
- * Groups are of 32 elements or more. centred: every minimum is -2^(bits-1) times its scale, so the middle code is 0. */
+ * Groups are of 32 elements or more. centred: every minimum is -2^(bits-1) times its scale, so the middle code is 0.
+ * score and mix look at minimum only when neither middle (what the middle code stands for, cpu_kernels' open_maps) nor
+ * centred is given; open looks at scale and minimum. */
 typedef struct page_maps {
     int n_groups;
     bool by_token, centred;
-    const float *scale, *minimum;
+    const float *scale, *minimum, *middle;
 } page_maps;
 
 /* x [64][d] = scale * code + minimum. */

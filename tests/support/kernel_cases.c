@@ -189,6 +189,50 @@ static void run_from_f16(const cpu_kernels *k, const kernel_case *c, const kerne
     k->f16_to_f32(buffer[1], s->n, buffer[0]);
 }
 
+/* ---- maps of codes, bounds of positions ---- */
+
+static void layout_maps(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
+    (void)c;
+    b[0] = b[1] = (kernel_buffer){.element = KERNEL_F16, .n = (size_t)s->n, .align = 2};
+    b[2] = b[3] = (kernel_buffer){.element = KERNEL_F32, .n = (size_t)s->n, .out = true, .align = 4};
+}
+
+static void fill_maps(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes, void *const *buffer) {
+    (void)c;
+    for (int i = 0; i < s->n; i++) {
+        ((f16 *)buffer[0])[i] = f16_from_f32(kernel_draw_float(&seed, true));
+        ((f16 *)buffer[1])[i] = f16_from_f32(20 * kernel_draw_float(&seed, magnitudes));
+        ((float *)buffer[2])[i] = ((float *)buffer[3])[i] = -1;
+    }
+}
+
+/* variant 1: without minima. */
+static void run_maps(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n,
+                     void *const *buffer) {
+    (void)c, (void)first, (void)n;
+    k->open_maps(buffer[0], s->variant ? NULL : buffer[1], s->n, 8, buffer[2], buffer[3]);
+}
+
+static void layout_bounds(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
+    (void)c;
+    b[0] = (kernel_buffer){.element = KERNEL_I32, .n = (size_t)s->n, .align = 4};
+    b[1] = (kernel_buffer){.element = KERNEL_I32, .n = 2, .out = true, .align = 4};
+}
+
+static void fill_bounds(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes,
+                        void *const *buffer) {
+    (void)c, (void)magnitudes;
+    memset(buffer[1], 0, 8);
+    for (int i = 0; i < s->n; i++)
+        ((int32_t *)buffer[0])[i] = (int32_t)kernel_draw(&seed);
+}
+
+static void run_bounds(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n,
+                       void *const *buffer) {
+    (void)c, (void)first, (void)n;
+    k->bounds(buffer[0], s->n, buffer[1], (int32_t *)buffer[1] + 1);
+}
+
 /* ---- activations ---- */
 
 static void layout_act(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
@@ -342,6 +386,23 @@ static const kernel_case softmax_page = {.name = "softmax_page",
                                          .fill = fill_softmax,
                                          .run = run_softmax};
 
-const kernel_case *const kernel_cases_rows[] = {&scale,        &add_scaled,   &add,         &silu_mul, &gelu_mul,
-                                                &rms_norm,     &rope_pairs,   &rope_halves, &to_f16,   &from_f16,
-                                                &act_quantize, &softmax_page, NULL};
+static const kernel_case open_maps = {.name = "open_maps",
+                                      .rule = KERNEL_SUM,
+                                      .step = {1, 1, 1, 0},
+                                      .most = {131, 1, 1, 2},
+                                      .bench = {128, 1, 1, 0},
+                                      .layout = layout_maps,
+                                      .fill = fill_maps,
+                                      .run = run_maps};
+static const kernel_case bounds = {.name = "bounds",
+                                   .rule = KERNEL_BITS,
+                                   .step = {1, 1, 1, 0},
+                                   .most = {131, 1, 1, 1},
+                                   .bench = {64, 1, 1, 0},
+                                   .layout = layout_bounds,
+                                   .fill = fill_bounds,
+                                   .run = run_bounds};
+
+const kernel_case *const kernel_cases_rows[] = {&open_maps, &bounds,   &scale,        &add_scaled,   &add,
+                                                &silu_mul,  &gelu_mul, &rms_norm,     &rope_pairs,   &rope_halves,
+                                                &to_f16,    &from_f16, &act_quantize, &softmax_page, NULL};

@@ -91,17 +91,25 @@ static int bits_of(const kernel_case *c) {
     return c->type == CODE_U8 ? 8 : c->type == CODE_U4 ? 4 : 2;
 }
 
+/* n_out tiles stand side by side; the first two share their rows, the others have the next ones. */
+enum { TILES_PER_GROUP = 2 };
+
 static size_t ldo(const kernel_size *s) {
-    return TILE + (s->variant & 1 ? 3 : 0);
+    return (size_t)s->n_out * TILE + (s->variant & 1 ? 3 : 0);
+}
+
+static int n_sets(const kernel_size *s) {
+    return (s->n_out + TILES_PER_GROUP - 1) / TILES_PER_GROUP;
 }
 
 static void dot_layout(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
-    b[D_ROWS] = (kernel_buffer){.element = KERNEL_U8, .n = (size_t)s->n_rows * sizeof(dot_row), .align = 64};
-    b[D_CODES] =
-        (kernel_buffer){.element = KERNEL_U8, .n = (size_t)(s->n * TILE * bits_of(c) / 8), .stream = true, .align = 64};
-    b[D_SCALE] = b[D_MIDDLE] = (kernel_buffer){.element = KERNEL_F32, .n = TILE, .align = 4};
+    size_t n = (size_t)(s->n * s->n_out * TILE * bits_of(c) / 8), wide = (size_t)(s->n_out * TILE);
+    b[D_ROWS] =
+        (kernel_buffer){.element = KERNEL_U8, .n = (size_t)(n_sets(s) * s->n_rows) * sizeof(dot_row), .align = 64};
+    b[D_CODES] = (kernel_buffer){.element = KERNEL_U8, .n = n, .stream = true, .align = 64};
+    b[D_SCALE] = b[D_MIDDLE] = (kernel_buffer){.element = KERNEL_F32, .n = wide, .align = 4};
     b[D_OUT] =
-        (kernel_buffer){.element = KERNEL_F32, .n = ((size_t)s->n_rows - 1) * ldo(s) + TILE, .out = true, .align = 4};
+        (kernel_buffer){.element = KERNEL_F32, .n = ((size_t)s->n_rows - 1) * ldo(s) + wide, .out = true, .align = 4};
 }
 
 static bool only_sums(const kernel_case *c) {
@@ -129,7 +137,7 @@ static void fill_numbers(const kernel_case *c, const kernel_size *s, uint64_t *s
 static void dot_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes, void *const *buffer) {
     kernel_buffer b[KERNEL_BUFFERS] = {0};
     dot_layout(c, s, b);
-    for (int r = 0; r < s->n_rows; r++)
+    for (int r = 0; r < n_sets(s) * s->n_rows; r++)
         fill_numbers(c, s, &seed, magnitudes, (dot_row *)buffer[D_ROWS] + r);
     uint32_t limits = kernel_draw(&seed);
     uint8_t *codes = buffer[D_CODES];
@@ -144,7 +152,7 @@ static void dot_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, 
             codes[i] = (uint8_t)((codes[i] & ~(most << at)) | code << at);
         }
     }
-    for (int k = 0; k < TILE; k++) {
+    for (int k = 0; k < s->n_out * TILE; k++) {
         ((float *)buffer[D_SCALE])[k] = 0.01f + kernel_draw_float(&seed, true);
         ((float *)buffer[D_MIDDLE])[k] = kernel_draw_float(&seed, magnitudes);
     }
@@ -152,20 +160,28 @@ static void dot_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, 
         ((float *)buffer[D_OUT])[i] = only_sums(c) ? 0 : kernel_draw_float(&seed, magnitudes);
 }
 
-/* variant bit 0: gaps between rows and a prefetch, bit 1: a scale, bit 2: a middle. */
+/* variant bit 0: gaps between rows and a prefetch, bit 1: a scale, bit 2: a middle. A part of the rows is one call per
+ * set, as rows of a set follow one another. */
 static void dot_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
                     void *const *buffer) {
-    bool bare = only_sums(c);
-    const float *scale = s->variant & 2 && !bare ? buffer[D_SCALE] : NULL;
-    const float *middle = s->variant & 4 && !bare ? buffer[D_MIDDLE] : NULL;
-    k->dot[c->type]((const dot_row *)buffer[D_ROWS] + first, n_rows, s->n, buffer[D_CODES], scale, middle,
-                    (float *)buffer[D_OUT] + (size_t)first * ldo(s), ldo(s), s->variant & 1 ? buffer[D_CODES] : NULL);
+    bool bare = only_sums(c), all = n_rows == s->n_rows;
+    size_t tile_bytes = (size_t)(s->n * TILE * bits_of(c) / 8);
+    for (int tile = 0, n_tiles; tile < s->n_out; tile += n_tiles) {
+        n_tiles = all ? s->n_out : s->n_out - tile < TILES_PER_GROUP ? s->n_out - tile : TILES_PER_GROUP;
+        const dot_row *rows = (const dot_row *)buffer[D_ROWS] + tile / TILES_PER_GROUP * s->n_rows + first;
+        const uint8_t *codes = (const uint8_t *)buffer[D_CODES] + (size_t)tile * tile_bytes;
+        const float *scale = s->variant & 2 && !bare ? (const float *)buffer[D_SCALE] + tile * TILE : NULL;
+        const float *middle = s->variant & 4 && !bare ? (const float *)buffer[D_MIDDLE] + tile * TILE : NULL;
+        k->dot[c->type](rows, n_rows, s->n, codes, n_tiles, TILES_PER_GROUP, scale, middle,
+                        (float *)buffer[D_OUT] + (size_t)first * ldo(s) + tile * TILE, ldo(s),
+                        s->variant & 1 ? codes : NULL);
+    }
 }
 
 /* Both planes are counted. */
 static double dot_ops(const kernel_case *c, const kernel_size *s) {
     (void)c;
-    return 2.0 * 2 * s->n * s->n_rows * TILE;
+    return 2.0 * 2 * s->n * s->n_rows * s->n_out * TILE;
 }
 
 #define DOT_CASE(id, text, how, code, bench_n)                                                                         \
@@ -173,8 +189,8 @@ static double dot_ops(const kernel_case *c, const kernel_size *s) {
         .name = text,                                                                                                  \
         .rule = how,                                                                                                   \
         .step = {16, 1, 1, 0},                                                                                         \
-        .most = {256, 19, 1, 8},                                                                                       \
-        .bench = {bench_n, 6, 1, 0},                                                                                   \
+        .most = {256, 19, 5, 8},                                                                                       \
+        .bench = {bench_n, 6, bench_n ? 2 : 1, 0},                                                                     \
         .rows_apart = true,                                                                                            \
         .type = code,                                                                                                  \
         .layout = dot_layout,                                                                                          \

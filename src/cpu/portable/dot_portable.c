@@ -41,11 +41,9 @@ static int code_at(code_type type, const uint8_t *codes, int i, int k) {
     return codes[(i / 16 * TILE + k) * 4 + i % 4] >> (i / 4 % 4 * 2) & 3;
 }
 
-static inline void dot(code_type type, const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,
-                       const float *middle, float *out, size_t ldo, const void *prefetch) {
+static inline void tile(code_type type, const dot_row *rows, int n_rows, int n, const uint8_t *codes,
+                        const float *scale, const float *middle, float *out, size_t ldo) {
     const int bits = type == CODE_U8 ? 8 : type == CODE_U4 ? 4 : 2;
-    for (int line = 0; prefetch && line < n * TILE * bits / 8; line += 64)
-        __builtin_prefetch((const char *)prefetch + line, 0, 2);
     for (int k = 0; k < TILE; k++) {
         int count[DOT_MOST];
         for (int i = 0; i < n; i++)
@@ -61,20 +59,26 @@ static inline void dot(code_type type, const dot_row *rows, int n_rows, int n, c
     }
 }
 
-static void dot_u8(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,
-                   const float *middle, float *out, size_t ldo, const void *prefetch) {
-    dot(CODE_U8, rows, n_rows, n, codes, scale, middle, out, ldo, prefetch);
+static inline void dot(code_type type, const dot_row *rows, int n_rows, int n, const uint8_t *codes, int n_tiles,
+                       int tiles_per_group, const float *scale, const float *middle, float *out, size_t ldo,
+                       const void *prefetch) {
+    const int tile_bytes = n * TILE / (type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4);
+    for (int line = 0; prefetch && line < n_tiles * tile_bytes; line += 64)
+        __builtin_prefetch((const char *)prefetch + line, 0, 2);
+    for (int i = 0; i < n_tiles; i++)
+        tile(type, rows + i / tiles_per_group * n_rows, n_rows, n, codes + i * tile_bytes,
+             scale ? scale + i * TILE : NULL, middle ? middle + i * TILE : NULL, out + i * TILE, ldo);
 }
 
-static void dot_u4(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,
-                   const float *middle, float *out, size_t ldo, const void *prefetch) {
-    dot(CODE_U4, rows, n_rows, n, codes, scale, middle, out, ldo, prefetch);
-}
+#define DOT(name, type)                                                                                                \
+    static void name(const dot_row *rows, int n_rows, int n, const uint8_t *codes, int n_tiles, int tiles_per_group,   \
+                     const float *scale, const float *middle, float *out, size_t ldo, const void *prefetch) {          \
+        dot(type, rows, n_rows, n, codes, n_tiles, tiles_per_group, scale, middle, out, ldo, prefetch);                \
+    }
 
-static void dot_u2(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,
-                   const float *middle, float *out, size_t ldo, const void *prefetch) {
-    dot(CODE_U2, rows, n_rows, n, codes, scale, middle, out, ldo, prefetch);
-}
+DOT(dot_u8, CODE_U8)
+DOT(dot_u4, CODE_U4)
+DOT(dot_u2, CODE_U2)
 
 void dot_portable_fill(cpu_kernels *k) {
     k->fold = fold;

@@ -94,7 +94,25 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
     }
 }
 
+static void open_maps(const f16 *scale16, const f16 *minimum16, int n, float code, float *scale_out, float *middle) {
+    for (int i = 0; i < n; i++) {
+        scale_out[i] = f16_to_f32(scale16[i]);
+        if (minimum16)
+            middle[i] = f16_to_f32(minimum16[i]) + scale_out[i] * code;
+    }
+}
+
+static void bounds(const int32_t *x, int n, int32_t *low, int32_t *high) {
+    *low = *high = x[0];
+    for (int i = 1; i < n; i++) {
+        *low = x[i] < *low ? x[i] : *low;
+        *high = x[i] > *high ? x[i] : *high;
+    }
+}
+
 void rows_portable_fill(cpu_kernels *k) {
+    k->open_maps = open_maps;
+    k->bounds = bounds;
     k->scale = scale;
     k->add_scaled = add_scaled;
     k->f32_to_f16 = f32_to_f16_row;

@@ -14,15 +14,15 @@ INLINE __m256i codes_unpack(code_type type, __m256i codes, int part) {
 }
 
 /* out[0..7] += unit * (whole - middle code * sum) * scale + offset * middle */
-INLINE void codes_finish(code_type type, const dot_row *row, __m256i whole, const float *scale, const float *middle,
-                         float *out) {
+INLINE void codes_finish(code_type type, bool mapped, const dot_row *row, __m256i whole, const float *scale,
+                         const float *middle, float *out) {
     const int bits = type == CODE_U8 ? 8 : type == CODE_U4 ? 4 : 2;
     whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(row->sum * (1 << (bits - 1))));
     __m256 t = _mm256_cvtepi32_ps(whole), unit = _mm256_set1_ps(row->unit), offset = _mm256_set1_ps(row->offset);
-    if (scale)
+    if (mapped && scale)
         unit = _mm256_mul_ps(unit, _mm256_loadu_ps(scale));
     t = _mm256_fmadd_ps(t, unit, _mm256_loadu_ps(out));
-    t = middle ? _mm256_fmadd_ps(offset, _mm256_loadu_ps(middle), t) : _mm256_add_ps(t, offset);
+    t = mapped && middle ? _mm256_fmadd_ps(offset, _mm256_loadu_ps(middle), t) : _mm256_add_ps(t, offset);
     _mm256_storeu_ps(out, t);
 }
 #endif

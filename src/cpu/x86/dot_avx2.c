@@ -4,6 +4,7 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/codes_avx2.h"
+#include "cpu/x86/dot_tiles.h"
 
 enum { ROWS = 4 };
 
@@ -23,22 +24,23 @@ INLINE void widen(const dot_row *row, int n, wide_row *wide) {
     }
 }
 
-INLINE void half_block(code_type type, int n_rows, int half, const dot_row *rows, const wide_row *wide, int n,
-                       const uint8_t *codes, const float *scale, const float *middle, float *out, size_t ldo,
-                       const char *prefetch) {
+INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const dot_place *at, int first,
+                       const wide_row *wide, bool ahead) {
     const int parts = type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4;
     const __m256i low_byte = _mm256_set1_epi16(255);
     __m256i sum[ROWS][2];
     for (int r = 0; r < n_rows; r++)
         sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (int i = 0, line = half * 64; i < n / 4; i += parts, line += 128) {
-        if (prefetch)
-            _mm_prefetch(prefetch + line, _MM_HINT_T1);
+    for (int i = 0, line = half * 64; i < at->n / 4; i += parts, line += 128) {
+        if (ahead)
+            _mm_prefetch(at->prefetch + line, _MM_HINT_T1);
 #pragma GCC unroll 4
         for (int part = 0; part < parts; part++)
             for (int v = 0; v < 2; v++) {
-                __m256i code = codes_unpack(type, _mm256_load_si256((const __m256i *)(codes + line + 32 * v)), part);
+                __m256i code = _mm256_load_si256((const __m256i *)(at->codes + line + 32 * v));
+                code = codes_unpack(type, code, part);
                 __m256i even = _mm256_and_si256(code, low_byte), odd = _mm256_srli_epi16(code, 8);
+#pragma GCC unroll 4
                 for (int r = 0; r < n_rows; r++) {
                     __m256i pairs = _mm256_madd_epi16(even, _mm256_set1_epi32(wide[r].even[i + part]));
                     sum[r][v] = _mm256_add_epi32(sum[r][v], pairs);
@@ -47,38 +49,37 @@ INLINE void half_block(code_type type, int n_rows, int half, const dot_row *rows
                 }
             }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < n_rows; r++)
         for (int v = 0; v < 2; v++) {
             int k = 16 * half + 8 * v;
-            codes_finish(type, &rows[r], sum[r][v], scale ? scale + k : NULL, middle ? middle + k : NULL,
-                         out + (size_t)r * ldo + k);
+            codes_finish(type, mapped, &at->rows[first + r], sum[r][v], at->scale ? at->scale + k : NULL,
+                         at->middle ? at->middle + k : NULL, at->out + (size_t)(first + r) * at->ldo + k);
         }
 }
 
-INLINE void block(code_type type, int n_rows, const dot_row *rows, int n, const uint8_t *codes, const float *scale,
-                  const float *middle, float *out, size_t ldo, const char *prefetch) {
+INLINE void block(code_type type, bool mapped, int n_rows, const dot_place *at, int first, bool ahead) {
     wide_row wide[ROWS];
     for (int r = 0; r < n_rows; r++)
-        widen(&rows[r], n, &wide[r]);
-    half_block(type, n_rows, 0, rows, wide, n, codes, scale, middle, out, ldo, prefetch);
-    half_block(type, n_rows, 1, rows, wide, n, codes, scale, middle, out, ldo, prefetch);
+        widen(&at->rows[first + r], at->n, &wide[r]);
+    half_block(type, mapped, n_rows, 0, at, first, wide, ahead);
+    half_block(type, mapped, n_rows, 1, at, first, wide, ahead);
 }
 
-#define KERNEL(name, type)                                                                                             \
-    static void dot_##name(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,           \
-                           const float *middle, float *out, size_t ldo, const void *prefetch) {                        \
-        int r = 0;                                                                                                     \
-        for (; r + ROWS <= n_rows; r += ROWS, prefetch = NULL)                                                         \
-            block(type, ROWS, rows + r, n, codes, scale, middle, out + (size_t)r * ldo, ldo, prefetch);                \
-        if (n_rows - r == 3)                                                                                           \
-            block(type, 3, rows + r, n, codes, scale, middle, out + (size_t)r * ldo, ldo, prefetch);                   \
-        for (; n_rows - r < 3 && r < n_rows; r++, prefetch = NULL)                                                     \
-            block(type, 1, rows + r, n, codes, scale, middle, out + (size_t)r * ldo, ldo, prefetch);                   \
-    }
+/* The first block asks for the lines to come. */
+INLINE void tile(code_type type, bool mapped, const dot_place *at) {
+    int r = 0;
+    for (; r + ROWS <= at->n_rows; r += ROWS)
+        block(type, mapped, ROWS, at, r, r == 0 && at->prefetch);
+    if (at->n_rows - r == 3)
+        block(type, mapped, 3, at, r, r == 0 && at->prefetch);
+    for (; at->n_rows - r < 3 && r < at->n_rows; r++)
+        block(type, mapped, 1, at, r, r == 0 && at->prefetch);
+}
 
-KERNEL(u8, CODE_U8)
-KERNEL(u4, CODE_U4)
-KERNEL(u2, CODE_U2)
+DOT_TILES(dot_u8, CODE_U8, tile)
+DOT_TILES(dot_u4, CODE_U4, tile)
+DOT_TILES(dot_u2, CODE_U2, tile)
 
 void dot_avx2_fill(cpu_kernels *k) {
     k->dot[CODE_U8] = dot_u8;

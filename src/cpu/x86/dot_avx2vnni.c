@@ -5,6 +5,7 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/codes_avx2.h"
+#include "cpu/x86/dot_tiles.h"
 #include <string.h>
 
 enum { ROWS = 3 };
@@ -20,22 +21,21 @@ INLINE __m256i four(const int8_t *a) {
     return _mm256_set1_epi32(bytes);
 }
 
-INLINE void half_block(code_type type, int n_rows, int half, const dot_row *rows, int n, const uint8_t *codes,
-                       const float *scale, const float *middle, float *out, size_t ldo, const char *prefetch) {
+INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const dot_place *at, int first, bool ahead) {
     const int parts = type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4;
+    const dot_row *rows = at->rows + first;
     __m256i sum[ROWS][2][2];
     for (int r = 0; r < n_rows; r++)
-        for (int plane = 0; plane < 2; plane++)
-            for (int v = 0; v < 2; v++)
-                sum[r][plane][v] = _mm256_setzero_si256();
-    for (int i = 0, line = half * 64; i < n; i += 4 * parts, line += 128) {
-        if (prefetch)
-            _mm_prefetch(prefetch + line, _MM_HINT_T1);
+        sum[r][0][0] = sum[r][0][1] = sum[r][1][0] = sum[r][1][1] = _mm256_setzero_si256();
+    for (int i = 0, line = half * 64; i < at->n; i += 4 * parts, line += 128) {
+        if (ahead)
+            _mm_prefetch(at->prefetch + line, _MM_HINT_T1);
 #pragma GCC unroll 4
         for (int part = 0; part < parts; part++) {
             __m256i code[2];
             for (int v = 0; v < 2; v++)
-                code[v] = codes_unpack(type, _mm256_load_si256((const __m256i *)(codes + line + 32 * v)), part);
+                code[v] = codes_unpack(type, _mm256_load_si256((const __m256i *)(at->codes + line + 32 * v)), part);
+#pragma GCC unroll 3
             for (int r = 0; r < n_rows; r++) {
                 __m256i a = four(rows[r].high + i + 4 * part);
                 sum[r][0][0] = add_dot(sum[r][0][0], code[0], a);
@@ -46,34 +46,33 @@ INLINE void half_block(code_type type, int n_rows, int half, const dot_row *rows
             }
         }
     }
+#pragma GCC unroll 3
     for (int r = 0; r < n_rows; r++)
         for (int v = 0; v < 2; v++) {
             int k = 16 * half + 8 * v;
             __m256i whole = _mm256_add_epi32(_mm256_slli_epi32(sum[r][0][v], 8), sum[r][1][v]);
-            codes_finish(type, &rows[r], whole, scale ? scale + k : NULL, middle ? middle + k : NULL,
-                         out + (size_t)r * ldo + k);
+            codes_finish(type, mapped, &rows[r], whole, at->scale ? at->scale + k : NULL,
+                         at->middle ? at->middle + k : NULL, at->out + (size_t)(first + r) * at->ldo + k);
         }
 }
 
-INLINE void block(code_type type, int n_rows, const dot_row *rows, int n, const uint8_t *codes, const float *scale,
-                  const float *middle, float *out, size_t ldo, const char *prefetch) {
-    half_block(type, n_rows, 0, rows, n, codes, scale, middle, out, ldo, prefetch);
-    half_block(type, n_rows, 1, rows, n, codes, scale, middle, out, ldo, prefetch);
+INLINE void block(code_type type, bool mapped, int n_rows, const dot_place *at, int first, bool ahead) {
+    half_block(type, mapped, n_rows, 0, at, first, ahead);
+    half_block(type, mapped, n_rows, 1, at, first, ahead);
 }
 
-#define KERNEL(name, type)                                                                                             \
-    static void dot_##name(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,           \
-                           const float *middle, float *out, size_t ldo, const void *prefetch) {                        \
-        int r = 0;                                                                                                     \
-        for (; r + 3 <= n_rows; r += 3, prefetch = NULL)                                                               \
-            block(type, 3, rows + r, n, codes, scale, middle, out + (size_t)r * ldo, ldo, prefetch);                   \
-        for (; r < n_rows; r++, prefetch = NULL)                                                                       \
-            block(type, 1, rows + r, n, codes, scale, middle, out + (size_t)r * ldo, ldo, prefetch);                   \
-    }
+/* The first block asks for the lines to come. */
+INLINE void tile(code_type type, bool mapped, const dot_place *at) {
+    int r = 0;
+    for (; r + ROWS <= at->n_rows; r += ROWS)
+        block(type, mapped, ROWS, at, r, r == 0 && at->prefetch);
+    for (; r < at->n_rows; r++)
+        block(type, mapped, 1, at, r, r == 0 && at->prefetch);
+}
 
-KERNEL(u8, CODE_U8)
-KERNEL(u4, CODE_U4)
-KERNEL(u2, CODE_U2)
+DOT_TILES(dot_u8, CODE_U8, tile)
+DOT_TILES(dot_u4, CODE_U4, tile)
+DOT_TILES(dot_u2, CODE_U2, tile)
 
 void dot_avx2vnni_fill(cpu_kernels *k) {
     k->dot[CODE_U8] = dot_u8;

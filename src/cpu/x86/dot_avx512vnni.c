@@ -7,6 +7,7 @@
  * between wraps and comes back). */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/dot_tiles.h"
 #include <immintrin.h>
 #include <string.h>
 
@@ -34,37 +35,39 @@ INLINE __m512i unpack(code_type type, __m512i codes, int part) {
     return _mm512_and_si512(part ? _mm512_srli_epi16(codes, 2 * part) : codes, _mm512_set1_epi8(3));
 }
 
-/* scaled, shifted: scale and middle are given. */
-INLINE void finish(code_type type, const dot_row *row, __m512i high, __m512i low, const float *scale,
+INLINE void finish(code_type type, bool mapped, const dot_row *row, __m512i high, __m512i low, const float *scale,
                    const float *middle, float *out) {
     const int bits = type == CODE_U8 ? 8 : type == CODE_U4 ? 4 : 2;
     __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
-    whole = _mm512_sub_epi32(whole, _mm512_set1_epi32(row->sum * (1 << (bits - 1))));
+    whole = _mm512_sub_epi32(whole, _mm512_slli_epi32(_mm512_set1_epi32(row->sum), bits - 1));
     __m512 t = _mm512_cvtepi32_ps(whole), unit = _mm512_set1_ps(row->unit), offset = _mm512_set1_ps(row->offset);
-    if (scale)
+    if (mapped && scale)
         unit = _mm512_mul_ps(unit, _mm512_loadu_ps(scale));
     t = _mm512_fmadd_ps(t, unit, _mm512_loadu_ps(out));
-    t = middle ? _mm512_fmadd_ps(offset, _mm512_loadu_ps(middle), t) : _mm512_add_ps(t, offset);
+    t = mapped && middle ? _mm512_fmadd_ps(offset, _mm512_loadu_ps(middle), t) : _mm512_add_ps(t, offset);
     _mm512_storeu_ps(out, t);
 }
 
-INLINE void block(code_type type, int n_rows, const dot_row *rows, int n, const uint8_t *codes, const float *scale,
-                  const float *middle, float *out, size_t ldo, const char *prefetch) {
+INLINE void block(code_type type, bool mapped, int n_rows, const dot_place *at, int first, bool ahead) {
     const int parts = type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4;
+    const dot_row *rows = at->rows + first;
+    const uint8_t *codes = at->codes;
+    const char *prefetch = at->prefetch;
     __m512i sum[ROWS][2][2];
+#pragma GCC unroll 6
     for (int r = 0; r < n_rows; r++)
-        for (int plane = 0; plane < 2; plane++)
-            for (int v = 0; v < 2; v++)
-                sum[r][plane][v] = _mm512_setzero_si512();
-    for (int i = 0, line = 0; i < n; i += 4 * parts, line += 128) {
-        __m512i both[2] = {_mm512_load_si512(codes + line), _mm512_load_si512(codes + line + 64)};
-        if (prefetch) {
-            _mm_prefetch(prefetch + line, _MM_HINT_T1);
-            _mm_prefetch(prefetch + line + 64, _MM_HINT_T1);
+        sum[r][0][0] = sum[r][0][1] = sum[r][1][0] = sum[r][1][1] = _mm512_setzero_si512();
+    for (int i = 0; i < at->n; i += 4 * parts, codes += 128) {
+        __m512i both[2] = {_mm512_load_si512(codes), _mm512_load_si512(codes + 64)};
+        if (ahead) {
+            _mm_prefetch(prefetch, _MM_HINT_T1);
+            _mm_prefetch(prefetch + 64, _MM_HINT_T1);
+            prefetch += 128;
         }
 #pragma GCC unroll 4
         for (int part = 0; part < parts; part++) {
             __m512i code[2] = {unpack(type, both[0], part), unpack(type, both[1], part)};
+#pragma GCC unroll 6
             for (int r = 0; r < n_rows; r++) {
                 __m512i a = four(rows[r].high + i + 4 * part);
                 sum[r][0][0] = add_dot(sum[r][0][0], code[0], a);
@@ -75,47 +78,53 @@ INLINE void block(code_type type, int n_rows, const dot_row *rows, int n, const 
             }
         }
     }
-    for (int r = 0; r < n_rows; r++)
-        for (int v = 0; v < 2; v++)
-            finish(type, &rows[r], sum[r][0][v], sum[r][1][v], scale ? scale + 16 * v : NULL,
-                   middle ? middle + 16 * v : NULL, out + (size_t)r * ldo + 16 * v);
-}
-
-typedef void (*block_function)(const dot_row *rows, int n, const uint8_t *codes, const float *scale,
-                               const float *middle, float *out, size_t ldo, const char *prefetch);
-
-/* Blocks of nearly equal size: 7 rows are 4 and 3. */
-INLINE void sweep(const block_function *block_of, const dot_row *rows, int n_rows, int n, const uint8_t *codes,
-                  const float *scale, const float *middle, float *out, size_t ldo, const void *prefetch) {
-    int n_blocks = (n_rows + ROWS - 1) / ROWS;
-    for (int r = 0, now; r < n_rows; r += now, n_blocks--) {
-        now = (n_rows - r + n_blocks - 1) / n_blocks;
-        block_of[now - 1](rows + r, n, codes, scale, middle, out + (size_t)r * ldo, ldo, prefetch);
-        prefetch = NULL; /* the first sweep has asked for all of it */
+#pragma GCC unroll 6
+    for (int r = 0; r < n_rows; r++) {
+        float *out = at->out + (size_t)(first + r) * at->ldo;
+        finish(type, mapped, &rows[r], sum[r][0][0], sum[r][1][0], at->scale, at->middle, out);
+        finish(type, mapped, &rows[r], sum[r][0][1], sum[r][1][1], at->scale ? at->scale + 16 : NULL,
+               at->middle ? at->middle + 16 : NULL, out + 16);
     }
 }
 
-#define BLOCK(name, type, r)                                                                                           \
-    static void name##_##r(const dot_row *rows, int n, const uint8_t *codes, const float *scale, const float *middle,  \
-                           float *out, size_t ldo, const char *prefetch) {                                             \
-        block(type, r, rows, n, codes, scale, middle, out, ldo, prefetch);                                             \
+INLINE void rows_of(code_type type, bool mapped, int n_rows, const dot_place *at, int first, bool ahead) {
+    switch (n_rows) {
+    case 1:
+        block(type, mapped, 1, at, first, ahead);
+        break;
+    case 2:
+        block(type, mapped, 2, at, first, ahead);
+        break;
+    case 3:
+        block(type, mapped, 3, at, first, ahead);
+        break;
+    case 4:
+        block(type, mapped, 4, at, first, ahead);
+        break;
+    case 5:
+        block(type, mapped, 5, at, first, ahead);
+        break;
+    case 6:
+        block(type, mapped, 6, at, first, ahead);
+        break;
     }
-#define KERNEL(name, type)                                                                                             \
-    BLOCK(name, type, 1)                                                                                               \
-    BLOCK(name, type, 2)                                                                                               \
-    BLOCK(name, type, 3)                                                                                               \
-    BLOCK(name, type, 4)                                                                                               \
-    BLOCK(name, type, 5)                                                                                               \
-    BLOCK(name, type, 6)                                                                                               \
-    static void dot_##name(const dot_row *rows, int n_rows, int n, const uint8_t *codes, const float *scale,           \
-                           const float *middle, float *out, size_t ldo, const void *prefetch) {                        \
-        static const block_function block_of[ROWS] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};     \
-        sweep(block_of, rows, n_rows, n, codes, scale, middle, out, ldo, prefetch);                                    \
-    }
+}
 
-KERNEL(u8, CODE_U8)
-KERNEL(u4, CODE_U4)
-KERNEL(u2, CODE_U2)
+/* Blocks of nearly equal size: 7 rows are 4 and 3. The first asks for the lines to come. */
+INLINE void tile(code_type type, bool mapped, const dot_place *at) {
+    int n_blocks = (at->n_rows + ROWS - 1) / ROWS;
+    for (int r = 0, now; r < at->n_rows; r += now, n_blocks--) {
+        now = (at->n_rows - r + n_blocks - 1) / n_blocks;
+        if (r == 0 && at->prefetch)
+            rows_of(type, mapped, now, at, 0, true);
+        else
+            rows_of(type, mapped, now, at, r, false);
+    }
+}
+
+DOT_TILES(dot_u8, CODE_U8, tile)
+DOT_TILES(dot_u4, CODE_U4, tile)
+DOT_TILES(dot_u2, CODE_U2, tile)
 
 void dot_avx512vnni_fill(cpu_kernels *k) {
     k->dot[CODE_U8] = dot_u8;

@@ -145,7 +145,48 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
     }
 }
 
+static void open_maps(const f16 *scale16, const f16 *minimum16, int n, float code, float *scale_out, float *middle) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 s = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scale16 + i)));
+        _mm256_storeu_ps(scale_out + i, s);
+        if (minimum16)
+            _mm256_storeu_ps(middle + i, _mm256_fmadd_ps(s, _mm256_set1_ps(code),
+                                                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(minimum16 + i)))));
+    }
+    for (; i < n; i++) {
+        scale_out[i] = _cvtsh_ss(scale16[i]);
+        if (minimum16)
+            middle[i] = __builtin_fmaf(scale_out[i], code, _cvtsh_ss(minimum16[i]));
+    }
+}
+
+static void bounds(const int32_t *x, int n, int32_t *low, int32_t *high) {
+    __m256i least = _mm256_set1_epi32(x[0]), most = least;
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256i v = _mm256_loadu_si256((const __m256i *)(x + i));
+        least = _mm256_min_epi32(least, v);
+        most = _mm256_max_epi32(most, v);
+    }
+    int32_t a[8], b[8];
+    _mm256_storeu_si256((__m256i *)a, least);
+    _mm256_storeu_si256((__m256i *)b, most);
+    *low = a[0];
+    *high = b[0];
+    for (int k = 1; k < 8; k++) {
+        *low = a[k] < *low ? a[k] : *low;
+        *high = b[k] > *high ? b[k] : *high;
+    }
+    for (; i < n; i++) {
+        *low = x[i] < *low ? x[i] : *low;
+        *high = x[i] > *high ? x[i] : *high;
+    }
+}
+
 void rows_avx2_fill(cpu_kernels *k) {
+    k->open_maps = open_maps;
+    k->bounds = bounds;
     k->scale = scale;
     k->add_scaled = add_scaled;
     k->f32_to_f16 = f32_to_f16_row;

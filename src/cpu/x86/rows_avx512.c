@@ -144,7 +144,32 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
     }
 }
 
+static void open_maps(const f16 *scale16, const f16 *minimum16, int n, float code, float *scale_out, float *middle) {
+    for (int i = 0; i < n; i += LANES) {
+        __mmask16 k = lanes(n - i);
+        __m512 s = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(k, scale16 + i));
+        _mm512_mask_storeu_ps(scale_out + i, k, s);
+        if (minimum16) {
+            __m512 m = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(k, minimum16 + i));
+            _mm512_mask_storeu_ps(middle + i, k, _mm512_fmadd_ps(s, _mm512_set1_ps(code), m));
+        }
+    }
+}
+
+static void bounds(const int32_t *x, int n, int32_t *low, int32_t *high) {
+    __m512i least = _mm512_set1_epi32(x[0]), most = least;
+    for (int i = 0; i < n; i += LANES) {
+        __m512i v = _mm512_mask_loadu_epi32(least, lanes(n - i), x + i);
+        least = _mm512_min_epi32(least, v);
+        most = _mm512_max_epi32(most, _mm512_mask_mov_epi32(most, lanes(n - i), v));
+    }
+    *low = _mm512_reduce_min_epi32(least);
+    *high = _mm512_reduce_max_epi32(most);
+}
+
 void rows_avx512_fill(cpu_kernels *k) {
+    k->open_maps = open_maps;
+    k->bounds = bounds;
     k->scale = scale;
     k->add_scaled = add_scaled;
     k->f32_to_f16 = f32_to_f16_row;

@@ -87,6 +87,11 @@ install: all
 	install -Dm755 $(BUILD)/pleat $(DESTDIR)$(PREFIX)/bin/pleat
 	install -Dm644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libpleat.a
 	install -Dm644 include/pleat.h $(DESTDIR)$(PREFIX)/include/pleat.h
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	printf '%s\n' 'Name: pleat' 'Description: large language models on CPUs with a compressed KV cache' \
+	    'Version: $(shell sed -n 's/^#define PLEAT_VERSION "\(.*\)"/\1/p' include/pleat.h)' 'Requires: $(LIBS)' \
+	    'Cflags: -I$(PREFIX)/include' 'Libs: -L$(PREFIX)/lib -lpleat -lcsv -lm -pthread' \
+	    >$(DESTDIR)$(PREFIX)/lib/pkgconfig/pleat.pc
 
 format:
 	clang-format -i $(shell find src include tests bench -name '*.[ch]')

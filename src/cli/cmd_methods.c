@@ -48,6 +48,21 @@ static void add(json_t *list, const char *name, const char *paper, const char *s
                                           "parameters", param_list(params)));
 }
 
+/* With the bytes that K and V of a token take in one KV head once they are sealed, by head size. */
+static json_t *preset_json(const char *name, const char *spec) {
+    static const int sizes[] = {64, 128, 256};
+    json_t *bytes = json_object();
+    pleat_method *m = NULL;
+    if (!pleat_method_parse(name, NULL, &m, NULL))
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+            char d[8];
+            snprintf(d, sizeof(d), "%d", sizes[i]);
+            json_object_set_new(bytes, d, json_real(kv_method_token_bytes(m, sizes[i])));
+        }
+    pleat_method_free(m);
+    return json_pack("{s:s,s:s,s:o}", "name", name, "spec", spec, "sealed_bytes", bytes);
+}
+
 static json_t *all_parts(void) {
     json_t *formats = json_array(), *policies = json_array(), *splits = json_array(), *presets = json_array();
     for (int i = 0; kv_formats[i]; i++)
@@ -57,7 +72,7 @@ static json_t *all_parts(void) {
     for (int i = 0; kv_splits[i]; i++)
         add(splits, kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params);
     for (int i = 0; kv_presets[i].name; i++)
-        json_array_append_new(presets, json_pack("{s:s,s:s}", "name", kv_presets[i].name, "spec", kv_presets[i].spec));
+        json_array_append_new(presets, preset_json(kv_presets[i].name, kv_presets[i].spec));
     return json_pack("{s:o,s:o,s:o,s:o}", "formats", formats, "policies", policies, "splits", splits, "presets",
                      presets);
 }

@@ -497,6 +497,17 @@ static void what_was_not_measured_is_said(void **state) {
     SAYS(verdict_of(&b, "h2o-512"), "Decode could not be measured at batch 4 and 1,024 tokens.");
     SAYS(lead_of(&b), "kivi-4 decodes 1.50x as fast as f16 and holds 4.00x the requests.");
     end(&b);
+    b = begin(); /* no room for f16 */
+    put_point(&b, "f16", 1, 1024, 2000, 100);
+    put_point(&b, "kivi-4", 1, 1024, 500, 150);
+    put_point(&b, "kivi-4", 8, 1024, 4000, 400);
+    refused.label = "f16";
+    refused.batch = 8;
+    OK(store_points_put(b.db, b.run, &refused, 1, error));
+    write_page(&b);
+    SAYS(verdict_of(&b, "kivi-4"), "Ran in 1 cell where f16 could not be measured, the largest at batch 8 and 1,024");
+    SAYS(lead_of(&b), "At batch 1 and 1,024 tokens");
+    end(&b);
     b = begin(); /* f16 alone */
     put_point(&b, "f16", 4, 1024, 2000, 100);
     write_page(&b);

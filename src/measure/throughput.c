@@ -236,11 +236,21 @@ double throughput_cost(const throughput_grid *grid, const store_points *known) {
 
 /* ---- running a cell ---- */
 
+/* Upper bound of the pool bytes of a cell. A fill has no more than one layer of one sequence in fp16 at a time, and
+ * what it leaves is what a short prompt and a long answer would. */
+static size_t plan_bytes(const bench *b, const cell *c) {
+    const pleat_method *method = b->grid->methods->method[c->method];
+    size_t batch = (size_t)c->batch, f16_token_bytes = pleat_model_describe(b->model).f16_token_bytes;
+    if (!c->filled)
+        return batch * engine_plan_bytes(b->model, method, c->prompt, THROUGHPUT_DECODE_TOKENS);
+    return batch * engine_plan_bytes(b->model, method, 1, c->prompt + THROUGHPUT_DECODE_TOKENS) +
+           (size_t)(c->prompt + 3 * 64) * f16_token_bytes / (size_t)b->model->n_layer;
+}
+
 /* Why this cell cannot be measured; NULL: it can. */
 static const char *refusal(bench *b, const cell *c, size_t *bytes_needed, char *out, size_t cap) {
-    const pleat_method *method = b->grid->methods->method[c->method];
     size_t budget = kv_pool_budget_bytes(engine_pool(b->engine));
-    *bytes_needed = (size_t)c->batch * engine_plan_bytes(b->model, method, c->prompt, THROUGHPUT_DECODE_TOKENS);
+    *bytes_needed = plan_bytes(b, c);
     if (c->prompt + THROUGHPUT_DECODE_TOKENS > b->model->context_tokens)
         snprintf(out, cap, "%d tokens and %d new ones are beyond the model's context of %d", c->prompt,
                  THROUGHPUT_DECODE_TOKENS, b->model->context_tokens);

@@ -123,6 +123,25 @@ static void say_memory(const figures *f, const char *label, place at, text *page
     text_printf(page, " (%.0f %% of f16's bytes).</li>\n", 100 * share);
 }
 
+/* Cells that the method was measured in and f16 had no room for. */
+static void say_room(const figures *f, const char *label, text *page) {
+    int n = 0;
+    place largest = {0, 0};
+    for (int i = 0; i < f->n_prompt; i++)
+        for (int k = 0; k < f->n_batch; k++) {
+            const store_point *base = figures_any(f, "f16", f->batch[k], f->prompt[i], "decode");
+            if (!base || !base->error || !figures_point(f, label, f->batch[k], f->prompt[i], "decode"))
+                continue;
+            n++;
+            largest = (place){f->batch[k], f->prompt[i]};
+        }
+    if (!n)
+        return;
+    text_printf(page, "<li>Ran in %d cell%s where f16 could not be measured, the largest ", n, n > 1 ? "s" : "");
+    say_place(largest, page);
+    text_puts(page, ".</li>\n");
+}
+
 static const char *quality_words(double kl) {
     return kl < KL_SMALL   ? "hardly changes the model"
            : kl < KL_LARGE ? "changes the model visibly"
@@ -189,6 +208,7 @@ static void say_method(const figures *f, const char *label, place at, text *page
     say_decode(f, label, at, page);
     say_prefill(f, label, page);
     say_memory(f, label, at, page);
+    say_room(f, label, page);
     say_quality(figures_quality_of(f, label), page);
     say_lengths(f, label, page);
     text_puts(page, "</ul>\n");

@@ -19,7 +19,7 @@ static const command self = {
     .example = "pleat study -m smollm2-135m\npleat study -m qwen2.5-coder-1.5b --full --store big.db -o big.html",
 };
 
-enum { QUICK_PROMPTS = 12, FULL_PROMPTS = 1000 };
+enum { QUICK_PROMPTS = 12, FULL_PROMPTS = 1000, QUALITY_CTX = 4096 };
 
 typedef struct settings {
     const char *model, *methods, *store, *report, *prompts;
@@ -122,7 +122,6 @@ int cmd_study(int argc, char **argv) {
                   .fill = 4096,
                   .max_tokens = 128,
                   .n_prompts = QUICK_PROMPTS,
-                  .ctx = 4096,
                   .windows = 1};
     int n_arguments;
     for (int i = 1; i < argc; i++)
@@ -142,7 +141,8 @@ int cmd_study(int argc, char **argv) {
          0},
         {"samples", 0, OPTION_INT, &s.n_prompts, "N", "the first N of the prompts", 0, 1 << 24},
         {"predict", 'n', OPTION_INT, &s.max_tokens, "N", "at most N new tokens of an answer", 1, 1 << 20},
-        {"ctx", 0, OPTION_INT, &s.ctx, "N", "tokens of a window for perplexity and KL", 8, 1 << 24},
+        {"ctx", 0, OPTION_INT, &s.ctx, "N", "tokens of a window for perplexity and KL (4096, or the model's context)",
+         8, 1 << 24},
         {"windows", 0, OPTION_INT, &s.windows, "N", "windows for perplexity and KL; 0: leave that out", 0, 1 << 20},
         {"kv-memory", 0, OPTION_INT, &s.pool_mb, "MB", "budget of the KV cache; 0: half of the free memory", 0,
          1 << 24},
@@ -161,6 +161,10 @@ int cmd_study(int argc, char **argv) {
     study_done done;
     watch_interrupts("\npleat study: stopped; what was measured is stored, and the same command goes on from here\n");
     pleat_status status = model_open(s.model, s.threads, &model, &error);
+    if (!status && !s.ctx) {
+        int context = pleat_model_describe(model).context_tokens;
+        s.ctx = context < QUALITY_CTX ? context : QUALITY_CTX;
+    }
     status = status ? status : measure(&s, model, &done, &error);
     pleat_model_close(model);
     if (status)

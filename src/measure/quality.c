@@ -213,8 +213,10 @@ struct quality_text {
 static int acts_on(const kv_method *m, int n) {
     const kv_policy *p = m->policy;
     int least = INT_MAX;
-    if (p->bound_tokens)
-        least = p->bound_tokens(&m->policy_config);
+    if (p->bound_tokens &&
+        p->bound_tokens(&m->policy_config) != INT_MAX) /* between steps; where positions lie inside the
+                                                        * cache the next token is one of the budget */
+        least = p->bound_tokens(&m->policy_config) + (p->cache_positions != NULL);
     if (p->kept_tokens && p->kept_tokens(&m->policy_config, n, n) < least)
         least = p->kept_tokens(&m->policy_config, n, n);
     if (p->read_tokens && p->read_tokens(&m->policy_config) < least)

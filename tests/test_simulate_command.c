@@ -107,6 +107,7 @@ static void people_get_tables(void **state) {
     assert_non_null(strstr(output, "\nstate "));
     assert_non_null(strstr(output, "\nrandom "));
     assert_null(strstr(output, "\nboth "));
+    assert_non_null(strstr(output, "\nno growth is known of packed: "));
 }
 
 static void a_page_and_a_store(void **state) {

@@ -51,7 +51,10 @@ static void show_result(const sim_result *of_case, int n_policies, const sim_res
 static void show_case(const sim_result *of_case, int n_policies) {
     const sim_case *c = of_case->of;
     int refused = 0, cut = 0, preempted = 0;
-    printf("\n%s: %.2f requests/s, %.2f of what the pool can do\n", c->method, c->load.rate, c->utilisation);
+    if (c->load.rate > 0)
+        printf("\n%s: %.2f requests/s, %.2f of what the pool can do\n", c->method, c->load.rate, c->utilisation);
+    else
+        printf("\n%s: arrivals as recorded, on average %.2f of what the pool can do\n", c->method, c->utilisation);
     printf("%-15s %16s %8s %8s %7s %6s %5s  %-18s %-18s%s\n", "policy", "mean, s", "median", "p99", "first", "tokens",
            "base", "mean, best usual", "p99, best usual",
            in_paper(c) ? "  over least-memory: here, paper; paper's s" : "");
@@ -78,6 +81,9 @@ void simulate_show(const json_t *of, const sim_result *r, int n_cases, int n_pol
            word(of, "lengths"), word(of, "growth"));
     if (*word(of, "sizes"))
         printf("lengths from %s\n", word(of, "sizes"));
+    if (*word(of, "without_growth"))
+        printf("no growth is known of %s: answers are taken to be as long as uncompressed\n",
+               word(of, "without_growth"));
     printf("%d requests a run, %d seeds; seconds from arrival to last token; base: share on uncompressed replicas\n",
            (int)json_integer_value(json_object_get(of, "requests")), r->n_seeds);
     for (int i = 0; i < n_cases; i++)

@@ -110,8 +110,9 @@ static void put_case(const sim_kept *k, int i, text *page) {
     const sim_result *usual = sim_best_usual(of_case, n_of_case(k, i), false),
                      *usual_p99 = sim_best_usual(of_case, n_of_case(k, i), true);
     char title[120];
-    snprintf(title, sizeof(title), "%.64s, %.2f of what the pool can do (%.2f requests/s)", c->method, c->utilisation,
-             c->load.rate);
+    snprintf(title, sizeof(title), "%.64s, %.2f of what the pool can do", c->method, c->utilisation);
+    if (c->load.rate > 0)
+        snprintf(title + strlen(title), sizeof(title) - strlen(title), " (%.2f requests/s)", c->load.rate);
     html_fold(page, title);
     html_table(page, heads);
     for (int j = 0; j < n_of_case(k, i); j++) {

@@ -241,7 +241,7 @@ static double fourth(double x) {
     return x * x * x * x;
 }
 
-/* Alone: nothing waits, nobody is harmed, and S is 1.5 x its own delay. */
+/* Alone: nothing waits, nobody is harmed, and S^4 is twice its own delay's. */
 static void state_alone(void **state) {
     (void)state;
     route_table *t = open_table(1, NULL, 1);
@@ -251,7 +251,7 @@ static void state_alone(void **state) {
     assert_true(r.wait_s == 0 && r.harm_s == 0);
     assert_true(fabs(r.prefill_s - 0.009644 - step_s) < 1e-6);
     assert_true(fabs(r.decode_s - 50 * step_s) < 1e-6);
-    assert_true(fabs(r.tail_s - own * fourth(1 / 1.5) / 5) < 1e-6);
+    assert_true(fabs(r.tail_s - own / 10) < 1e-6);
     assert_true(fabs(r.score - own - r.tail_s) < 1e-6);
     route_close(t);
 }
@@ -264,10 +264,10 @@ static void state_counts_the_harm(void **state) {
     route_progress(t, there, 100);
     route_receipt r = choose(t, ROUTE_STATE, 100, (const float[]){50});
     double step_s = 0.0102 + 1e-6 * (100 + 100 + 100 + 25), slope_s = step_s - 0.010356;
-    double own = 0.009644 + 51 * step_s, scale = 1.5 * 400 * step_s, weight = 1 + fourth(400 * step_s / scale);
+    double own = 0.009644 + 51 * step_s, theirs = 400 * step_s;
     assert_true(r.wait_s == 0);
-    assert_true(fabs(r.tail_s - own * fourth(own / scale) / 5) < 1e-7);
-    assert_true(fabs(r.harm_s - (slope_s * 50 + 0.009644) * weight) < 1e-6);
+    assert_true(fabs(r.tail_s - own * fourth(own / theirs) / 10) < 1e-7);
+    assert_true(fabs(r.harm_s - (slope_s * 50 + 0.009644) * 1.5) < 1e-6);
     route_close(t);
 }
 

@@ -5,11 +5,13 @@
  *
  * `state` compares what the whole pool's delays become. A request of predicted delay T counts as
  *
- *     phi(T) = T + T (T / S)^4 / 5        S = 1.5 x the mean predicted delay of all requests in flight
+ *     phi(T) = T + T (T / S)^4 / 5        S^4 = 2 x the mean of T^4 over all requests in flight
  *
  * so that a second more counts 1 + (T / S)^4: as one second for most, as several for those that are slow already. That
- * is what holds the 99th percentile down: long answers go where the batch is small, and are left alone there. With S
- * taken from the pool itself there is no scale to set. A replica's score is
+ * is what holds the 99th percentile down: long answers go where the batch is small, and are left alone there. S makes
+ * the second term, over those in flight, half of the first, whatever their lengths: no scale is to be set, and a few
+ * very long answers cannot outvote the rest. (Half was chosen by simulation: less gives the mean more,
+ * docs/simulate.md.) A replica's score is
  *
  *     phi(own)                     own = wait + prefill + answer x step
  *   + sum over those there of (seconds the request costs them) x (1 + (T_j / S)^4)
@@ -27,7 +29,7 @@
 #include <string.h>
 
 enum { WIDTH = 4 };
-static const double tail_scale = 1.5;
+static const double tail_share = 0.5;
 
 route_delay route_delay_static(const route_lane *l, double prompt, double answer) {
     int n = route_requests(l) + 1;
@@ -152,11 +154,15 @@ static outlook look(const route_lane *l, double prompt, double answer, float spr
     return o;
 }
 
-static double score(const route_lane *l, outlook *o, double prompt, double scale_s) {
+static double fourth(double x) {
+    return x * x * x * x;
+}
+
+static double score(const route_lane *l, outlook *o, double prompt, double fourth_s) {
     route_delay *d = &o->delay;
     double own_s = d->wait_s + d->prefill_s + d->decode_s, once_s = route_prompt_s(l, prompt);
-    double own = own_s / scale_s, unit = o->step_s / scale_s, unit4 = unit * unit * unit * unit;
-    d->tail_s = own_s * own * own * own * own / 5;
+    double unit4 = fourth(o->step_s) / fourth_s;
+    d->tail_s = own_s * fourth(own_s) / fourth_s / 5;
     d->harm_s = o->slope_s * (o->those.shared + unit4 * o->those.shared4) +
                 once_s * (route_requests(l) + unit4 * o->those.whole4);
     return own_s + d->tail_s + d->harm_s;
@@ -165,17 +171,17 @@ static double score(const route_lane *l, outlook *o, double prompt, double scale
 void route_state_scores(const route_table *t, const int *able, int n, double prompt, const route_belief *belief,
                         double *scores, route_delay *delays) {
     outlook o[ROUTE_MOST_REPLICAS];
-    double delay_s = 0, requests = 0;
+    double sum4 = 0, requests = 0;
     for (int k = 0; k < n; k++) {
         const route_lane *l = &t->lane[able[k]];
         o[k] = look(l, prompt, (double)belief->tokens[l->replica.method], t->trust[l->replica.method].spread);
-        delay_s += o[k].step_s * o[k].those.whole;
+        sum4 += fourth(o[k].step_s) * o[k].those.whole4;
         requests += route_requests(l);
     }
     for (int k = 0; k < n; k++) {
         const route_lane *l = &t->lane[able[k]];
         double own_s = o[k].delay.wait_s + o[k].delay.prefill_s + o[k].delay.decode_s;
-        scores[k] = score(l, &o[k], prompt, tail_scale * (requests > 0 ? delay_s / requests : own_s));
+        scores[k] = score(l, &o[k], prompt, (requests > 0 ? sum4 / requests : fourth(own_s)) / tail_share);
         delays[k] = o[k].delay;
     }
 }

@@ -119,7 +119,7 @@ static void a_page_and_a_store(void **state) {
     snprintf(line, sizeof(line), OWN "--methods packed --utilisation 0.5,0.9 -n 200 --seeds 2 --report %s --store %s",
              page, db);
     assert_int_equal(run(line), 0);
-    assert_int_equal(run(line), 0); /* again: the same run, its rows replaced */
+    assert_int_equal(run(line), 0); /* again: a run beside it */
     FILE *f = fopen(page, "rb");
     assert_non_null(f);
     output[fread(output, 1, sizeof(output) - 1, f)] = 0;

@@ -144,7 +144,7 @@ pleat_status simulate_keep(const char *store_path, const char *report_path, cons
                           .version = PLEAT_VERSION,
                           .options = options};
     pleat_status status = store_open(store_path ? store_path : STORE_IN_MEMORY, true, &db, error);
-    status = status ? status : store_run_begin(db, &identity, STORE_GO_ON, &run, error);
+    status = status ? status : store_run_begin(db, &identity, STORE_ANEW, &run, error);
     status = status ? status : sim_results_put(db, run.id, results, n_cases * n_policies, error);
     status = status ? status : store_run_finish(db, run.id, error);
     if (!status && report_path)

@@ -101,4 +101,4 @@ clean:
 
 .PHONY: all tests fuzz bench install format clean
 .SECONDARY:
--include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(BENCH_SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d)
+-include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(BENCH_SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d) $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%.d) $(BUILD)/tests/fuzz/driver.d

@@ -19,10 +19,6 @@ static fuzz_input seeds[MOST_SEEDS];
 static int n_seeds;
 static volatile int round_now = -1;
 
-fuzz_input fuzz_text(const char *s) {
-    return (fuzz_input){(uint8_t *)strdup(s), strlen(s)};
-}
-
 /* ---- what broke ---- */
 
 static void tell_round(void) {

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
@@ -22,7 +23,9 @@ typedef struct fuzz_input {
 /* The i-th seed; false: there are no more. */
 bool fuzz_seed(int i, fuzz_input *seed);
 /* A copy of a text, for seeds. */
-fuzz_input fuzz_text(const char *s);
+static inline fuzz_input fuzz_text(const char *s) {
+    return (fuzz_input){(uint8_t *)strdup(s), strlen(s)};
+}
 
 extern const char fuzz_name[];
 extern const int fuzz_rounds; /* of mutation: some two seconds */

@@ -81,10 +81,11 @@ typedef struct cpu_kernels {
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
-    /* One page of an online softmax, by rows: s[r*64..] holds scores, -INFINITY where masked. Sets m' = max(m[r], max s), s = exp(s - m')
-     * (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and c[r] = exp(m_before - m') (1 when nothing is visible; 0 when m[r] was
-     * -INFINITY before). Sums in a fixed order. */
-    void (*softmax_page)(float *s, int n_rows, float *m, float *l, float *c);
+    /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r, over all pages:
+     * m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and c[r] = exp(m_before - m') (1
+     * when nothing was ever visible; 0 when m[r] was -INFINITY before). Sums in a fixed order, to which pages without a visible slot
+     * add nothing. */
+    void (*softmax_pages)(float *s, int n_pages, int n_rows, float *m, float *l, float *c);
     /* The floats of n maps of codes: scale, and what the middle code stands for, minimum + scale * code. minimum NULL: middle is left
      * alone. */
     void (*open_maps)(const f16 *scale16, const f16 *minimum16, int n, float code, float *scale, float *middle);

@@ -272,8 +272,8 @@ static void mask_unread(const tile *t, int page, float *s) {
 }
 
 typedef struct page_span { /* what a page's positions say */
-    const int32_t *pos; /* [64] */
-    int32_t low, high;  /* of all 64, dead ones are KV_DEAD */
+    const int32_t *pos;    /* [64] */
+    int32_t low, high;     /* of all 64, dead ones are KV_DEAD */
     int32_t padded[PAGE_TOKENS];
 } page_span;
 
@@ -374,20 +374,20 @@ static void page_mix(tile *t, int page, float *p, float *o, const void *prefetch
     page_f16_mix(t->kernels, t->d, tail, p, t->n_rows, o, NULL);
 }
 
-/* Scores of one page with the right rotation per slot, masked. */
-static void page_score_masked(const tile *t, int page, const page_span *span, const void *prefetch) {
+/* Scores of one page, s [rows][64], with the right rotation per slot, masked. */
+static void page_score_masked(const tile *t, int page, const page_span *span, float *s, const void *prefetch) {
     kv_scratch *w = t->scratch;
     bool cached = t->shifted && span->low < t->cache->segment_end;
     if (!cached || span->high >= t->cache->segment_end)
-        page_score(t, page, w->q, w->s, prefetch);
+        page_score(t, page, w->q, s, prefetch);
     if (cached && span->high < t->cache->segment_end) {
-        page_score(t, page, w->q_cached, w->s, prefetch);
+        page_score(t, page, w->q_cached, s, prefetch);
     } else if (cached) {
         page_score(t, page, w->q_cached, w->s_part, NULL);
         for (int r = 0; r < t->n_rows; r++)
             for (int i = 0; i < PAGE_TOKENS; i++)
                 if (span->pos[i] < t->cache->segment_end)
-                    w->s[r * PAGE_TOKENS + i] = w->s_part[r * PAGE_TOKENS + i];
+                    s[r * PAGE_TOKENS + i] = w->s_part[r * PAGE_TOKENS + i];
     }
     if (span->high <= t->t_first && (!t->window || span->low > t->t_last - t->window))
         return;
@@ -395,7 +395,7 @@ static void page_score_masked(const tile *t, int page, const page_span *span, co
         int position = t->t_first + r / t->group, behind = t->window ? position - t->window : -1;
         for (int i = 0; i < PAGE_TOKENS; i++)
             if (span->pos[i] > position || span->pos[i] <= behind)
-                w->s[r * PAGE_TOKENS + i] = -INFINITY;
+                s[r * PAGE_TOKENS + i] = -INFINITY;
     }
 }
 
@@ -408,41 +408,67 @@ static const void *next_page_bytes(const tile *t, int side, int page) {
     return lane_sealed_in(t->lane, side, page) ? t->lane->sealed[side][page].bytes : t->lane->tail[side][page];
 }
 
-/* One page into the running softmax of the chunk. */
-static void page_attend(tile *t, int page, float *max, float *sum, float *out) {
-    page_span span;
-    span_read(t->kernels, t->lane, page, &span);
-    bool unseen = span.low > t->t_last || !page_is_read(t, page);
-    if (t->window && !unseen) {
-        int32_t high = -1; /* of the live ones */
-        for (int i = 0; i < PAGE_TOKENS; i++)
-            high = span.pos[i] != KV_DEAD && span.pos[i] > high ? span.pos[i] : high;
-        unseen = high <= t->t_first - t->window;
-    }
-    if (unseen) {
-        for (int r = t->p_from; t->p && r < t->n_rows; r++) {
-            memset(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, 0, PAGE_TOKENS * sizeof(*t->p));
-            t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = 0;
+/* No query of the tile sees a slot of the page. */
+static bool page_unseen(const tile *t, const page_span *span) {
+    if (span->low > t->t_last || !t->window)
+        return span->low > t->t_last;
+    int32_t high = -1; /* of the live ones */
+    for (int i = 0; i < PAGE_TOKENS; i++)
+        high = span->pos[i] != KV_DEAD && span->pos[i] > high ? span->pos[i] : high;
+    return high <= t->t_first - t->window;
+}
+
+static float *kept_p(const tile *t, int r, int page) {
+    return t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS;
+}
+
+static float *kept_max(const tile *t, int r, int page) {
+    return &t->p_max[r * (t->p_stride / PAGE_TOKENS) + page];
+}
+
+/* The scores of the pages from first to end that are seen, one behind the other; which pages these are. */
+static int block_score(const tile *t, int first, int end, int seen[ATTEND_BLOCK_PAGES]) {
+    int n = 0;
+    for (int page = first; page < end; page++) {
+        page_span span;
+        span_read(t->kernels, t->lane, page, &span);
+        if (!page_unseen(t, &span) && page_is_read(t, page)) {
+            float *s = t->scratch->s + n * t->n_rows * PAGE_TOKENS;
+            page_score_masked(t, page, &span, s, next_page_bytes(t, KV_K, page));
+            mask_unread(t, page, s);
+            seen[n++] = page;
+            continue;
         }
-        return;
+        for (int r = t->p_from; t->p && r < t->n_rows; r++) {
+            memset(kept_p(t, r, page), 0, PAGE_TOKENS * sizeof(*t->p));
+            *kept_max(t, r, page) = 0;
+        }
     }
-    float *s = t->scratch->s;
-    page_score_masked(t, page, &span, next_page_bytes(t, KV_K, page));
-    mask_unread(t, page, s);
-    float correction[ATTEND_TILE_TOKENS * KV_MAX_GROUP];
-    t->kernels->softmax_page(s, t->n_rows, max, sum, correction);
+    return n;
+}
+
+/* A block of pages into the running softmax of the chunk: together, because the exponentials of few rows would wait for
+ * one another. */
+static void block_attend(tile *t, int first, int end, float *max, float *sum, float *out) {
+    int seen[ATTEND_BLOCK_PAGES], n = block_score(t, first, end, seen);
+    float correction[ATTEND_TILE_TOKENS * KV_MAX_GROUP], *s = t->scratch->s;
+    if (n == 0)
+        return;
+    t->kernels->softmax_pages(s, n, t->n_rows, max, sum, correction);
     for (int r = 0; r < t->n_rows; r++) {
         if (correction[r] != 1)
             t->kernels->scale(out + r * t->d, t->d, correction[r]);
         if (correction[r] != 1 && t->out_turned)
             t->kernels->scale(t->out_turned + r * t->d, t->d, correction[r]);
-        if (t->p && r >= t->p_from) {
-            memcpy(t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS, s + r * PAGE_TOKENS,
-                   PAGE_TOKENS * sizeof(*s));
-            t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] = max[r] == -INFINITY ? 0 : max[r];
-        }
     }
-    page_mix(t, page, s, out, next_page_bytes(t, KV_V, page));
+    for (int i = 0; i < n; i++) {
+        float *p = s + i * t->n_rows * PAGE_TOKENS;
+        for (int r = t->p_from; t->p && r < t->n_rows; r++) {
+            memcpy(kept_p(t, r, seen[i]), p + r * PAGE_TOKENS, PAGE_TOKENS * sizeof(*p));
+            *kept_max(t, r, seen[i]) = max[r] == -INFINITY ? 0 : max[r];
+        }
+        page_mix(t, seen[i], p, out, next_page_bytes(t, KV_V, seen[i]));
+    }
 }
 
 static void chunk_attend(tile *t, int chunk, float *max, float *sum, float *out) {
@@ -453,10 +479,12 @@ static void chunk_attend(tile *t, int chunk, float *max, float *sum, float *out)
     memset(out, 0, (size_t)(t->n_rows * t->d) * sizeof(*out));
     int end = page_count(t->lane->n_slots);
     end = end < (chunk + 1) * CHUNK_PAGES ? end : (chunk + 1) * CHUNK_PAGES;
-    int page = chunk * CHUNK_PAGES;
     t->out_turned = NULL;
-    for (page = page > t->lane->first_page ? page : t->lane->first_page; page < end; page++)
-        page_attend(t, page, max, sum, out);
+    for (int first = chunk * CHUNK_PAGES; first < end; first += ATTEND_BLOCK_PAGES) {
+        int from = first > t->lane->first_page ? first : t->lane->first_page;
+        int to = first + ATTEND_BLOCK_PAGES < end ? first + ATTEND_BLOCK_PAGES : end;
+        block_attend(t, from, to, max, sum, out);
+    }
     if (!t->out_turned)
         return;
     const kv_coding *coding = &t->lane->keep[KV_V].coding;

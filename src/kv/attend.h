@@ -1,6 +1,6 @@
 /* attend.h - attention of a step's queries over one lane: one algorithm for prefill and decode, any format, any policy.
  *
- * Queries go in tiles on absolute positions (16 tokens x the group's heads), keys in pages of 64 slots and chunks of
+ * Queries go in tiles on absolute positions (16 tokens x the group's heads), keys in pages of 64 slots, blocks of 4 pages and chunks of
  * 1,024 slots; each chunk gives a partial (maximum, sum, output), merged in rising order. One task is one (lane, query
  * tile, chunk range): few lanes and a long cache are split by chunk, and since chunks are merged alike, the bits do not
  * depend on that. */
@@ -8,7 +8,7 @@
 #define KV_ATTEND_H
 #include "kv/cache.h"
 
-enum { ATTEND_TILE_TOKENS = 16, ATTEND_CHUNK_TOKENS = 1024 };
+enum { ATTEND_TILE_TOKENS = 16, ATTEND_BLOCK_PAGES = 4, ATTEND_CHUNK_TOKENS = 1024 };
 
 /* The attention of one step in one layer over all its sequences. */
 typedef struct kv_attend_item {

@@ -7,6 +7,7 @@
  * policy is asked after every token, and what is due is sealed. Layers with a window keep their window: no policy,
  * pages wholly behind it are given back, formats seal as elsewhere. */
 #include "kv/lane.h"
+#include "kv/attend.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "kv/page_f16.h"
@@ -483,7 +484,11 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
                         &s->out_turned, &s->s,        &s->s_part, &s->p_part,    &s->max,      &s->sum,
                         &s->chunk_max,  &s->chunk_sum};
     for (size_t i = 0; i < sizeof(by_row) / sizeof(*by_row); i++) {
-        *by_row[i] = mem_alloc(rows * (i < 7 ? d : i < 10 ? PAGE_TOKENS : 1), sizeof(float));
+        *by_row[i] = mem_alloc(rows * (i < 7    ? d
+                                    : i == 7 ? ATTEND_BLOCK_PAGES * PAGE_TOKENS
+                                    : i < 10 ? PAGE_TOKENS
+                                             : 1),
+                            sizeof(float));
         ok = ok && *by_row[i];
     }
     if (!ok) {

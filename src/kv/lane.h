@@ -118,7 +118,8 @@ struct kv_scratch {
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
     float *q_turned, *q_cached_turned, *out_turned; /* [rows][d] in the basis of a format that turns rows */
-    float *s, *s_part, *p_part;                     /* [rows][64] */
+    float *s;                                       /* [4 pages][rows][64] */
+    float *s_part, *p_part;                         /* [rows][64] */
     float *max, *sum, *chunk_max, *chunk_sum;       /* [rows] */
     float *cos_sin;                                 /* [n_rot] of the rotation below */
     const float *cos_sin_rope;                      /* whose angles */

@@ -203,7 +203,7 @@ static void softmax_row(const cpu_kernels *kernels, float *s, int n) {
         int m = n - from < PAGE_TOKENS ? n - from : PAGE_TOKENS;
         for (int i = 0; i < PAGE_TOKENS; i++)
             page[i] = i < m ? s[from + i] : -INFINITY;
-        kernels->softmax_page(page, 1, &max, &sum, &correction);
+        kernels->softmax_pages(page, 1, 1, &max, &sum, &correction);
         memcpy(s + from, page, (size_t)m * sizeof(*s));
     }
     kernels->scale(s, n, 1 / sum);

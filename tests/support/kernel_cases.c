@@ -276,39 +276,53 @@ static void run_act(const cpu_kernels *k, const kernel_case *c, const kernel_siz
 
 /* ---- softmax ---- */
 
+/* n pages. A part of the rows cannot be one call, as pages lie between: run copies it out and back. */
 static void layout_softmax(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
     (void)c;
     size_t n = (size_t)s->n_rows;
-    b[0] = (kernel_buffer){.element = KERNEL_F32, .n = n * PAGE_TOKENS, .out = true, .align = 4};
+    b[0] = (kernel_buffer){.element = KERNEL_F32, .n = (size_t)s->n * n * PAGE_TOKENS, .out = true, .align = 4};
     for (int i = 1; i <= 3; i++) /* maximum, sum, correction */
         b[i] = (kernel_buffer){.element = KERNEL_F32, .n = n, .out = true, .align = 4};
 }
 
 /* Rows in turn, beginning with the variant: 0 first page, 1 a later page, 2 some slots masked, 3 all masked after
- * others, 4 all masked and nothing before, 5 scores so far apart that most exponentials are zero. */
+ * others, 4 all masked and nothing before, 5 scores so far apart that most exponentials are zero, 6 every second page
+ * masked. */
 static void fill_softmax(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes,
                          void *const *buffer) {
     (void)c, (void)magnitudes;
     float *x = buffer[0], *m = buffer[1], *l = buffer[2], *factor = buffer[3];
     for (int r = 0; r < s->n_rows; r++) {
-        int kind = (s->variant + r) % 6;
+        int kind = (s->variant + r) % 7;
         bool first = kind == 0 || kind == 4;
         m[r] = first ? -INFINITY : kernel_draw_float(&seed, false) * 3;
         l[r] = first ? 0 : 1 + kernel_draw_float(&seed, true) * 50;
         factor[r] = -7;
-        for (int t = r * PAGE_TOKENS; t < (r + 1) * PAGE_TOKENS; t++) {
-            x[t] = kernel_draw_float(&seed, false) * (kind == 5 ? 90 : 5);
-            if (kind == 3 || kind == 4 || (kind == 2 && kernel_draw(&seed) % 3 == 0))
-                x[t] = -INFINITY;
+        for (int i = 0; i < s->n * PAGE_TOKENS; i++) {
+            float *at = &x[(i / PAGE_TOKENS * s->n_rows + r) * PAGE_TOKENS + i % PAGE_TOKENS];
+            *at = kernel_draw_float(&seed, false) * (kind == 5 ? 90 : 5);
+            if (kind == 3 || kind == 4 || (kind == 2 && kernel_draw(&seed) % 3 == 0) ||
+                (kind == 6 && i / PAGE_TOKENS % 2 == 0))
+                *at = -INFINITY;
         }
     }
 }
 
 static void run_softmax(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
                         void *const *buffer) {
-    (void)c, (void)s;
-    k->softmax_page((float *)buffer[0] + first * PAGE_TOKENS, n_rows, (float *)buffer[1] + first,
-                    (float *)buffer[2] + first, (float *)buffer[3] + first);
+    (void)c;
+    float *x = buffer[0], *m = buffer[1], *l = buffer[2], *factor = buffer[3], part[16 * PAGE_TOKENS];
+    if (n_rows == s->n_rows) {
+        k->softmax_pages(x, s->n, n_rows, m, l, factor);
+        return;
+    }
+    for (int page = 0; page < s->n; page++)
+        memcpy(part + page * n_rows * PAGE_TOKENS, x + (page * s->n_rows + first) * PAGE_TOKENS,
+               (size_t)(n_rows * PAGE_TOKENS) * sizeof(*part));
+    k->softmax_pages(part, s->n, n_rows, m + first, l + first, factor + first);
+    for (int page = 0; page < s->n; page++)
+        memcpy(x + (page * s->n_rows + first) * PAGE_TOKENS, part + page * n_rows * PAGE_TOKENS,
+               (size_t)(n_rows * PAGE_TOKENS) * sizeof(*part));
 }
 
 #define ROW_CASE(id, text, how, most_variant, lay, fills)                                                              \
@@ -375,16 +389,16 @@ static const kernel_case act_quantize = {.name = "act_quantize",
                                          .layout = layout_act,
                                          .fill = fill_act,
                                          .run = run_act};
-static const kernel_case softmax_page = {.name = "softmax_page",
-                                         .rule = KERNEL_NEAR,
-                                         .step = {64, 1, 1, 0},
-                                         .most = {64, 11, 1, 6},
-                                         .bench = {64, 6, 1, 1},
-                                         .rows_apart = true,
-                                         .in_place = true,
-                                         .layout = layout_softmax,
-                                         .fill = fill_softmax,
-                                         .run = run_softmax};
+static const kernel_case softmax_pages = {.name = "softmax_pages",
+                                          .rule = KERNEL_NEAR,
+                                          .step = {1, 1, 1, 0},
+                                          .most = {4, 11, 1, 7},
+                                          .bench = {4, 6, 1, 1},
+                                          .rows_apart = true,
+                                          .in_place = true,
+                                          .layout = layout_softmax,
+                                          .fill = fill_softmax,
+                                          .run = run_softmax};
 
 static const kernel_case open_maps = {.name = "open_maps",
                                       .rule = KERNEL_SUM,
@@ -403,6 +417,6 @@ static const kernel_case bounds = {.name = "bounds",
                                    .fill = fill_bounds,
                                    .run = run_bounds};
 
-const kernel_case *const kernel_cases_rows[] = {&open_maps, &bounds,   &scale,        &add_scaled,   &add,
-                                                &silu_mul,  &gelu_mul, &rms_norm,     &rope_pairs,   &rope_halves,
-                                                &to_f16,    &from_f16, &act_quantize, &softmax_page, NULL};
+const kernel_case *const kernel_cases_rows[] = {&open_maps, &bounds,   &scale,        &add_scaled,    &add,
+                                                &silu_mul,  &gelu_mul, &rms_norm,     &rope_pairs,    &rope_halves,
+                                                &to_f16,    &from_f16, &act_quantize, &softmax_pages, NULL};

@@ -45,6 +45,13 @@ typedef struct fold_item { /* what becomes one dot_row; all [n] */
     const float *x, *scale, *middle;
 } fold_item;
 
+typedef struct dot_tile { /* one tile of codes, what it is multiplied with, where that goes */
+    const dot_row *rows;
+    const uint8_t *codes;
+    const float *scale, *middle; /* of its 32 columns; NULL: ones */
+    float *out;
+} dot_tile;
+
 /* Rows of a tile as tile_type has them, for codes into a table of floats, book[2^bits], and for 8-bit floats (no table). */
 typedef enum book_type {
     BOOK_2,    /* 8 bytes as TILE_U2 */
@@ -70,14 +77,13 @@ typedef struct cpu_kernels {
      * max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same bits at every level. offset = sum of x[i] * middle[i].
      * Either all items have a scale or none has (ones), likewise a middle (none: offset 0). */
     void (*fold)(const fold_item *items, int n_items, int n, dot_row *rows);
-    /* Products with n_tiles tiles of codes, one behind the other; tile i has 32 columns, out + 32 i, and the n_rows rows behind
-     * rows + i / tiles_per_group * n_rows. In each, out[r*ldo + k] += unit_r * R * scale[k] + offset_r * middle[k] for its columns k,
-     * where R is the whole number sum over i < n of number_r[i] * (code[i][k] - 2^(bits-1)), exact at every level. scale and middle
-     * are of all columns; NULL: ones. n is a multiple of 16. Codes of a tile, 4 elements of a column side by side:
+    /* Products of n_rows rows of n elements (a multiple of 16) with each of n_tiles tiles of codes: out[r*ldo + k] += unit_r * R * scale[k]
+     * + offset_r * middle[k] for the tile's 32 columns k, where R is the whole number sum over i < n of number_r[i] * (code[i][k] -
+     * 2^(bits-1)), exact at every level. Tiles are worked on in turn; several may share an out. Codes of a tile, 64-byte aligned, 4
+     * elements of a column side by side:
      *   8 bits [n/4][32][4]    4 bits [n/8][32][4], elements 8g.. low, 8g + 4.. high    2 bits [n/16][32][4], 16g.. from the low bits up
-     * aligned to 64 bytes. prefetch: as many bytes as the codes have, to bring to L2 while working, or NULL. */
-    void (*dot[CODE_COUNT])(const dot_row *rows, int n_rows, int n, const uint8_t *codes, int n_tiles, int tiles_per_group,
-                            const float *scale, const float *middle, float *out, size_t ldo, const void *prefetch);
+     * prefetch: what will be read next, laid out like the tiles, to be brought to L2 meanwhile, or NULL. */
+    void (*dot[CODE_COUNT])(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch);
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);

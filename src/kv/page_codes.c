@@ -14,10 +14,11 @@
  * Rows are worked on in blocks of BLOCK_ROWS, each row's chain of additions is its own, so its bits do not depend on
  * the others. */
 #include "kv/page_codes.h"
-#include <assert.h>
+#include <math.h>
 #include <string.h>
 
 enum { BLOCK_ROWS = 8, MOST_ITEMS = BLOCK_ROWS * KV_MAX_HEAD_DIM / TILE, HALVES = PAGE_TOKENS / TILE };
+#define SCORE_ERROR 3e-4f
 
 static code_type type_of(int bits) {
     return bits == 8 ? CODE_U8 : bits == 4 ? CODE_U4 : CODE_U2;
@@ -87,10 +88,6 @@ static const float *middles(const cpu_kernels *kernels, int bits, const page_map
     return middle;
 }
 
-static const uint8_t *ahead(const uint8_t *prefetch, size_t offset) {
-    return prefetch ? prefetch + offset : NULL;
-}
-
 static const float *at(const float *x, int offset) {
     return x ? x + offset : NULL;
 }
@@ -108,29 +105,83 @@ static void fold_groups(const cpu_kernels *kernels, const float *x, size_t ldx, 
     kernels->fold(item, n_groups * n_rows, n, rows);
 }
 
+/* What the numbers of a folded row leave out, as a row of its own. x [n], scale [n] or NULL: what it was folded from.
+ */
+static void fold_rest(const cpu_kernels *kernels, const float *x, const float *scale, int n, const dot_row *row,
+                      dot_row *rest) {
+    float left[KV_MAX_HEAD_DIM];
+    for (int i = 0; i < n; i++) {
+        float y = scale ? x[i] * scale[i] : x[i];
+        left[i] = y - row->unit * (float)(row->high[i] * 256 + row->low[i]);
+    }
+    fold_item item = {.x = left};
+    kernels->fold(&item, 1, n, rest);
+}
+
+/* Whether rounding a row's n numbers to units, multiplied with codes that count `most` for this much at most, could
+ * move a score by more than SCORE_ERROR: half a unit is 0.29 in the mean, codes are 0.58 of the largest. Then what was
+ * left out is added: a key bias (Qwen2.5), or very peaked scores. */
+static bool coarse(float unit, float most, int n) {
+    return unit * most * sqrtf((float)n) > SCORE_ERROR / (0.29f * 0.58f);
+}
+
 static void score_by_channel(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
                              const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
-    dot_row rows[MOST_ITEMS];
+    dot_row rows[MOST_ITEMS], rest;
+    dot_tile tile[HALVES];
     fold_groups(kernels, q, (size_t)d, n_rows, d, maps->n_groups, 0, maps->scale, middle, d, rows);
-    kernels->dot[type_of(bits)](rows, n_rows, d, codes, HALVES, HALVES / maps->n_groups, NULL, NULL, s, PAGE_TOKENS,
-                                prefetch);
+    for (int half = 0; half < HALVES; half++)
+        tile[half] = (dot_tile){.rows = rows + half * maps->n_groups / HALVES * n_rows,
+                                .codes = codes + place(bits, d, KV_K, half, 0),
+                                .out = s + half * TILE};
+    kernels->dot[type_of(bits)](tile, HALVES, n_rows, d, PAGE_TOKENS, prefetch);
+    for (int half = 0; half < HALVES; half++)
+        for (int r = 0; r < n_rows; r++) {
+            const dot_row *row = &tile[half].rows[r];
+            if (!coarse(row->unit, (float)(1 << (bits - 1)), d))
+                continue;
+            fold_rest(kernels, q + r * d, maps->scale + half * maps->n_groups / HALVES * d, d, row, &rest);
+            dot_tile more = {.rows = &rest, .codes = tile[half].codes, .out = tile[half].out + r * PAGE_TOKENS};
+            kernels->dot[type_of(bits)](&more, 1, 1, d, PAGE_TOKENS, NULL);
+        }
+}
+
+static float largest(const float *x, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++)
+        most = x[i] > most ? x[i] : most;
+    return most;
 }
 
 static void score_by_token(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
                            const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
     float ones[KV_MAX_HEAD_DIM];
-    dot_row rows[MOST_ITEMS];
-    int wide = d / maps->n_groups;
+    dot_row rows[MOST_ITEMS], rest;
+    dot_tile tile[HALVES * KV_MAX_HEAD_DIM / TILE];
+    int wide = d / maps->n_groups, n_tiles = HALVES * maps->n_groups;
     for (int j = 0; middle && j < wide; j++)
         ones[j] = 1;
     fold_groups(kernels, q, (size_t)d, n_rows, wide, maps->n_groups, wide, NULL, middle ? ones : NULL, 0, rows);
-    for (int half = 0; half < HALVES; half++)
-        for (int g = 0; g < maps->n_groups; g++) {
-            size_t from = place(bits, d, KV_K, half, g * wide);
-            int map = g * PAGE_TOKENS + half * TILE;
-            kernels->dot[type_of(bits)](rows + g * n_rows, n_rows, wide, codes + from, 1, 1, maps->scale + map,
-                                        at(middle, map), s + half * TILE, PAGE_TOKENS, ahead(prefetch, from));
+    for (int i = 0; i < n_tiles; i++) {
+        int half = i / maps->n_groups, g = i % maps->n_groups, map = g * PAGE_TOKENS + half * TILE;
+        tile[i] = (dot_tile){.rows = rows + g * n_rows,
+                             .codes = codes + place(bits, d, KV_K, half, g * wide),
+                             .scale = maps->scale + map,
+                             .middle = at(middle, map),
+                             .out = s + half * TILE};
+    }
+    kernels->dot[type_of(bits)](tile, n_tiles, n_rows, wide, PAGE_TOKENS, prefetch);
+    for (int i = 0; i < n_tiles; i++) {
+        float most = largest(tile[i].scale, TILE) * (float)(1 << (bits - 1));
+        for (int r = 0; r < n_rows; r++) {
+            const dot_row *row = &tile[i].rows[r];
+            if (!coarse(row->unit, most, wide))
+                continue;
+            fold_rest(kernels, q + r * d + i % maps->n_groups * wide, NULL, wide, row, &rest);
+            dot_tile more = {&rest, tile[i].codes, tile[i].scale, NULL, tile[i].out + r * PAGE_TOKENS};
+            kernels->dot[type_of(bits)](&more, 1, 1, wide, PAGE_TOKENS, NULL);
         }
+    }
 }
 
 void page_codes_score(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
@@ -148,11 +199,14 @@ void page_codes_score(const cpu_kernels *kernels, int bits, int d, const uint8_t
 static void mix_block(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
                       const float *middle, const float *p, int n_rows, float *o, const uint8_t *prefetch) {
     dot_row rows[MOST_ITEMS];
+    dot_tile tile[KV_MAX_HEAD_DIM / TILE];
     fold_groups(kernels, p, PAGE_TOKENS, n_rows, PAGE_TOKENS, maps->n_groups, 0, maps->scale, middle, PAGE_TOKENS,
                 rows);
-    int n_tiles = d / TILE;
-    kernels->dot[type_of(bits)](rows, n_rows, PAGE_TOKENS, codes, n_tiles, n_tiles / maps->n_groups, NULL, NULL, o,
-                                (size_t)d, prefetch);
+    for (int i = 0; i < d / TILE; i++)
+        tile[i] = (dot_tile){.rows = rows + i * TILE * maps->n_groups / d * n_rows,
+                             .codes = codes + place(bits, d, KV_V, i, 0),
+                             .out = o + i * TILE};
+    kernels->dot[type_of(bits)](tile, d / TILE, n_rows, PAGE_TOKENS, (size_t)d, prefetch);
 }
 
 void page_codes_mix(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,

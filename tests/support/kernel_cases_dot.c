@@ -160,22 +160,19 @@ static void dot_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, 
         ((float *)buffer[D_OUT])[i] = only_sums(c) ? 0 : kernel_draw_float(&seed, magnitudes);
 }
 
-/* variant bit 0: gaps between rows and a prefetch, bit 1: a scale, bit 2: a middle. A part of the rows is one call per
- * set, as rows of a set follow one another. */
+/* variant bit 0: gaps between rows and a prefetch, bit 1: a scale, bit 2: a middle. */
 static void dot_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
                     void *const *buffer) {
-    bool bare = only_sums(c), all = n_rows == s->n_rows;
-    size_t tile_bytes = (size_t)(s->n * TILE * bits_of(c) / 8);
-    for (int tile = 0, n_tiles; tile < s->n_out; tile += n_tiles) {
-        n_tiles = all ? s->n_out : s->n_out - tile < TILES_PER_GROUP ? s->n_out - tile : TILES_PER_GROUP;
-        const dot_row *rows = (const dot_row *)buffer[D_ROWS] + tile / TILES_PER_GROUP * s->n_rows + first;
-        const uint8_t *codes = (const uint8_t *)buffer[D_CODES] + (size_t)tile * tile_bytes;
-        const float *scale = s->variant & 2 && !bare ? (const float *)buffer[D_SCALE] + tile * TILE : NULL;
-        const float *middle = s->variant & 4 && !bare ? (const float *)buffer[D_MIDDLE] + tile * TILE : NULL;
-        k->dot[c->type](rows, n_rows, s->n, codes, n_tiles, TILES_PER_GROUP, scale, middle,
-                        (float *)buffer[D_OUT] + (size_t)first * ldo(s) + tile * TILE, ldo(s),
-                        s->variant & 1 ? codes : NULL);
-    }
+    dot_tile tile[8];
+    for (int i = 0; i < s->n_out; i++)
+        tile[i] = (dot_tile){
+            .rows = (const dot_row *)buffer[D_ROWS] + i / TILES_PER_GROUP * s->n_rows + first,
+            .codes = (const uint8_t *)buffer[D_CODES] + i * (s->n * TILE * bits_of(c) / 8),
+            .scale = s->variant & 2 && !only_sums(c) ? (const float *)buffer[D_SCALE] + i * TILE : NULL,
+            .middle = s->variant & 4 && !only_sums(c) ? (const float *)buffer[D_MIDDLE] + i * TILE : NULL,
+            .out = (float *)buffer[D_OUT] + (size_t)first * ldo(s) + i * TILE,
+        };
+    k->dot[c->type](tile, s->n_out, n_rows, s->n, ldo(s), s->variant & 1 ? buffer[D_CODES] : NULL);
 }
 
 /* Both planes are counted. */

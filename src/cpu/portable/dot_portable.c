@@ -41,44 +41,45 @@ static int code_at(code_type type, const uint8_t *codes, int i, int k) {
     return codes[(i / 16 * TILE + k) * 4 + i % 4] >> (i / 4 % 4 * 2) & 3;
 }
 
-static inline void tile(code_type type, const dot_row *rows, int n_rows, int n, const uint8_t *codes,
-                        const float *scale, const float *middle, float *out, size_t ldo) {
+static inline void tile(code_type type, const dot_tile *at, int n_rows, int n, size_t ldo) {
     const int bits = type == CODE_U8 ? 8 : type == CODE_U4 ? 4 : 2;
     for (int k = 0; k < TILE; k++) {
         int count[DOT_MOST];
         for (int i = 0; i < n; i++)
-            count[i] = code_at(type, codes, i, k) - (1 << (bits - 1));
+            count[i] = code_at(type, at->codes, i, k) - (1 << (bits - 1));
         for (int r = 0; r < n_rows; r++) {
+            const dot_row *row = &at->rows[r];
             int32_t sum = 0;
             for (int i = 0; i < n; i++)
-                sum += (rows[r].high[i] * 256 + rows[r].low[i]) * count[i];
-            float t = rows[r].unit * (float)sum;
-            out[(size_t)r * ldo + (size_t)k] += scale ? t * scale[k] : t;
-            out[(size_t)r * ldo + (size_t)k] += middle ? rows[r].offset * middle[k] : rows[r].offset;
+                sum += (row->high[i] * 256 + row->low[i]) * count[i];
+            float t = row->unit * (float)sum;
+            at->out[(size_t)r * ldo + (size_t)k] += at->scale ? t * at->scale[k] : t;
+            at->out[(size_t)r * ldo + (size_t)k] += at->middle ? row->offset * at->middle[k] : row->offset;
         }
     }
 }
 
-static inline void dot(code_type type, const dot_row *rows, int n_rows, int n, const uint8_t *codes, int n_tiles,
-                       int tiles_per_group, const float *scale, const float *middle, float *out, size_t ldo,
+static inline void dot(code_type type, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
                        const void *prefetch) {
-    const int tile_bytes = n * TILE / (type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4);
-    for (int line = 0; prefetch && line < n_tiles * tile_bytes; line += 64)
-        __builtin_prefetch((const char *)prefetch + line, 0, 2);
-    for (int i = 0; i < n_tiles; i++)
-        tile(type, rows + i / tiles_per_group * n_rows, n_rows, n, codes + i * tile_bytes,
-             scale ? scale + i * TILE : NULL, middle ? middle + i * TILE : NULL, out + i * TILE, ldo);
+    const int bytes = n * TILE / (type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4);
+    for (int i = 0; i < n_tiles; i++) {
+        for (int line = 0; prefetch && line < bytes; line += 64)
+            __builtin_prefetch((const char *)prefetch + (tiles[i].codes - tiles[0].codes) + line, 0, 2);
+        tile(type, &tiles[i], n_rows, n, ldo);
+    }
 }
 
-#define DOT(name, type)                                                                                                \
-    static void name(const dot_row *rows, int n_rows, int n, const uint8_t *codes, int n_tiles, int tiles_per_group,   \
-                     const float *scale, const float *middle, float *out, size_t ldo, const void *prefetch) {          \
-        dot(type, rows, n_rows, n, codes, n_tiles, tiles_per_group, scale, middle, out, ldo, prefetch);                \
-    }
+static void dot_u8(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch) {
+    dot(CODE_U8, tiles, n_tiles, n_rows, n, ldo, prefetch);
+}
 
-DOT(dot_u8, CODE_U8)
-DOT(dot_u4, CODE_U4)
-DOT(dot_u2, CODE_U2)
+static void dot_u4(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch) {
+    dot(CODE_U4, tiles, n_tiles, n_rows, n, ldo, prefetch);
+}
+
+static void dot_u2(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch) {
+    dot(CODE_U2, tiles, n_tiles, n_rows, n, ldo, prefetch);
+}
 
 void dot_portable_fill(cpu_kernels *k) {
     k->fold = fold;

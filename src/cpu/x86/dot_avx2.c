@@ -37,7 +37,7 @@ INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const 
 #pragma GCC unroll 4
         for (int part = 0; part < parts; part++)
             for (int v = 0; v < 2; v++) {
-                __m256i code = _mm256_load_si256((const __m256i *)(at->codes + line + 32 * v));
+                __m256i code = _mm256_load_si256((const __m256i *)(at->tile->codes + line + 32 * v));
                 code = codes_unpack(type, code, part);
                 __m256i even = _mm256_and_si256(code, low_byte), odd = _mm256_srli_epi16(code, 8);
 #pragma GCC unroll 4
@@ -53,15 +53,16 @@ INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const 
     for (int r = 0; r < n_rows; r++)
         for (int v = 0; v < 2; v++) {
             int k = 16 * half + 8 * v;
-            codes_finish(type, mapped, &at->rows[first + r], sum[r][v], at->scale ? at->scale + k : NULL,
-                         at->middle ? at->middle + k : NULL, at->out + (size_t)(first + r) * at->ldo + k);
+            codes_finish(type, mapped, &at->tile->rows[first + r], sum[r][v],
+                         at->tile->scale ? at->tile->scale + k : NULL, at->tile->middle ? at->tile->middle + k : NULL,
+                         at->tile->out + (size_t)(first + r) * at->ldo + k);
         }
 }
 
 INLINE void block(code_type type, bool mapped, int n_rows, const dot_place *at, int first, bool ahead) {
     wide_row wide[ROWS];
     for (int r = 0; r < n_rows; r++)
-        widen(&at->rows[first + r], at->n, &wide[r]);
+        widen(&at->tile->rows[first + r], at->n, &wide[r]);
     half_block(type, mapped, n_rows, 0, at, first, wide, ahead);
     half_block(type, mapped, n_rows, 1, at, first, wide, ahead);
 }

@@ -23,7 +23,7 @@ INLINE __m256i four(const int8_t *a) {
 
 INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const dot_place *at, int first, bool ahead) {
     const int parts = type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4;
-    const dot_row *rows = at->rows + first;
+    const dot_row *rows = at->tile->rows + first;
     __m256i sum[ROWS][2][2];
     for (int r = 0; r < n_rows; r++)
         sum[r][0][0] = sum[r][0][1] = sum[r][1][0] = sum[r][1][1] = _mm256_setzero_si256();
@@ -34,7 +34,8 @@ INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const 
         for (int part = 0; part < parts; part++) {
             __m256i code[2];
             for (int v = 0; v < 2; v++)
-                code[v] = codes_unpack(type, _mm256_load_si256((const __m256i *)(at->codes + line + 32 * v)), part);
+                code[v] =
+                    codes_unpack(type, _mm256_load_si256((const __m256i *)(at->tile->codes + line + 32 * v)), part);
 #pragma GCC unroll 3
             for (int r = 0; r < n_rows; r++) {
                 __m256i a = four(rows[r].high + i + 4 * part);
@@ -51,8 +52,9 @@ INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const 
         for (int v = 0; v < 2; v++) {
             int k = 16 * half + 8 * v;
             __m256i whole = _mm256_add_epi32(_mm256_slli_epi32(sum[r][0][v], 8), sum[r][1][v]);
-            codes_finish(type, mapped, &rows[r], whole, at->scale ? at->scale + k : NULL,
-                         at->middle ? at->middle + k : NULL, at->out + (size_t)(first + r) * at->ldo + k);
+            codes_finish(type, mapped, &rows[r], whole, at->tile->scale ? at->tile->scale + k : NULL,
+                         at->tile->middle ? at->tile->middle + k : NULL,
+                         at->tile->out + (size_t)(first + r) * at->ldo + k);
         }
 }
 

@@ -50,8 +50,8 @@ INLINE void finish(code_type type, bool mapped, const dot_row *row, __m512i high
 
 INLINE void block(code_type type, bool mapped, int n_rows, const dot_place *at, int first, bool ahead) {
     const int parts = type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4;
-    const dot_row *rows = at->rows + first;
-    const uint8_t *codes = at->codes;
+    const dot_row *rows = at->tile->rows + first;
+    const uint8_t *codes = at->tile->codes;
     const char *prefetch = at->prefetch;
     __m512i sum[ROWS][2][2];
 #pragma GCC unroll 6
@@ -80,10 +80,10 @@ INLINE void block(code_type type, bool mapped, int n_rows, const dot_place *at, 
     }
 #pragma GCC unroll 6
     for (int r = 0; r < n_rows; r++) {
-        float *out = at->out + (size_t)(first + r) * at->ldo;
-        finish(type, mapped, &rows[r], sum[r][0][0], sum[r][1][0], at->scale, at->middle, out);
-        finish(type, mapped, &rows[r], sum[r][0][1], sum[r][1][1], at->scale ? at->scale + 16 : NULL,
-               at->middle ? at->middle + 16 : NULL, out + 16);
+        float *out = at->tile->out + (size_t)(first + r) * at->ldo;
+        finish(type, mapped, &rows[r], sum[r][0][0], sum[r][1][0], at->tile->scale, at->tile->middle, out);
+        finish(type, mapped, &rows[r], sum[r][0][1], sum[r][1][1], at->tile->scale ? at->tile->scale + 16 : NULL,
+               at->tile->middle ? at->tile->middle + 16 : NULL, out + 16);
     }
 }
 

@@ -1,5 +1,5 @@
 /* test_store.c - the study database: what is put comes back, also after a kill; one writer; what is refused and how. */
-#include "store/store.h"
+#include "store/exchange.h"
 #include "support/env.h"
 #include <fcntl.h>
 #include <math.h>
@@ -573,6 +573,106 @@ static void a_full_disk_loses_nothing(void **state) {
     remove_file(path);
 }
 
+/* ---- CSV ---- */
+
+static size_t read_whole(const char *folder, const char *name, char *out, size_t cap) {
+    char path[400];
+    snprintf(path, sizeof(path), "%s/%s.csv", folder, name);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    size_t n = fread(out, 1, cap - 1, f);
+    fclose(f);
+    out[n] = 0;
+    return n;
+}
+
+static void remove_folder(const char *folder) {
+    char command[400];
+    snprintf(command, sizeof(command), "rm -rf '%s'", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static void count_rows(void *context, const char *name, int64_t n_rows) {
+    (void)name;
+    *(int64_t *)context += n_rows;
+}
+
+/* Out, in and out again gives the same bytes, and what was read back goes on as the same run. */
+static void a_study_goes_through_csv_and_back(void **state) {
+    (void)state;
+    static const char *const tables[] = {"run",    "throughput", "sample",  "response",
+                                         "window", "score",      "profile", "model"};
+    static char first[1 << 16], second[1 << 16];
+    const char *path = new_path(), *copy = new_path(), *folder = env_temp("csv-1"), *again = env_temp("csv-2");
+    store *s = open_store(path, true);
+    store_begun b;
+    int64_t run = begin(s, STORE_GO_ON, &b), n_out = 0, n_in = 0;
+    store_point p[2] = {point_of("quote \"and\", comma", 256, 3), point_of("f16", 1, 0)};
+    p[1].error = "too large";
+    store_answer a = {.data_set = "set",
+                      .sample = "a",
+                      .prompt = " lines\r\nand \"quotes\" \xe2\x82\xac ",
+                      .label = "f16",
+                      .seed = UINT64_MAX,
+                      .text = ",",
+                      .ttft_ms = 0.1,
+                      .finish = "stop"};
+    float nll[3] = {0.1f, 1e-30f, 12345.678f}, kl[3] = {0, 1.0f / 3, 3e-8f};
+    store_window w = {.label = "f16", .text_name = "t", .ctx = 8, .n = 3, .nll = nll, .kl = kl, .kept_share = 1.0 / 3};
+    store_operator operator= {.name = "once", .batch = 1, .tokens = 2, .ms = 1.0 / 7};
+    OK(store_points_put(s, run, p, 2, error));
+    OK(store_answers_put(s, run, &a, 1, error));
+    OK(store_windows_put(s, run, &w, 1, error));
+    OK(store_profile_put(s, run, "", &operator, 1, error));
+    OK(store_model_put(s, run, "throughput", "f16", "{\"a\": [1, 2]}", error));
+    OK(store_export(s, folder, count_rows, &n_out, error));
+    store_close(s);
+    s = open_store(copy, true);
+    OK(store_import(s, folder, count_rows, &n_in, error));
+    assert_int_equal(n_out, 8);
+    assert_int_equal(n_in, n_out);
+    OK(store_export(s, again, NULL, NULL, error));
+    for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
+        assert_int_equal(read_whole(folder, tables[i], first, sizeof(first)),
+                         read_whole(again, tables[i], second, sizeof(second)));
+        assert_string_equal(first, second);
+    }
+    assert_int_equal(begin(s, STORE_GO_ON, &b), run);
+    assert_true(b.resumed);
+    store_windows got;
+    store_points points;
+    OK(store_windows_read(s, run, &got, error));
+    assert_memory_equal(got.window[0].nll, nll, sizeof(nll));
+    assert_memory_equal(got.window[0].kl, kl, sizeof(kl));
+    store_windows_free(&got);
+    OK(store_points_read(s, run, &points, error));
+    assert_null(points.point[0].error);
+    assert_string_equal(points.point[1].error, "too large");
+    assert_memory_equal(points.point[0].rate, p[0].rate, 3 * sizeof(double));
+    store_points_free(&points);
+    REFUSED(store_import(s, folder, NULL, NULL, error), PLEAT_EINPUT, "holds 1 run already");
+    store_close(s);
+    remove_file(copy);
+    /* a bad cell is told with its line, and nothing of the study is taken */
+    char name[400];
+    snprintf(name, sizeof(name), "%s/throughput.csv", folder);
+    FILE *f = fopen(name, "ab");
+    fputs("99,1,bad,,one,1,decode,0,[],1,0,1,1,0,\n", f);
+    fclose(f);
+    s = open_store(copy, true);
+    REFUSED(store_import(s, folder, NULL, NULL, error), PLEAT_EINPUT, "throughput.csv: line 4: ");
+    store_runs runs;
+    OK(store_runs_read(s, &runs, error));
+    assert_int_equal(runs.n, 0);
+    store_runs_free(&runs);
+    REFUSED(store_import(s, "/no/such/folder", NULL, NULL, error), PLEAT_EIO, "/no/such/folder/run.csv");
+    store_close(s);
+    remove_file(copy);
+    remove_file(path);
+    remove_folder(folder);
+    remove_folder(again);
+}
+
 /* docs/store.md names every table and every column. */
 static void the_documentation_knows_every_column(void **state) {
     (void)state;
@@ -621,6 +721,7 @@ int main(void) {
         cmocka_unit_test(foreign_files_are_refused),
         cmocka_unit_test(damage_is_told),
         cmocka_unit_test(a_full_disk_loses_nothing),
+        cmocka_unit_test(a_study_goes_through_csv_and_back),
         cmocka_unit_test(the_documentation_knows_every_column),
     };
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);

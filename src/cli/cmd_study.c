@@ -5,6 +5,7 @@
 #include "measure/assets.h"
 #include "measure/study.h"
 #include "report/report.h"
+#include "store/exchange.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +15,12 @@ static const command self = {
     .summary = "Measures whether KV-cache compression pays on this machine with this model: the throughput grid, "
                "lengths of paired answers, perplexity\n"
                "and KL; then writes the report. Killed at any time it goes on where it stopped. The quick size (the "
-               "default) takes a few minutes.",
-    .arguments = "",
-    .example = "pleat study -m smollm2-135m\npleat study -m qwen2.5-coder-1.5b --full --store big.db -o big.html",
+               "default) takes a few minutes.\n"
+               "`export FOLDER` writes a study as CSV files, `import FOLDER` makes a study of them.",
+    .arguments = "[export|import FOLDER]",
+    .example = "pleat study -m smollm2-135m\npleat study -m qwen2.5-coder-1.5b --full --store big.db -o big.html\n"
+               "pleat study export results/laptop --store study.db",
+    .most_arguments = 2,
 };
 
 enum { QUICK_PROMPTS = 12, FULL_PROMPTS = 1000, QUALITY_CTX = 4096 };
@@ -111,6 +115,32 @@ static pleat_status measure(const settings *s, pleat_model *model, study_done *d
     return status;
 }
 
+/* ---- export, import ---- */
+
+static void note_table(void *context, const char *table, int64_t n_rows) {
+    json_object_set_new(context, table, json_integer((json_int_t)n_rows));
+}
+
+static int exchange(const settings *s, const char *verb, const char *folder) {
+    bool in = !strcmp(verb, "import");
+    json_t *rows = json_object(), *n;
+    const char *name;
+    pleat_error error;
+    store *db = NULL;
+    pleat_status status = store_open(s->store, in, &db, &error);
+    status = status ? status : (in ? store_import : store_export)(db, folder, note_table, rows, &error);
+    store_close(db);
+    if (status) {
+        json_decref(rows);
+        return print_error(self.name, &error);
+    }
+    if (s->json)
+        return print_json(self.name, json_pack("{s:s,s:s,s:o}", "store", s->store, "folder", folder, "rows", rows));
+    json_object_foreach(rows, name, n) printf("%-12s %" JSON_INTEGER_FORMAT " rows\n", name, json_integer_value(n));
+    json_decref(rows);
+    return EXIT_OK;
+}
+
 int cmd_study(int argc, char **argv) {
     settings s = {.model = "smollm2-135m",
                   .methods = "f16,int8,kivi-4,kivi-2,streaming-512,h2o-512",
@@ -156,6 +186,15 @@ int cmd_study(int argc, char **argv) {
     int code = options_parse(&self, options, argc, argv, &n_arguments);
     if (code >= 0)
         return code;
+    if (n_arguments) {
+        if (n_arguments == 2 && (!strcmp(argv[1], "export") || !strcmp(argv[1], "import")))
+            return exchange(&s, argv[1], argv[2]);
+        fprintf(stderr,
+                "pleat study: \"%.40s\" is not understood; `pleat study export FOLDER` and `pleat study import "
+                "FOLDER` are\n",
+                argv[1]);
+        return EXIT_USAGE;
+    }
     pleat_error error;
     pleat_model *model = NULL;
     study_done done;

@@ -181,6 +181,7 @@ typedef struct pleat_sampling {
     float min_p;       /* 0: off */
     float repeat_penalty;   /* 1: off; over the last 64 tokens */
     float presence_penalty; /* 0: off */
+    float frequency_penalty; /* 0: off; as presence, but times how often */
     uint64_t seed;
 } pleat_sampling;
 pleat_sampling pleat_sampling_default(void); /* greedy */

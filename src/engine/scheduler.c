@@ -13,6 +13,8 @@ enum { DEFAULT_WAITING = 256 };
 
 /* ---- open and close ---- */
 
+static void write_figures(scheduler *s);
+
 static pleat_status list_ends(scheduler *s, pleat_error *error) {
     int cap = 0;
     for (int32_t id = 0; id < s->engine->model->n_vocab; id++) {
@@ -86,9 +88,7 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     return status;
 }
 
-void scheduler_close(scheduler *s) {
-    if (!s)
-        return;
+void scheduler_stop(scheduler *s) {
     atomic_store(&s->draining, true);
     if (s->has_thread) {
         atomic_store(&s->stop, true);
@@ -96,6 +96,7 @@ void scheduler_close(scheduler *s) {
         pthread_cond_signal(&s->wake);
         pthread_mutex_unlock(&s->lock);
         pthread_join(s->thread, NULL);
+        s->has_thread = false;
     }
     admit_take_in(s);
     while (s->n_running)
@@ -107,6 +108,14 @@ void scheduler_close(scheduler *s) {
             *lists[i] = r->next;
             request_end(s, r, "cancelled", NULL);
         }
+    write_figures(s);
+}
+
+void scheduler_close(scheduler *s) {
+    if (!s)
+        return;
+    scheduler_stop(s);
+    admit_take_in(s); /* cancellations that came since */
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
     free((char *)s->options.moved_dir);
@@ -123,6 +132,7 @@ static void request_free(request *r) {
     pleat_seq_close(r->seq);
     free(r->tokens);
     free(r->bias);
+    free(r->stop);
     free(r->tenant);
     mem_free(r->logits);
     free(r);
@@ -171,6 +181,10 @@ static pleat_status check_spec(const scheduler *s, const request_spec *spec, ple
         if (spec->bias[i].id < 0 || spec->bias[i].id >= m->n_vocab)
             return err_set(error, PLEAT_EINPUT, "logit_bias names token %d; the vocabulary has %d tokens",
                            (int)spec->bias[i].id, m->n_vocab);
+    for (int i = 0; i < spec->n_stop; i++)
+        if (spec->stop[i] < 0 || spec->stop[i] >= m->n_vocab)
+            return err_set(error, PLEAT_EINPUT, "a stop token is %d; the vocabulary has %d tokens", (int)spec->stop[i],
+                           m->n_vocab);
     bool endless = spec->method->policy->cache_positions &&
                    spec->method->policy->cache_positions(&spec->method->policy_config) && spec->method->bounded;
     if (spec->n_prompt > m->context_tokens && !endless)
@@ -196,16 +210,18 @@ static request *request_new(const scheduler *s, const request_spec *spec, reques
                    .prompt_logprobs = spec->prompt_logprobs,
                    .sampling = spec->sampling,
                    .n_bias = spec->n_bias,
+                   .n_stop = spec->n_stop,
                    .sink = sink,
                    .context = context,
                    .submitted = clock_seconds(),
                    .usage = {.prompt_tokens = spec->n_prompt}};
     r->tokens = malloc(((size_t)spec->n_prompt + (size_t)spec->max_tokens) * sizeof(*r->tokens));
     r->bias = malloc((size_t)spec->n_bias * sizeof(*r->bias) + 1);
+    r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
     size_t n_rows = spec->prompt_logprobs ? REQUEST_CHUNK : 1;
     r->logits = mem_alloc((n_rows + (spec->logprobs ? 1 : 0)) * n_vocab, sizeof(float));
-    if (!r->tokens || !r->bias || !r->tenant || !r->logits) {
+    if (!r->tokens || !r->bias || !r->stop || !r->tenant || !r->logits) {
         request_free(r);
         return NULL;
     }
@@ -213,6 +229,8 @@ static request *request_new(const scheduler *s, const request_spec *spec, reques
     memcpy(r->tokens, spec->prompt, (size_t)spec->n_prompt * sizeof(*r->tokens));
     if (spec->n_bias)
         memcpy(r->bias, spec->bias, (size_t)spec->n_bias * sizeof(*r->bias));
+    if (spec->n_stop)
+        memcpy(r->stop, spec->stop, (size_t)spec->n_stop * sizeof(*r->stop));
     return r;
 }
 

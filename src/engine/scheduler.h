@@ -38,6 +38,8 @@ typedef struct request_spec {
     int n_prompt;
     int max_tokens, min_tokens;
     bool ignore_end;
+    const int32_t *stop; /* [n_stop] further tokens that end the answer, also with ignore_end; not delivered */
+    int n_stop;
     pleat_sampling sampling;
     const token_bias *bias; /* [n_bias] added to logits, also when greedy */
     int n_bias;
@@ -74,7 +76,7 @@ typedef struct request_event {
     const token_logprob *token; /* of a token; logprobs are filled when they were asked for */
     const char *finish;         /* END: "stop", "length", "cancelled", or "error" */
     const char *sentence;       /* with "error": what happened */
-    const request_usage *usage; /* END, and the first REQUEST_TOKEN */
+    const request_usage *usage; /* END, and some REQUEST_TOKENs: the first, and every 16th with KV bytes of now */
 } request_event;
 
 /* Called on the engine's thread; must not block. false: the request has what it needs ("stop"). */
@@ -82,7 +84,9 @@ typedef bool (*request_sink)(void *context, const request_event *event);
 
 pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *options, scheduler **out,
                             pleat_error *error);
-/* Ends what is left with "cancelled", stops the thread if there is one. */
+/* Stops the thread if there is one and ends what is left with "cancelled"; figures can still be read. */
+void scheduler_stop(scheduler *s);
+/* Stops, and frees. */
 void scheduler_close(scheduler *s);
 
 /* Any thread. *id names the request for scheduler_cancel. PLEAT_EFULL: the queue is full, or this request could never

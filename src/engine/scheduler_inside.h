@@ -19,6 +19,8 @@ typedef struct request {
     pleat_sampling sampling;
     token_bias *bias;
     int n_bias;
+    int32_t *stop;
+    int n_stop;
     char *tenant;
     request_sink sink;
     void *context;

@@ -96,10 +96,30 @@ static pleat_status choose(scheduler *s, request *r, token_logprob *t, pleat_err
         r->logits[r->bias[i].id] += r->bias[i].bias;
     for (int i = 0; i < s->n_end && n_new < r->min_tokens; i++)
         r->logits[s->end_id[i]] = -INFINITY;
+    for (int i = 0; i < r->n_stop && n_new < r->min_tokens; i++)
+        r->logits[r->stop[i]] = -INFINITY;
     pleat_status status = pleat_sample(s->engine, &r->sampling, r->logits, r->tokens, r->n_tokens, &t->id, error);
     if (!status && r->logprobs)
         fill_logprobs(r->raw, n_vocab, r->n_top, t);
     return status;
+}
+
+static bool ends(const scheduler *s, const request *r, int32_t id) {
+    for (int i = 0; i < r->n_stop; i++)
+        if (r->stop[i] == id)
+            return true;
+    return !r->ignore_end && pleat_token_ends(s->engine->model, id);
+}
+
+/* What of the usage goes with the token that was just added, NULL: nothing. */
+static const request_usage *usage_now(request *r) {
+    enum { EVERY = 16 };
+    if (r->usage.completion_tokens % EVERY != 1)
+        return NULL;
+    pleat_seq_stats stats = pleat_seq_describe(r->seq);
+    r->usage.kv_bytes = stats.kv_bytes;
+    r->usage.kv_peak_bytes = stats.kv_peak_bytes;
+    return &r->usage;
 }
 
 static const char *advance(scheduler *s, request *r, pleat_error *error) {
@@ -112,14 +132,12 @@ static const char *advance(scheduler *s, request *r, pleat_error *error) {
         return "length";
     if (choose(s, r, &t, error))
         return "error";
-    if (!r->ignore_end && pleat_token_ends(s->engine->model, t.id))
+    if (ends(s, r, t.id))
         return "stop";
-    bool is_first = r->n_tokens == r->n_prompt;
     r->tokens[r->n_tokens++] = t.id;
     r->usage.completion_tokens++;
     figure_add(s, FIGURE_GENERATION, 1);
-    if (!r->sink(r->context,
-                 &(request_event){.kind = REQUEST_TOKEN, .token = &t, .usage = is_first ? &r->usage : NULL}))
+    if (!r->sink(r->context, &(request_event){.kind = REQUEST_TOKEN, .token = &t, .usage = usage_now(r)}))
         return "stop";
     if (r->n_tokens - r->n_prompt >= r->max_tokens || pleat_seq_room(r->seq) < 1)
         return "length";

@@ -6,7 +6,7 @@
  * times as many, and so on, each by a selection in linear time.
  *
  * min-p: arXiv 2407.01082. Repetition penalty: arXiv 1909.05858, section 4.1, over the last 64 tokens; the presence
- * penalty is subtracted once from every token that stands among them. */
+ * penalty is subtracted once from every token that stands among them, the frequency penalty once for each time. */
 #include "model/sample.h"
 #include "base/memory.h"
 #include "base/rng.h"
@@ -61,6 +61,7 @@ pleat_status sample_check(const pleat_sampling *p, pleat_error *error) {
         {"min_p", p->min_p, 0, 1},
         {"repeat_penalty", p->repeat_penalty, 0.01f, 100},
         {"presence_penalty", p->presence_penalty, -100, 100},
+        {"frequency_penalty", p->frequency_penalty, -100, 100},
     };
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
         if (!(list[i].value >= list[i].low && list[i].value <= list[i].high))
@@ -79,7 +80,10 @@ static void penalise(const pleat_sampling *p, float *logits, int n_vocab, const 
         if (seen)
             continue;
         logits[id] = logits[id] > 0 ? logits[id] / p->repeat_penalty : logits[id] * p->repeat_penalty;
-        logits[id] -= p->presence_penalty;
+        int n_seen = 1;
+        for (int j = i + 1; j < n_history; j++)
+            n_seen += history[j] == id;
+        logits[id] -= p->presence_penalty + p->frequency_penalty * (float)n_seen;
     }
 }
 

@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 SAN ?=
 BUILD := $(if $(SAN),build/san,build)
 
-LIBS := jansson sqlite3 libpcre2-8 libutf8proc nettle
+LIBS := jansson libmicrohttpd sqlite3 libpcre2-8 libutf8proc nettle
 CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 CFLAGS ?= -O3 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -fno-math-errno -fno-trapping-math -pthread
@@ -46,6 +46,7 @@ $(BUILD)/%.o: %.c Makefile
 
 $(BUILD)/src/measure/assets.o: tests/data/shakespeare-40k.txt src/measure/prompts.jsonl
 $(BUILD)/src/report/page.o: src/report/style.css
+$(BUILD)/src/serve/page.o: src/serve/page.html
 
 $(LIB): $(OBJECTS)
 	@rm -f $@

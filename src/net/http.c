@@ -1,0 +1,401 @@
+/* http.c - requests in and answers out, over libmicrohttpd (epoll, a few threads).
+ *
+ * What the library lets pass and this server does not: two Content-Length or Host headers, a length beside a transfer
+ * encoding, any encoding but chunked, an encoded body. A body above the limit is thrown away as it comes and then
+ * refused, so that the client reads the answer; one of more than four times the limit, or whose client asked first
+ * (Expect), is refused at once. */
+#include "net/inside.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+enum { HEAD_BYTES = 48 << 10, BODY_BYTES = 8 << 20, CONNECTIONS = 1024, THREADS = 4, STACK_BYTES = 1 << 20 };
+
+/* ---- exchanges ---- */
+
+static http_exchange *exchange_new(http_server *s, struct MHD_Connection *c, const char *method, const char *path) {
+    http_exchange *x = calloc(1, sizeof(*x));
+    char *copy = strdup(path);
+    if (!x || !copy) {
+        free(x);
+        free(copy);
+        return NULL;
+    }
+    x->server = s;
+    x->connection = c;
+    x->method = method;
+    x->path = copy;
+    x->began = clock_seconds();
+    atomic_store(&x->refs, 1);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    x->client = info ? info->socket_context : NULL;
+    return x;
+}
+
+void http_hold(http_exchange *x) {
+    atomic_fetch_add(&x->refs, 1);
+}
+
+void http_drop(http_exchange *x) {
+    if (atomic_fetch_sub(&x->refs, 1) > 1)
+        return;
+    if (x->work)
+        x->work->freed(x->context);
+    for (int i = 0; i < x->n_headers; i++) {
+        free(x->header[i].name);
+        free(x->header[i].value);
+    }
+    text_free(&x->body);
+    free(x->path);
+    free(x);
+}
+
+const char *http_method(const http_exchange *x) {
+    return x->method;
+}
+
+const char *http_path(const http_exchange *x) {
+    return x->path;
+}
+
+const char *http_header(const http_exchange *x, const char *name) {
+    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+}
+
+const char *http_body(const http_exchange *x, size_t *n_bytes) {
+    *n_bytes = x->body.n;
+    return x->body.bytes ? x->body.bytes : "";
+}
+
+/* ---- answers ---- */
+
+void http_set(http_exchange *x, const char *name, const char *value) {
+    if (x->n_headers == HTTP_MOST_HEADERS)
+        return;
+    x->header[x->n_headers].name = strdup(name);
+    x->header[x->n_headers].value = strdup(value);
+    if (x->header[x->n_headers].name && x->header[x->n_headers].value)
+        x->n_headers++;
+}
+
+static void send_response(http_exchange *x, int status, const char *type, struct MHD_Response *r) {
+    if (!r)
+        return; /* the connection will be closed */
+    if (type)
+        MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    for (int i = 0; i < x->n_headers; i++)
+        MHD_add_response_header(r, x->header[i].name, x->header[i].value);
+    if (x->closes)
+        MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
+    x->answered = MHD_queue_response(x->connection, (unsigned)status, r) == MHD_YES;
+    MHD_destroy_response(r);
+}
+
+void http_answer(http_exchange *x, int status, const char *type, const char *bytes, size_t n_bytes) {
+    send_response(x, status, type, MHD_create_response_from_buffer(n_bytes, (void *)bytes, MHD_RESPMEM_MUST_COPY));
+}
+
+static ssize_t fill(void *context, uint64_t at, char *out, size_t most) {
+    http_exchange *x = context;
+    (void)at;
+    if (atomic_load(&x->left) || atomic_load(&x->server->closing))
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    ssize_t n = x->work->fill(x->context, out, most);
+    if (n == HTTP_END)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (n < 0)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (n == 0)
+        http_sleep(x);
+    return n;
+}
+
+void http_stream(http_exchange *x, const char *type) {
+    send_response(x, 200, type, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 << 10, fill, x, NULL));
+}
+
+void http_defer(http_exchange *x, const http_work *work, void *context) {
+    http_server *s = x->server;
+    text_free(&x->body);
+    x->body = (text){0};
+    x->work = work;
+    x->context = context;
+    pthread_mutex_lock(&s->lock);
+    x->next = s->deferred;
+    if (x->next)
+        x->next->prev = x;
+    s->deferred = x;
+    pthread_mutex_unlock(&s->lock);
+    watch_add(x);
+}
+
+/* ---- requests ---- */
+
+typedef struct head {
+    int lengths, hosts, encodings;
+    bool chunked_only, encoded, bad_length;
+} head;
+
+static enum MHD_Result look(void *context, enum MHD_ValueKind kind, const char *name, const char *value) {
+    head *h = context;
+    (void)kind;
+    value = value ? value : "";
+    if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH)) {
+        h->lengths++;
+        h->bad_length |= !*value || value[strspn(value, "0123456789")];
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_HOST)) {
+        h->hosts++;
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_TRANSFER_ENCODING)) {
+        h->encodings++;
+        h->chunked_only &= !strcasecmp(value, "chunked");
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_ENCODING)) {
+        h->encoded |= strcasecmp(value, "identity") != 0;
+    }
+    return MHD_YES;
+}
+
+/* The status that refuses the head, 0: none. */
+static int check_head(const http_exchange *x, const char *version) {
+    head h = {.chunked_only = true};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, look, &h);
+    bool is_11 = !strcmp(version, "HTTP/1.1");
+    if (!is_11 && strcmp(version, "HTTP/1.0"))
+        return 505;
+    if (h.lengths > 1 || h.bad_length || h.hosts > 1 || (is_11 && !h.hosts) || (h.lengths && h.encodings) ||
+        h.encodings > 1)
+        return 400;
+    if (!h.chunked_only)
+        return 501;
+    if (h.encoded)
+        return 415;
+    return 0;
+}
+
+static void refuse(http_exchange *x, int status) {
+    static const struct {
+        int status;
+        const char *body;
+    } answer[] = {
+        {400, "the request's headers contradict each other or themselves"},
+        {413, "the request's body is too large"},
+        {415, "the request's body is encoded; send it as it is"},
+        {501, "this transfer encoding is not known"},
+        {505, "HTTP/1.1 and HTTP/1.0 are spoken here"},
+        {503, "there is no memory for the request"},
+    };
+    text body = {0};
+    for (size_t i = 0; i < sizeof(answer) / sizeof(*answer); i++)
+        if (answer[i].status == status)
+            text_printf(&body, "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":null}}",
+                        answer[i].body, status == 503 ? "server_error" : "invalid_request_error");
+    x->closes = true;
+    http_answer(x, status, "application/json", body.bytes ? body.bytes : "", body.n);
+    text_free(&body);
+}
+
+static enum MHD_Result begin(http_exchange *x, const char *version) {
+    int status = check_head(x, version);
+    const char *length = http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    size_t limit = x->server->options.body_bytes;
+    if (!status && length) {
+        errno = 0;
+        unsigned long long n = strtoull(length, NULL, 10);
+        x->refused = n > limit || errno ? 413 : 0;
+        if (x->refused && (errno || n > 4 * limit || http_header(x, MHD_HTTP_HEADER_EXPECT)))
+            status = 413;
+    }
+    if (!status)
+        return MHD_YES;
+    refuse(x, status);
+    return x->answered ? MHD_YES : MHD_NO;
+}
+
+static bool take_body(http_exchange *x, const char *bytes, size_t n) {
+    const http_options *o = &x->server->options;
+    if (clock_seconds() - x->began > o->body_seconds)
+        return false;
+    if (!x->refused && x->body.n + n > o->body_bytes)
+        x->refused = 413;
+    if (!x->refused) {
+        text_append(&x->body, bytes, n);
+        if (x->body.failed)
+            x->refused = 503;
+        return true;
+    }
+    x->body.n += x->refused ? n : 0; /* counted, not kept */
+    return x->body.n <= 4 * o->body_bytes;
+}
+
+static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const char *url, const char *method,
+                                  const char *version, const char *upload, size_t *n_upload, void **own) {
+    http_server *s = context;
+    http_exchange *x = *own;
+    if (!x) {
+        *own = x = exchange_new(s, c, method, url);
+        if (!x)
+            return MHD_NO;
+        if (x->client)
+            atomic_store(&x->client->idle_since, 0);
+        return begin(x, version);
+    }
+    if (*n_upload) {
+        bool ok = take_body(x, upload, *n_upload);
+        *n_upload = 0;
+        return ok ? MHD_YES : MHD_NO;
+    }
+    if (x->answered)
+        return MHD_YES;
+    if (atomic_load(&s->closing) || atomic_load(&x->left) || !x->client)
+        return MHD_NO;
+    if (x->refused) {
+        refuse(x, x->refused);
+    } else if (!x->handled) {
+        x->handled = true;
+        s->handler(s->context, x);
+    } else if (x->work) {
+        x->work->ready(x->context, x);
+    }
+    if (x->answered)
+        return MHD_YES;
+    if (!x->work)
+        return MHD_NO;
+    http_sleep(x);
+    return MHD_YES;
+}
+
+static void on_completed(void *context, struct MHD_Connection *c, void **own, enum MHD_RequestTerminationCode code) {
+    http_server *s = context;
+    http_exchange *x = *own;
+    (void)c;
+    (void)code;
+    if (!x)
+        return;
+    *own = NULL;
+    if (x->client)
+        atomic_store(&x->client->idle_since, clock_seconds());
+    if (x->work) {
+        pthread_mutex_lock(&s->lock);
+        *(x->prev ? &x->prev->next : &s->deferred) = x->next;
+        if (x->next)
+            x->next->prev = x->prev;
+        pthread_mutex_unlock(&s->lock);
+        watch_remove(x);
+        x->work->closed(x->context);
+    }
+    http_drop(x);
+}
+
+static void on_connection(void *context, struct MHD_Connection *c, void **own,
+                          enum MHD_ConnectionNotificationCode code) {
+    http_server *s = context;
+    http_client *client = *own;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+        client = calloc(1, sizeof(*client));
+        if (!client || !info) {
+            free(client);
+            return;
+        }
+        client->fd = info->connect_fd;
+        atomic_store(&client->idle_since, clock_seconds());
+        *own = client;
+    }
+    if (!client)
+        return;
+    pthread_mutex_lock(&s->lock);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        client->next = s->clients;
+        if (client->next)
+            client->next->prev = client;
+        s->clients = client;
+    } else {
+        *(client->prev ? &client->prev->next : &s->clients) = client->next;
+        if (client->next)
+            client->next->prev = client->prev;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED)
+        free(client);
+}
+
+/* ---- life ---- */
+
+static void on_log(void *context, const char *format, va_list arguments) {
+    (void)context;
+    (void)format;
+    (void)arguments;
+}
+
+static pleat_status start(http_server *s, pleat_error *error) {
+    const http_options *o = &s->options;
+    s->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
+        MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_threads, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(o->stall_seconds + 0.999), MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
+    return s->daemon ? PLEAT_OK : err_set(error, PLEAT_EIO, "the HTTP threads cannot be started");
+}
+
+pleat_status http_open(const http_options *options, http_handler handler, void *context, http_server **out,
+                       pleat_error *error) {
+    http_server *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a server");
+    *s = (http_server){
+        .options = *options, .handler = handler, .context = context, .listen_fd = -1, .epoll_fd = -1, .event_fd = -1};
+    http_options *o = &s->options;
+    o->n_threads = o->n_threads ? o->n_threads : THREADS;
+    o->connections = o->connections ? o->connections : CONNECTIONS;
+    o->body_bytes = o->body_bytes ? o->body_bytes : BODY_BYTES;
+    o->head_seconds = o->head_seconds > 0 ? o->head_seconds : 30;
+    o->body_seconds = o->body_seconds > 0 ? o->body_seconds : 60;
+    o->stall_seconds = o->stall_seconds > 0 ? o->stall_seconds : 30;
+    pthread_mutex_init(&s->lock, NULL);
+    pleat_status status = listen_open(s, error);
+    status = status ? status : watch_open(s, error);
+    status = status ? status : start(s, error);
+    if (status)
+        http_close(s);
+    else
+        *out = s;
+    return status;
+}
+
+int http_port(const http_server *s) {
+    return s->port;
+}
+
+/* Sleeping connections must be awake before the library stops. */
+static void wake_all(http_server *s) {
+    bool any = true;
+    for (int i = 0; any && i < 2000; i++) {
+        pthread_mutex_lock(&s->lock);
+        for (http_exchange *x = s->deferred; x; x = x->next)
+            http_wake(x);
+        any = s->deferred != NULL;
+        pthread_mutex_unlock(&s->lock);
+        if (any)
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+void http_close(http_server *s) {
+    if (!s)
+        return;
+    atomic_store(&s->closing, true);
+    if (s->daemon) {
+        wake_all(s);
+        MHD_stop_daemon(s->daemon); /* closes the listening socket */
+        s->listen_fd = -1;
+    }
+    watch_close(s);
+    listen_close(s);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}

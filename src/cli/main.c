@@ -14,6 +14,7 @@ static const struct {
 } commands[] = {
     {"fetch", "get a model or a data set", cmd_fetch},
     {"run", "one prompt, or a chat (-i), to the terminal", cmd_run},
+    {"serve", "an OpenAI-compatible server over the compressed cache", cmd_serve},
     {"study", "measure whether compression pays here, and write a report", cmd_study},
     {"bench", "throughput over batch sizes, lengths and methods", cmd_bench},
     {"perplexity", "perplexity of a text, and what a method costs in KL", cmd_perplexity},

@@ -1,0 +1,52 @@
+/* inside.h - the structs of a server; for the files of this folder only. */
+#ifndef SERVE_INSIDE_H
+#define SERVE_INSIDE_H
+#include "serve/ask.h"
+#include "serve/metrics.h"
+#include "serve/serve.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { KEY_BYTES = 32 };
+
+typedef struct job job;
+
+struct server {
+    serve_options options; /* strings are owned */
+    ask_world world;
+    char no_chat[600];
+    pleat_engine *engine;
+    scheduler *scheduler;
+    http_server *http;
+    metrics *metrics;
+    uint8_t (*key)[KEY_BYTES]; /* [n_keys] SHA-256 of each */
+    int64_t created;           /* seconds since 1970 */
+    atomic_bool draining;
+    atomic_int n_jobs;
+    _Atomic uint64_t next_id;
+    uint64_t id_salt;
+    pthread_mutex_t lock; /* of the list of jobs; not taken for a token */
+    job *jobs;
+};
+
+/* serve.c */
+void serve_refuse(http_exchange *x, const refusal *r);
+
+/* job.c */
+void job_start(server *s, http_exchange *x, ask *a, int key); /* takes the ask over; answers or defers */
+/* Calls `see` for each of the running choices: its method and the KV bytes it held last. */
+void jobs_kv_bytes(server *s, void (*see)(void *context, const char *method, size_t bytes), void *context);
+
+/* tell.c */
+void tell_models(server *s, http_exchange *x);
+void tell_methods(server *s, http_exchange *x);
+void tell_tokens(server *s, http_exchange *x);
+void tell_text(server *s, http_exchange *x);
+void tell_live(server *s, http_exchange *x);
+void tell_ready(server *s, http_exchange *x);
+void tell_metrics(server *s, http_exchange *x);
+void tell_version(server *s, http_exchange *x);
+
+/* page.c */
+void tell_page(server *s, http_exchange *x);
+#endif

@@ -1,0 +1,356 @@
+/* job.c - from a checked request to the scheduler, and its tokens back.
+ *
+ * The sink runs on the engine's thread: it copies a token into the choice's log, publishes the count, and wakes the
+ * connection (http_wake: no lock, no allocation). Stop strings are matched there too, over bytes, so that a request
+ * ends with the very token that completes one. Text, JSON and sockets are the HTTP thread's work.
+ *
+ * A job lives as long as its exchange; each choice that the scheduler knows of holds the exchange until its END. */
+#include "serve/job.h"
+#include "base/clock.h"
+#include "net/sse.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- logs ---- */
+
+static bool log_open(token_log *log, int cap, bool logprobs, int n_top) {
+    size_t n = (size_t)cap + 1, n_tops = (size_t)n_top * n + 1;
+    *log = (token_log){.cap = cap, .n_top = n_top, .id = malloc(n * sizeof(*log->id))};
+    if (logprobs) {
+        log->logprob = malloc(n * sizeof(*log->logprob));
+        log->top_id = malloc(n_tops * sizeof(*log->top_id));
+        log->top_logprob = malloc(n_tops * sizeof(*log->top_logprob));
+    }
+    return log->id && (!logprobs || (log->logprob && log->top_id && log->top_logprob));
+}
+
+static void log_close(token_log *log) {
+    free(log->id);
+    free(log->logprob);
+    free(log->top_id);
+    free(log->top_logprob);
+}
+
+static void log_add(token_log *log, const token_logprob *t) {
+    int n = atomic_load_explicit(&log->n, memory_order_relaxed);
+    if (n == log->cap)
+        return;
+    log->id[n] = t->id;
+    if (log->logprob) {
+        size_t at = (size_t)n * (size_t)log->n_top;
+        log->logprob[n] = t->logprob;
+        for (int i = 0; i < log->n_top; i++) {
+            log->top_id[at + (size_t)i] = i < t->n_top ? t->top_id[i] : -1;
+            log->top_logprob[at + (size_t)i] = i < t->n_top ? t->top_logprob[i] : 0;
+        }
+    }
+    atomic_store_explicit(&log->n, n + 1, memory_order_release);
+}
+
+/* ---- the engine's thread ---- */
+
+static void stir(job *j) {
+    atomic_store(&j->stirred, true);
+    http_wake(j->x);
+}
+
+static bool take_token(choice *c, const request_event *e) {
+    job *j = c->job;
+    const ask *a = j->ask;
+    double now = clock_seconds();
+    int n = atomic_load_explicit(&c->log.n, memory_order_relaxed);
+    if (n == 0)
+        metrics_first_token(j->server->metrics, now - j->submitted);
+    else
+        metrics_next_token(j->server->metrics, now - c->last_at);
+    c->last_at = now;
+    if (e->usage) {
+        atomic_store_explicit(&c->kv_bytes, e->usage->kv_bytes, memory_order_relaxed);
+        atomic_store_explicit(&c->n_cached, e->usage->cached_tokens, memory_order_relaxed);
+    }
+    log_add(&c->log, e->token);
+    size_t n_bytes;
+    const char *bytes = pleat_token_bytes(j->server->world.model, e->token->id, false, &n_bytes);
+    bool stops = stop_feed(&a->stops, &c->stop, bytes, n_bytes, n + 1 >= a->min_tokens);
+    if (j->streams)
+        stir(j);
+    return !stops;
+}
+
+static void take_end(choice *c, const request_event *e) {
+    job *j = c->job;
+    http_exchange *x = j->x;
+    c->usage = *e->usage;
+    c->finish = e->finish;
+    snprintf(c->sentence, sizeof(c->sentence), "%s", e->sentence ? e->sentence : "");
+    atomic_store_explicit(&c->kv_bytes, 0, memory_order_relaxed);
+    atomic_store_explicit(&c->n_cached, e->usage->cached_tokens, memory_order_relaxed);
+    metrics_end(j->server->metrics, e->usage, e->finish);
+    atomic_store(&c->ended, true);
+    int left = atomic_fetch_sub(&j->n_open, 1) - 1;
+    if (j->streams || left == 0)
+        stir(j);
+    http_drop(x);
+}
+
+static bool sink(void *context, const request_event *e) {
+    choice *c = context;
+    switch (e->kind) {
+    case REQUEST_PROMPT_TOKEN:
+        log_add(&c->prompt_log, e->token);
+        return true;
+    case REQUEST_TOKEN:
+        return take_token(c, e);
+    case REQUEST_END:
+        take_end(c, e);
+    }
+    return true;
+}
+
+/* ---- life ---- */
+
+static void cancel_all(job *j) {
+    for (int i = 0; i < j->n_choices; i++)
+        if (j->choice[i].id && !atomic_load(&j->choice[i].ended))
+            scheduler_cancel(j->server->scheduler, j->choice[i].id);
+}
+
+static void job_free(job *j) {
+    for (int i = 0; j->choice && i < j->n_choices; i++) {
+        log_close(&j->choice[i].prompt_log);
+        log_close(&j->choice[i].log);
+        stop_text_free(&j->choice[i].text);
+        text_free(&j->choice[i].shown);
+    }
+    free(j->choice);
+    ask_free(j->ask);
+    text_free(&j->out);
+    free(j);
+}
+
+static bool open_choices(job *j) {
+    const ask *a = j->ask;
+    j->n_choices = a->n_prompts * a->n;
+    j->choice = calloc((size_t)j->n_choices, sizeof(*j->choice));
+    for (int i = 0; j->choice && i < j->n_choices; i++) {
+        choice *c = &j->choice[i];
+        c->job = j;
+        c->index = i;
+        c->prompt = &a->prompt[i / a->n];
+        bool echoes = a->echo && a->logprobs;
+        if (!log_open(&c->log, c->prompt->max_tokens, a->logprobs, a->n_top) ||
+            !log_open(&c->prompt_log, echoes ? c->prompt->n : 0, echoes, a->n_top))
+            return false;
+    }
+    return j->choice != NULL;
+}
+
+static job *job_new(server *s, http_exchange *x, ask *a) {
+    job *j = calloc(1, sizeof(*j));
+    if (!j) {
+        ask_free(a);
+        return NULL;
+    }
+    j->server = s;
+    j->x = x;
+    j->ask = a;
+    j->streams = a->stream;
+    j->created = time(NULL);
+    j->submitted = j->sent_at = clock_seconds();
+    snprintf(j->id, sizeof(j->id), "%s-%016llx%06llx", a->chat ? "chatcmpl" : "cmpl", (unsigned long long)s->id_salt,
+             (unsigned long long)atomic_fetch_add(&s->next_id, 1));
+    if (open_choices(j))
+        return j;
+    job_free(j);
+    return NULL;
+}
+
+/* ---- the HTTP thread ---- */
+
+static bool pending(void *context) {
+    job *j = context;
+    return atomic_load(&j->stirred);
+}
+
+/* What ended a choice that gave no answer; false: none did. */
+static bool failed(const job *j, refusal *r) {
+    for (int i = 0; i < j->n_choices; i++) {
+        const choice *c = &j->choice[i];
+        if (!atomic_load(&c->ended) || (strcmp(c->finish, "error") && strcmp(c->finish, "cancelled")))
+            continue;
+        bool cut = !strcmp(c->finish, "cancelled");
+        *r = (refusal){.status = cut ? 503 : 500, .retry_seconds = cut ? 5 : 0};
+        snprintf(r->text, sizeof(r->text), "%s", cut ? "the server is shutting down" : c->sentence);
+        return true;
+    }
+    return false;
+}
+
+/* The first word of any choice decides between a stream and an error. */
+static bool any_word(const job *j) {
+    for (int i = 0; i < j->n_choices; i++)
+        if (atomic_load(&j->choice[i].log.n) || atomic_load(&j->choice[i].ended))
+            return true;
+    return false;
+}
+
+static void ready(void *context, http_exchange *x) {
+    job *j = context;
+    refusal r = {0};
+    atomic_store(&j->stirred, false);
+    bool all = atomic_load(&j->n_open) == 0;
+    if (failed(j, &r)) {
+        cancel_all(j);
+        serve_refuse(x, &r);
+    } else if (j->streams && any_word(j)) {
+        atomic_store(&j->stirred, true); /* for fill */
+        http_set(x, "Cache-Control", "no-cache");
+        http_set(x, "X-Accel-Buffering", "no");
+        http_stream(x, SSE_TYPE);
+    } else if (!j->streams && all) {
+        char *body = answer_whole(j);
+        if (body) {
+            http_answer(x, 200, "application/json", body, strlen(body));
+        } else {
+            r = (refusal){.status = 503, .text = "no memory for the answer"};
+            serve_refuse(x, &r);
+        }
+        free(body);
+    }
+}
+
+static ssize_t fill(void *context, char *out, size_t most) {
+    enum { PING_SECONDS = 15 };
+    job *j = context;
+    if (j->out_at == j->out.n) {
+        j->out.n = j->out_at = 0;
+        if (j->ends)
+            return j->failed ? HTTP_ABORT : HTTP_END;
+        atomic_store(&j->stirred, false);
+        j->ends = answer_events(j);
+        if (!j->out.n && !j->ends && clock_seconds() - j->sent_at >= PING_SECONDS)
+            sse_ping(&j->out);
+        if (j->out.failed)
+            return HTTP_ABORT;
+        if (!j->out.n)
+            return j->ends ? HTTP_END : 0;
+    }
+    size_t n = j->out.n - j->out_at < most ? j->out.n - j->out_at : most;
+    memcpy(out, j->out.bytes + j->out_at, n);
+    j->out_at += n;
+    j->sent_at = clock_seconds();
+    return (ssize_t)n;
+}
+
+static void left(void *context) {
+    cancel_all(context);
+}
+
+static void closed(void *context) {
+    job *j = context;
+    server *s = j->server;
+    cancel_all(j);
+    pthread_mutex_lock(&s->lock);
+    *(j->prev ? &j->prev->next : &s->jobs) = j->next;
+    if (j->next)
+        j->next->prev = j->prev;
+    pthread_mutex_unlock(&s->lock);
+    atomic_fetch_sub(&s->n_jobs, 1);
+}
+
+static void freed(void *context) {
+    job_free(context);
+}
+
+static const http_work work = {pending, ready, fill, left, closed, freed};
+
+/* ---- submission ---- */
+
+static uint64_t seed_of(const ask *a, int which) {
+    return a->sampling.seed + (uint64_t)which * 0x9E3779B97F4A7C15u; /* the first answer has the seed asked for */
+}
+
+static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *error) {
+    const ask *a = j->ask;
+    request_spec spec = {.method = a->method,
+                         .prompt = c->prompt->ids,
+                         .n_prompt = c->prompt->n,
+                         .max_tokens = c->prompt->max_tokens,
+                         .min_tokens = a->min_tokens,
+                         .ignore_end = a->ignore_end,
+                         .stop = a->stop_id,
+                         .n_stop = a->n_stop_id,
+                         .sampling = a->sampling,
+                         .bias = a->bias,
+                         .n_bias = a->n_bias,
+                         .logprobs = a->logprobs,
+                         .n_top = a->n_top,
+                         .prompt_logprobs = a->echo && a->logprobs,
+                         .tenant = tenant,
+                         .pin_tokens = a->pin_tokens < c->prompt->n ? a->pin_tokens : c->prompt->n};
+    spec.sampling.seed = seed_of(a, c->index % a->n);
+    http_hold(j->x);
+    atomic_fetch_add(&j->n_open, 1);
+    pleat_status status = scheduler_submit(j->server->scheduler, &spec, sink, c, &c->id, error);
+    if (!status)
+        return PLEAT_OK;
+    c->id = 0;
+    atomic_store(&c->ended, true);
+    c->finish = "cancelled";
+    atomic_fetch_sub(&j->n_open, 1);
+    http_drop(j->x);
+    return status;
+}
+
+static void refuse_status(server *s, pleat_status status, const pleat_error *error, refusal *r) {
+    refuse(r, "", "%s", error->text);
+    if (atomic_load(&s->draining))
+        *r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
+    else if (status == PLEAT_EFULL && strstr(error->text, "queue")) {
+        r->status = 429;
+        r->retry_seconds = 1;
+    } else if (status == PLEAT_EMEMORY) {
+        r->status = 503;
+        r->retry_seconds = 1;
+    }
+}
+
+void job_start(server *s, http_exchange *x, ask *a, int key) {
+    char tenant[300];
+    pleat_error error = {""};
+    refusal r = {0};
+    snprintf(tenant, sizeof(tenant), "%d/%s", key, a->salt);
+    job *j = job_new(s, x, a);
+    if (!j) {
+        r = (refusal){.status = 503, .retry_seconds = 1, .text = "no memory for a request"};
+        serve_refuse(x, &r);
+        return;
+    }
+    atomic_fetch_add(&s->n_jobs, 1);
+    pthread_mutex_lock(&s->lock);
+    j->next = s->jobs;
+    if (j->next)
+        j->next->prev = j;
+    s->jobs = j;
+    pthread_mutex_unlock(&s->lock);
+    http_defer(x, &work, j);
+    for (int i = 0; i < j->n_choices; i++) {
+        pleat_status status = submit(j, &j->choice[i], tenant, &error);
+        if (!status)
+            continue;
+        refuse_status(s, status, &error, &r);
+        cancel_all(j);
+        serve_refuse(x, &r);
+        return;
+    }
+}
+
+void jobs_kv_bytes(server *s, void (*see)(void *context, const char *method, size_t bytes), void *context) {
+    pthread_mutex_lock(&s->lock);
+    for (const job *j = s->jobs; j; j = j->next)
+        for (int i = 0; i < j->n_choices; i++)
+            see(context, pleat_method_spec(j->ask->method), atomic_load(&j->choice[i].kv_bytes));
+    pthread_mutex_unlock(&s->lock);
+}

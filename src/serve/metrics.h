@@ -1,0 +1,24 @@
+/* metrics.h - counts and histograms, written without locks from the engine's and HTTP threads. */
+#ifndef SERVE_METRICS_H
+#define SERVE_METRICS_H
+#include "base/text.h"
+#include "engine/scheduler.h"
+
+typedef struct metrics metrics;
+
+metrics *metrics_open(void); /* NULL: no memory */
+void metrics_close(metrics *m);
+void metrics_first_token(metrics *m, double seconds); /* since submission */
+void metrics_next_token(metrics *m, double seconds);  /* since the token before */
+void metrics_end(metrics *m, const request_usage *usage, const char *finish);
+void metrics_answer(metrics *m, int status); /* HTTP's */
+
+typedef struct metrics_method {
+    const char *spec;
+    size_t kv_bytes;
+    int running;
+} metrics_method;
+/* Prometheus' text format 0.0.4, under vLLM's names (old and new spellings) and pleat's own. */
+void metrics_write(const metrics *m, const scheduler_figures *f, const char *model, const metrics_method *methods,
+                   int n_methods, text *out);
+#endif

@@ -1,0 +1,327 @@
+/* serve.c - a server's life, its routes, keys and refusals. */
+#include "serve/inside.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "kv/method.h"
+#include "model/model.h"
+#include <nettle/memops.h>
+#include <nettle/sha2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+#include <time.h>
+
+/* ---- refusals ---- */
+
+static const char *error_type(int status) {
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 429:
+        return "rate_limit_error";
+    case 503:
+        return "service_unavailable_error";
+    }
+    return status >= 500 ? "server_error" : "invalid_request_error";
+}
+
+void serve_refuse(http_exchange *x, const refusal *r) {
+    char seconds[16];
+    json_t *error = json_pack("{s:{s:s,s:s,s:s*,s:s*}}", "error", "message", r->text, "type", error_type(r->status),
+                              "param", *r->param ? r->param : NULL, "code", r->code);
+    json_t *inner = json_object_get(error, "error");
+    if (!error) { /* the sentence quotes what is not UTF-8 */
+        error =
+            json_pack("{s:{s:s,s:s}}", "error", "message", "the request cannot be read", "type", error_type(r->status));
+        inner = json_object_get(error, "error");
+    }
+    if (!json_object_get(inner, "param"))
+        json_object_set_new(inner, "param", json_null());
+    if (!json_object_get(inner, "code"))
+        json_object_set_new(inner, "code", json_null());
+    if (r->retry_seconds) {
+        snprintf(seconds, sizeof(seconds), "%d", r->retry_seconds);
+        http_set(x, "Retry-After", seconds);
+    } else if (r->status >= 500) {
+        http_set(x, "x-should-retry", "false");
+    }
+    char *body = json_dumps(error, JSON_COMPACT);
+    http_answer(x, r->status, "application/json", body ? body : "{}", body ? strlen(body) : 2);
+    free(body);
+    json_decref(error);
+}
+
+static void refuse_with(http_exchange *x, int status, const char *code, const char *sentence) {
+    refusal r = {.status = status, .code = code};
+    snprintf(r.text, sizeof(r.text), "%s", sentence);
+    serve_refuse(x, &r);
+}
+
+/* ---- keys ---- */
+
+static void digest(const char *bytes, size_t n, uint8_t out[KEY_BYTES]) {
+    struct sha256_ctx context;
+    sha256_init(&context);
+    sha256_update(&context, n, (const uint8_t *)bytes);
+    sha256_digest(&context, KEY_BYTES, out);
+}
+
+/* The number of the request's key from 1 on, 0 where there are no keys, -1: a wrong one or none. Every key is compared,
+ * by digests of one length, in a time that does not depend on where they differ. */
+static int find_key(const server *s, const http_exchange *x) {
+    const char *given = http_header(x, "Authorization");
+    uint8_t sum[KEY_BYTES];
+    int found = -1;
+    if (!s->options.n_keys)
+        return 0;
+    if (!given || strncasecmp(given, "Bearer ", 7))
+        return -1;
+    given += 7 + strspn(given + 7, " ");
+    digest(given, strlen(given), sum);
+    for (int i = 0; i < s->options.n_keys; i++) {
+        int same = nettle_memeql_sec(sum, s->key[i], KEY_BYTES);
+        found = same ? i + 1 : found;
+    }
+    return found;
+}
+
+/* ---- completions ---- */
+
+static void start(server *s, http_exchange *x, bool chat, int key) {
+    refusal r = {0};
+    size_t n;
+    const char *bytes = http_body(x, &n);
+    if (atomic_load(&s->draining)) {
+        r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
+        serve_refuse(x, &r);
+        return;
+    }
+    if (scheduler_describe(s->scheduler).waiting >= s->options.scheduler.max_waiting) {
+        r = (refusal){.status = 429, .retry_seconds = 1};
+        snprintf(r.text, sizeof(r.text), "the queue is full: %d requests are waiting",
+                 s->options.scheduler.max_waiting);
+        serve_refuse(x, &r);
+        return;
+    }
+    json_t *body = fields_parse(bytes, n, &r);
+    ask *a = body ? ask_read(&s->world, body, chat, http_header(x, "x-kv-method"), &r) : NULL;
+    json_decref(body);
+    if (a)
+        job_start(s, x, a, key);
+    else
+        serve_refuse(x, &r);
+}
+
+/* ---- routes ---- */
+
+typedef enum route_kind { ROUTE_TELL, ROUTE_CHAT, ROUTE_TEXT } route_kind;
+
+static const struct {
+    const char *path, *method;
+    bool open; /* without a key */
+    route_kind kind;
+    void (*tell)(server *s, http_exchange *x);
+} routes[] = {
+    {"/v1/chat/completions", "POST", false, ROUTE_CHAT, NULL},
+    {"/chat/completions", "POST", false, ROUTE_CHAT, NULL},
+    {"/v1/completions", "POST", false, ROUTE_TEXT, NULL},
+    {"/completions", "POST", false, ROUTE_TEXT, NULL},
+    {"/v1/models", "GET", false, ROUTE_TELL, tell_models},
+    {"/models", "GET", false, ROUTE_TELL, tell_models},
+    {"/v1/methods", "GET", false, ROUTE_TELL, tell_methods},
+    {"/tokenize", "POST", false, ROUTE_TELL, tell_tokens},
+    {"/detokenize", "POST", false, ROUTE_TELL, tell_text},
+    {"/health", "GET", true, ROUTE_TELL, tell_ready},
+    {"/readyz", "GET", true, ROUTE_TELL, tell_ready},
+    {"/livez", "GET", true, ROUTE_TELL, tell_live},
+    {"/metrics", "GET", true, ROUTE_TELL, tell_metrics},
+    {"/version", "GET", true, ROUTE_TELL, tell_version},
+    {"/", "GET", true, ROUTE_TELL, tell_page},
+};
+enum { N_ROUTES = sizeof(routes) / sizeof(*routes) };
+
+static int find_route(const char *path) {
+    for (int i = 0; i < N_ROUTES; i++)
+        if (!strcmp(path, routes[i].path))
+            return i;
+    return !strncmp(path, "/v1/models/", 11) ? find_route("/v1/models") : -1;
+}
+
+/* Whether a browser's page of this origin may read the answer. */
+static void allow_origin(const server *s, http_exchange *x) {
+    const char *origin = http_header(x, "Origin"), *allowed = s->options.cors;
+    if (!allowed || !origin || (strcmp(allowed, "*") && strcmp(allowed, origin)))
+        return;
+    http_set(x, "Access-Control-Allow-Origin", allowed);
+    http_set(x, "Vary", "Origin");
+    if (strcmp(http_method(x), "OPTIONS"))
+        return;
+    http_set(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    http_set(x, "Access-Control-Allow-Headers", "authorization, content-type, x-kv-method, x-request-id");
+    http_set(x, "Access-Control-Max-Age", "600");
+}
+
+static bool is_json(const http_exchange *x) {
+    const char *type = http_header(x, "Content-Type");
+    return !type || !strncasecmp(type, "application/json", 16) || !strncasecmp(type, "text/plain", 10) ||
+           !strncasecmp(type, "application/x-www-form-urlencoded", 33); /* curl -d without a header */
+}
+
+static void route(server *s, http_exchange *x) {
+    const char *method = http_method(x), *id = http_header(x, "x-request-id");
+    int i = find_route(http_path(x));
+    allow_origin(s, x);
+    if (id && strlen(id) <= 200)
+        http_set(x, "x-request-id", id);
+    if (i < 0) {
+        refuse_with(x, 404, NULL, "there is nothing at this path");
+        return;
+    }
+    bool get = !strcmp(routes[i].method, "GET");
+    if (!strcmp(method, "OPTIONS")) {
+        http_set(x, "Allow", get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
+        http_answer(x, 204, NULL, "", 0);
+    } else if (strcmp(method, routes[i].method) && !(get && !strcmp(method, "HEAD"))) {
+        http_set(x, "Allow", get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
+        refuse_with(x, 405, NULL, get ? "this path is read with GET" : "this path is asked with POST");
+    } else {
+        int key = routes[i].open ? 0 : find_key(s, x);
+        if (key < 0) {
+            http_set(x, "WWW-Authenticate", "Bearer");
+            refuse_with(x, 401, "invalid_api_key", "the API key is missing or wrong (Authorization: Bearer KEY)");
+        } else if (!get && !is_json(x)) {
+            refuse_with(x, 415, NULL, "the body must be application/json");
+        } else if (routes[i].kind == ROUTE_TELL) {
+            routes[i].tell(s, x);
+        } else {
+            start(s, x, routes[i].kind == ROUTE_CHAT, key);
+        }
+    }
+}
+
+static void on_exchange(void *context, http_exchange *x) {
+    route(context, x);
+}
+
+/* ---- life ---- */
+
+static pleat_status copy(const char **string, pleat_error *error) {
+    if (*string && !(*string = strdup(*string)))
+        return err_set(error, PLEAT_EMEMORY, "no memory for a server");
+    return PLEAT_OK;
+}
+
+static pleat_status copy_options(server *s, const serve_options *o, pleat_error *error) {
+    s->options = *o;
+    s->options.method = o->method ? o->method : "f16";
+    s->options.keys = NULL;
+    s->options.http.host = s->options.http.path = NULL; /* read while opening */
+    const char **texts[] = {&s->options.name, &s->options.method, &s->options.chat, &s->options.cors};
+    pleat_status status = PLEAT_OK;
+    for (int i = 0; i < 4; i++) { /* after a failure nothing may stay that is not owned */
+        if (status)
+            *texts[i] = NULL;
+        else
+            status = copy(texts[i], error);
+    }
+    s->key = calloc((size_t)o->n_keys + 1, sizeof(*s->key));
+    if (!s->key)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a server");
+    for (int i = 0; i < o->n_keys; i++)
+        digest(o->keys[i], strlen(o->keys[i]), s->key[i]);
+    if (!s->options.scheduler.max_waiting)
+        s->options.scheduler.max_waiting = 256;
+    return status;
+}
+
+static pleat_status read_world(server *s, pleat_error *error) {
+    const serve_options *o = &s->options;
+    const pleat_model *model = engine_model(s->engine);
+    pleat_method *method;
+    pleat_error no_chat = {""};
+    int context = model->context_tokens;
+    if (o->context_tokens > context)
+        return err_set(error, PLEAT_EINPUT, "a context of %d tokens; the model has %d", o->context_tokens, context);
+    s->world = (ask_world){.model = model,
+                           .name = o->name,
+                           .method = o->method,
+                           .context_tokens = o->context_tokens ? o->context_tokens : context,
+                           .pool_bytes = kv_pool_budget_bytes(engine_pool(s->engine)),
+                           .most_answers = o->scheduler.max_waiting < 128 ? o->scheduler.max_waiting : 128,
+                           .no_chat = s->no_chat};
+    pleat_status status = pleat_method_parse(o->method, model, &method, error);
+    if (status)
+        return status;
+    pleat_method_free(method);
+    if (o->chat) {
+        status = chat_format_parse(o->chat, &s->world.format, error);
+        s->world.has_chat = !status;
+        return status;
+    }
+    s->world.has_chat = !chat_format_detect(model->file, &s->world.format, &no_chat);
+    snprintf(s->no_chat, sizeof(s->no_chat), "%s", no_chat.text);
+    return PLEAT_OK;
+}
+
+pleat_status serve_open(pleat_engine *engine, const serve_options *options, server **out, pleat_error *error) {
+    server *s = calloc(1, sizeof(*s));
+    if (!s)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a server");
+    pthread_mutex_init(&s->lock, NULL);
+    s->engine = engine;
+    s->created = time(NULL);
+    (void)!getrandom(&s->id_salt, sizeof(s->id_salt), 0);
+    pleat_status status = copy_options(s, options, error);
+    status = status ? status : read_world(s, error);
+    s->metrics = metrics_open();
+    if (!status && !s->metrics)
+        status = err_set(error, PLEAT_EMEMORY, "no memory for a server");
+    status = status ? status : scheduler_open(engine, &s->options.scheduler, &s->scheduler, error);
+    status = status ? status : scheduler_start(s->scheduler, error);
+    status = status ? status : http_open(&options->http, on_exchange, s, &s->http, error);
+    if (status)
+        serve_close(s);
+    else
+        *out = s;
+    return status;
+}
+
+int serve_port(const server *s) {
+    return http_port(s->http);
+}
+
+void serve_drain(server *s) {
+    atomic_store(&s->draining, true);
+    scheduler_drain(s->scheduler, 0);
+}
+
+bool serve_drained(server *s, double seconds) {
+    double end = clock_seconds() + seconds;
+    while (atomic_load(&s->n_jobs)) {
+        if (clock_seconds() >= end)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+    return true;
+}
+
+void serve_close(server *s) {
+    if (!s)
+        return;
+    atomic_store(&s->draining, true);
+    if (s->scheduler)
+        scheduler_stop(s->scheduler); /* every request has had its END */
+    serve_drained(s, 0.5);            /* those cut off are told */
+    http_close(s->http);
+    scheduler_close(s->scheduler);
+    metrics_close(s->metrics);
+    pthread_mutex_destroy(&s->lock);
+    free((char *)s->options.name);
+    free((char *)s->options.method);
+    free((char *)s->options.chat);
+    free((char *)s->options.cors);
+    free(s->key);
+    free(s);
+}

@@ -1,0 +1,37 @@
+/* serve.h - an OpenAI-compatible server over a scheduler.
+ *
+ * Which file does what: serve.c opens, closes, drains, routes and checks keys; ask.c and ask_prompt.c read a completion
+ * request (fields.c its fields); job.c carries a request's tokens from the engine's thread to its connection; answer.c
+ * writes answers and events; stop.c stop strings and text; metrics.c figures; tell.c what the server says of itself;
+ * page.c the page at "/". docs/server.md is the manual. */
+#ifndef SERVE_SERVE_H
+#define SERVE_SERVE_H
+#include "engine/scheduler.h"
+#include "net/http.h"
+#include "text/chat.h"
+
+typedef struct server server;
+
+typedef struct serve_options {
+    http_options http;
+    scheduler_options scheduler;
+    const char *name;        /* of the model in the API */
+    const char *method;      /* default spec of a request; NULL: f16 */
+    const char *chat;        /* chat format by name; NULL: the file's */
+    const char *const *keys; /* [n_keys] API keys; none: anyone may ask */
+    int n_keys;
+    const char *cors;   /* an origin that browsers may ask from, "*": any; NULL: none */
+    int context_tokens; /* of prompt and answer; 0: the model's */
+} serve_options;
+
+/* Starts the scheduler's thread, then the HTTP threads. The engine is the server's until it is closed; everything in
+ * options is copied. PLEAT_EINPUT (method, chat format, limits), PLEAT_EIO (address), PLEAT_EMEMORY. */
+pleat_status serve_open(pleat_engine *engine, const serve_options *options, server **out, pleat_error *error);
+int serve_port(const server *s); /* 0 on a Unix socket */
+/* From now on new requests are refused with 503, and /readyz says so. */
+void serve_drain(server *s);
+/* Waits up to so many seconds: true when every answer has been sent. */
+bool serve_drained(server *s, double seconds);
+/* What still runs is cut off. */
+void serve_close(server *s);
+#endif

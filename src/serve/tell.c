@@ -1,0 +1,215 @@
+/* tell.c - what the server says of itself: models, methods, tokens, health, figures. */
+#include "serve/inside.h"
+#include "base/text.h"
+#include "kv/method.h"
+#include "model/model.h"
+#include "text/utf8.h"
+#include <stdlib.h>
+#include <string.h>
+
+static void answer(http_exchange *x, int status, json_t *value) {
+    char *body = json_dumps(value, JSON_COMPACT);
+    json_decref(value);
+    http_answer(x, body ? status : 503, "application/json", body ? body : "{}", body ? strlen(body) : 2);
+    free(body);
+}
+
+/* ---- models and methods ---- */
+
+static json_t *model_of(const server *s) {
+    pleat_model_info m = pleat_model_describe(s->world.model);
+    return json_pack("{s:s,s:s,s:I,s:s,s:s,s:n,s:i,s:{s:s,s:i,s:i,s:I,s:s}}", "id", s->options.name, "object", "model",
+                     "created", (json_int_t)s->created, "owned_by", "pleat", "root", s->options.name, "parent",
+                     "max_model_len", s->world.context_tokens, "meta", "architecture", m.architecture, "n_vocab",
+                     m.n_vocab, "n_layer", m.n_layer, "kv_f16_bytes_per_token", (json_int_t)m.f16_token_bytes,
+                     "kv_method", s->options.method);
+}
+
+void tell_models(server *s, http_exchange *x) {
+    const char *path = http_path(x), *rest = strstr(path, "/models/");
+    if (!rest) {
+        answer(x, 200, json_pack("{s:s,s:[o]}", "object", "list", "data", model_of(s)));
+        return;
+    }
+    if (!strcmp(rest + 8, s->options.name)) {
+        answer(x, 200, model_of(s));
+        return;
+    }
+    refusal r = {.status = 404, .code = "model_not_found", .param = "model", .text = "this model does not exist"};
+    serve_refuse(x, &r);
+}
+
+static json_t *part_of(const char *name, const char *paper, const char *summary, const kv_param *params) {
+    json_t *list = json_array();
+    for (int i = 0; params && params[i].name; i++)
+        json_array_append_new(list, json_pack("{s:s,s:s}", "name", params[i].name, "help", params[i].help));
+    return json_pack("{s:s,s:s,s:s,s:o}", "name", name, "paper", paper, "summary", summary, "parameters", list);
+}
+
+void tell_methods(server *s, http_exchange *x) {
+    json_t *formats = json_array(), *policies = json_array(), *splits = json_array(), *presets = json_array();
+    for (int i = 0; kv_formats[i]; i++)
+        json_array_append_new(
+            formats, part_of(kv_formats[i]->name, kv_formats[i]->paper, kv_formats[i]->summary, kv_formats[i]->params));
+    for (int i = 0; kv_policies[i]; i++)
+        json_array_append_new(policies, part_of(kv_policies[i]->name, kv_policies[i]->paper, kv_policies[i]->summary,
+                                                kv_policies[i]->params));
+    for (int i = 0; kv_splits[i]; i++)
+        json_array_append_new(
+            splits, part_of(kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params));
+    for (int i = 0; kv_presets[i].name; i++) {
+        pleat_method *method; /* one that this model cannot have is not offered */
+        if (pleat_method_parse(kv_presets[i].name, s->world.model, &method, NULL))
+            continue;
+        json_array_append_new(presets,
+                              json_pack("{s:s,s:s}", "name", kv_presets[i].name, "spec", pleat_method_spec(method)));
+        pleat_method_free(method);
+    }
+    answer(x, 200,
+           json_pack("{s:s,s:s,s:o,s:o,s:o,s:o}", "object", "list", "default", s->options.method, "presets", presets,
+                     "formats", formats, "policies", policies, "splits", splits));
+}
+
+/* ---- tokens ---- */
+
+/* The whole body of a POST, NULL: refused. */
+static json_t *body_of(http_exchange *x) {
+    refusal r = {0};
+    size_t n;
+    const char *bytes = http_body(x, &n);
+    json_t *body = fields_parse(bytes, n, &r);
+    if (!body)
+        serve_refuse(x, &r);
+    return body;
+}
+
+/* {"prompt" or "content": TEXT} or {"messages": [...]}. */
+static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, refusal *r) {
+    bool special = true;
+    const char *key = field(body, "content") ? "content" : "prompt";
+    const json_t *prompt = field(body, key);
+    pleat_error error;
+    if (!ask_model(&s->world, body, r) || !field_flag(body, "add_special", &special, r) ||
+        !field_flag(body, "add_special_tokens", &special, r))
+        return false;
+    if (field(body, "messages"))
+        return ask_chat_ids(&s->world, field(body, "messages"), ids, n, NULL, r);
+    if (!json_is_string(prompt))
+        return refuse(r, key, "%s must be a text", key);
+    if (pleat_tokenize(s->world.model, json_string_value(prompt), json_string_length(prompt), special, ids, n, &error))
+        return refuse(r, key, "%.500s", error.text);
+    return true;
+}
+
+void tell_tokens(server *s, http_exchange *x) {
+    refusal r = {0};
+    int32_t *ids = NULL;
+    int n = 0;
+    json_t *body = body_of(x);
+    if (!body)
+        return;
+    if (!encode(s, body, &ids, &n, &r)) {
+        serve_refuse(x, &r);
+    } else {
+        json_t *list = json_array();
+        for (int i = 0; i < n; i++)
+            json_array_append_new(list, json_integer(ids[i]));
+        answer(x, 200,
+               json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
+        free(ids);
+    }
+    json_decref(body);
+}
+
+static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
+    size_t i;
+    const json_t *item;
+    int n_vocab = s->world.model->n_vocab;
+    if (!json_is_array(list))
+        return refuse(r, "tokens", "tokens must be a list of token ids");
+    json_array_foreach(list, i, item) {
+        json_int_t id = json_integer_value(item);
+        if (!json_is_integer(item) || id < 0 || id >= n_vocab)
+            return refuse(r, "tokens", "token %zu is not one of the vocabulary's %d", i, n_vocab);
+        size_t n;
+        const char *bytes = pleat_token_bytes(s->world.model, (int32_t)id, true, &n);
+        text_append(out, bytes, n);
+    }
+    return !out->failed || refuse(r, "tokens", "no memory for the text");
+}
+
+void tell_text(server *s, http_exchange *x) {
+    refusal r = {0};
+    text raw = {0};
+    json_t *body = body_of(x);
+    if (!body)
+        return;
+    char *repaired = NULL;
+    bool ok = ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &raw, &r);
+    if (ok && !(repaired = malloc(3 * raw.n + 1)))
+        ok = refuse(&r, "tokens", "no memory for the text");
+    if (ok) {
+        size_t n = raw.n ? utf8_repair(raw.bytes, raw.n, repaired) : 0;
+        answer(x, 200, json_pack("{s:s%,s:s%}", "prompt", repaired, n, "content", repaired, n));
+    } else {
+        serve_refuse(x, &r);
+    }
+    free(repaired);
+    text_free(&raw);
+    json_decref(body);
+}
+
+/* ---- health and figures ---- */
+
+void tell_live(server *s, http_exchange *x) {
+    (void)s;
+    answer(x, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+void tell_ready(server *s, http_exchange *x) {
+    refusal r = {.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
+    if (atomic_load(&s->draining))
+        serve_refuse(x, &r);
+    else
+        tell_live(s, x);
+}
+
+void tell_version(server *s, http_exchange *x) {
+    answer(x, 200, json_pack("{s:s,s:s}", "version", PLEAT_VERSION, "level", pleat_engine_level(s->engine)));
+}
+
+enum { MOST_METHODS = 32 };
+typedef struct tally {
+    char spec[MOST_METHODS][1024];
+    metrics_method method[MOST_METHODS];
+    int n;
+} tally;
+
+static void see(void *context, const char *spec, size_t bytes) {
+    tally *t = context;
+    int i = 0;
+    while (i < t->n && strcmp(t->spec[i], spec))
+        i++;
+    if (i == MOST_METHODS)
+        return;
+    if (i == t->n) {
+        strncpy(t->spec[i], spec, sizeof(t->spec[i]) - 1);
+        t->method[t->n++] = (metrics_method){.spec = t->spec[i]};
+    }
+    t->method[i].kv_bytes += bytes;
+    t->method[i].running++;
+}
+
+void tell_metrics(server *s, http_exchange *x) {
+    text out = {0};
+    tally *t = calloc(1, sizeof(*t));
+    scheduler_figures f = scheduler_describe(s->scheduler);
+    if (t) {
+        jobs_kv_bytes(s, see, t);
+        metrics_write(s->metrics, &f, s->options.name, t->method, t->n, &out);
+    }
+    http_answer(x, t && !out.failed ? 200 : 503, "text/plain; version=0.0.4; charset=utf-8", out.bytes ? out.bytes : "",
+                out.n);
+    text_free(&out);
+    free(t);
+}

@@ -202,8 +202,8 @@ static int acts_on(const kv_method *m, int n) {
     int least = INT_MAX;
     if (p->bound_tokens)
         least = p->bound_tokens(&m->policy_config);
-    if (p->kept_tokens && p->kept_tokens(&m->policy_config, n, n) < least)
-        least = p->kept_tokens(&m->policy_config, n, n);
+    if (p->kept_tokens && p->kept_tokens(&m->policy_config, KV_MAX_LAYERS, n, n) < least)
+        least = p->kept_tokens(&m->policy_config, KV_MAX_LAYERS, n, n);
     if (p->read_tokens && p->read_tokens(&m->policy_config) < least)
         least = p->read_tokens(&m->policy_config);
     return least == INT_MAX ? 0 : least;
@@ -234,7 +234,8 @@ static pleat_status open_seqs(race *r, const int32_t *ids, pleat_error *error) {
     status = pleat_seq_expect(prompt, r->w->ctx / 2, error);
     for (int i = 0; i < r->methods->n; i++)
         engine_seq_want(prompt, r->methods->method[i]);
-    status = status ? status : pleat_prefill(r->engine, prompt, ids, r->w->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
+    status =
+        status ? status : pleat_prefill(r->engine, prompt, ids, r->w->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
     for (int i = 0; i < r->methods->n && !status; i++) {
         status = pleat_seq_fork(r->engine, prompt, r->methods->method[i], &r->seq[i], error);
         status = status ? status : engine_seq_end_prompt(r->engine, r->seq[i], error);

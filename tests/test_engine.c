@@ -282,7 +282,14 @@ static void plans_are_upper_bounds(void **state) {
                                         "kivi-2+h2o-512",
                                         "int8+prefill:bounded",
                                         "h2o-512+prefill:bounded",
-                                        "kivi:vseal=token,params=16+h2o:heavy=16,recent=100"};
+                                        "kivi:vseal=token,params=16+h2o:heavy=16,recent=100",
+                                        "snapkv:keep=128+adakv+critical",
+                                        "int8+snapkv:keep=128+pyramid+prefill:bounded",
+                                        "expected:keep=128,every=64",
+                                        "knorm:keep=128,skip=1+sinks:n=8",
+                                        "rkv:keep=128+pin",
+                                        "quest:budget=128,skip=0",
+                                        "kivi-4+rocket:budget=128+layers:last=1,format=int8"};
     static const char *const archs[] = {"llama", "gemma3"};
     for (int a = 0; a < 2; a++) {
         tiny_options o = tiny_default();
@@ -305,6 +312,66 @@ static void plans_are_upper_bounds(void **state) {
         free(ids);
         bed_close(&b);
     }
+}
+
+/* ---- what policies ask of the engine ---- */
+
+/* The columns that open_wo gives are those of the file's rows, for blocks longer than a head too. */
+static void output_projection_is_opened_by_head(void **state) {
+    (void)state;
+    static const block_type types[] = {BLOCK_Q4_1, BLOCK_Q4_K, BLOCK_F16};
+    for (int i = 0; i < 3; i++) {
+        tiny_options o = tiny_default();
+        o.type = types[i];
+        bed b = open_bed(o, (pleat_engine_options){.n_threads = 1});
+        int d = o.head_dim, width = o.n_head * d;
+        const gguf_tensor *t = gguf_tensor_find(b.model->file, "blk.1.attn_output.weight");
+        float *all = malloc((size_t)(o.n_embd * width) * sizeof(*all)),
+              *wo = malloc((size_t)(o.n_embd * d) * sizeof(*wo));
+        block_open(t->type, t->data, (int64_t)o.n_embd * width, all);
+        for (int h = 0; h < o.n_head; h++) {
+            b.model->kv.open_wo(b.model->kv.owner, 1, h, wo);
+            for (int e = 0; e < o.n_embd; e++)
+                assert_memory_equal(wo + e * d, all + e * width + h * d, (size_t)d * sizeof(*wo));
+        }
+        free(all);
+        free(wo);
+        close_bed(&b);
+    }
+}
+
+/* RocketKV keeps less of a prompt when more is to come; marks reach the cache and a fork. */
+static void expectations_and_pins_reach_the_policy(void **state) {
+    (void)state;
+    bed b = open_bed(tiny_default(), (pleat_engine_options){.n_threads = 1});
+    int32_t *ids = tokens_of(&b, 900);
+    int64_t kept[2];
+    for (int i = 0; i < 2; i++) {
+        pleat_seq *seq = open_seq(&b, "rocket:budget=128");
+        assert_int_equal(pleat_seq_expect(seq, i ? 200 : 0, NULL), PLEAT_OK);
+        prefill(&b, seq, ids, 900, NULL);
+        kept[i] = pleat_seq_describe(seq).kept_tokens_total / 4;
+        pleat_seq_close(seq);
+    }
+    /* c = 900/128, alpha = .2 + .06 log2 c, capacity = floor(900 / c^alpha) = 438 */
+    assert_int_equal(kept[0], 438);
+    assert_int_equal(kept[1], 238);
+    pleat_error error = {""};
+    pleat_method *method;
+    pleat_seq *src = open_seq(&b, "snapkv:keep=64+pin"), *fork;
+    assert_int_equal(pleat_seq_expect(src, -1, &error), PLEAT_EINPUT);
+    assert_int_equal(pleat_seq_pin(src, 0, 0, &error), PLEAT_EINPUT);
+    assert_int_equal(pleat_seq_pin(src, 200, 100, &error), PLEAT_OK);
+    assert_int_equal(pleat_prefill(b.engine, src, ids, 900, false, PLEAT_LOGITS_NONE, NULL, NULL), PLEAT_OK);
+    assert_int_equal(pleat_method_parse("snapkv:keep=64+pin", b.model, &method, NULL), PLEAT_OK);
+    assert_int_equal(pleat_seq_fork(b.engine, src, method, &fork, &error), PLEAT_OK);
+    assert_int_equal(engine_seq_end_prompt(b.engine, fork, &error), PLEAT_OK);
+    assert_int_equal(pleat_seq_describe(fork).kept_tokens_total, 4 * (100 + 32));
+    pleat_seq_close(fork);
+    pleat_seq_close(src);
+    pleat_method_free(method);
+    free(ids);
+    close_bed(&b);
 }
 
 /* ---- generation ---- */
@@ -384,6 +451,8 @@ int main(void) {
         cmocka_unit_test(steps_refuse_what_they_cannot_do),
         cmocka_unit_test(full_pool_changes_nothing),
         cmocka_unit_test(plans_are_upper_bounds),
+        cmocka_unit_test(output_projection_is_opened_by_head),
+        cmocka_unit_test(expectations_and_pins_reach_the_policy),
         cmocka_unit_test(answers_end_clearly),
         cmocka_unit_test(a_batch_gives_each_its_own_answer),
     };

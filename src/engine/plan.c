@@ -36,18 +36,44 @@ static size_t side_bytes(const kv_coding *coding, kv_side side, int d, const kv_
            (pages(n_tail) + 4 + (g->sink_tokens > 0)) * f16_bytes;
 }
 
+/* Most live tokens of a layer's lanes in decode, had all of them the same. */
+static int kept_tokens(const kv_method *method, int il, int prompt_tokens, int new_tokens) {
+    const kv_policy *policy = method->policy;
+    int n_all = prompt_tokens + new_tokens, n = n_all;
+    int bound = policy->bound_tokens ? policy->bound_tokens(&method->policy_config) : INT_MAX;
+    if (method->pin)
+        return n_all;
+    if (bound != INT_MAX)
+        n = bound + 1; /* a step's own token, before its event */
+    else if (policy->kept_tokens)
+        n = policy->kept_tokens(&method->policy_config, il, prompt_tokens, new_tokens) + new_tokens;
+    n += method->sinks_tokens;
+    return n < n_all ? n : n_all;
+}
+
+/* Of the bounds that decode picks by, for one lane. */
+static size_t bound_bytes(const kv_wants *wants, int head_dim, int n) {
+    if (!(wants->flags & KV_WANT_BOUNDS))
+        return 0;
+    size_t per_block = (size_t)(TILE * wants->bound_slots);
+    return ((size_t)n + per_block - 1) / per_block * 2 * (size_t)head_dim * TILE * sizeof(f16);
+}
+
 size_t engine_plan_bytes(const pleat_model *model, const kv_method *method, int prompt_tokens, int new_tokens) {
     size_t f16_bytes = page_f16_bytes(model->head_dim), total = 0;
     int d = model->head_dim, n_all = prompt_tokens + new_tokens;
-    int n_kept = method->policy->bound_tokens ? method->policy->bound_tokens(&method->policy_config) : INT_MAX;
+    kv_wants wants = kv_method_wants(method);
+    /* A split gives layers and heads other shares of the same sum, so only the rounding up to pages differs. */
+    int n_uneven = method->split->layer_budget || method->split->heads ? PAGE_TOKENS : 0;
     int n_exact =
         method->bounded ? method->grid_tokens + PAGE_TOKENS : prompt_tokens; /* prompt tokens in fp16 at a time */
     n_exact = n_exact < prompt_tokens ? n_exact : prompt_tokens;
     for (int il = 0; il < model->n_layer; il++) {
-        int window = model->shape[il].window_tokens, n = n_all < n_kept ? n_all : n_kept;
+        int window = model->shape[il].window_tokens, n = kept_tokens(method, il, prompt_tokens, new_tokens) + n_uneven;
+        n = n < n_all ? n : n_all;
         if (window)
             n = n_all < window + 2 * PAGE_TOKENS ? n_all : window + 2 * PAGE_TOKENS;
-        size_t bytes = 0;
+        size_t bytes = window ? 0 : bound_bytes(&wants, model->head_dim, n);
         for (int side = 0; side < 2; side++) {
             kv_geometry g;
             const kv_coding *coding = kv_method_coding(method, il, (kv_side)side);

@@ -233,8 +233,9 @@ typedef struct kv_policy {
     int (*cache_positions)(const kv_config *);
     /* Most live tokens a lane can hold between decode steps, given its budget; INT_MAX: grows. For memory plans. */
     int (*bound_tokens)(const kv_config *);
-    /* Live tokens that a lane has after the end of a prompt of n_prompt tokens; NULL: n_prompt or bound_tokens. */
-    int (*kept_tokens)(const kv_config *, int n_prompt, int max_new);
+    /* Live tokens that a lane of layer il has after the end of a prompt of n_prompt tokens; NULL: n_prompt, or
+     * bound_tokens if that is less. */
+    int (*kept_tokens)(const kv_config *, int il, int n_prompt, int max_new);
     /* Slots that a decode query reads at most; NULL: all. */
     int (*read_tokens)(const kv_config *);
     /* Multiples at which bounded prefill has its events, itself a multiple of 64; NULL: the method's 512. */

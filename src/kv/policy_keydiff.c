@@ -41,7 +41,8 @@ static int bound_tokens(const kv_config *c) {
     return (int)c->value[KEEP] + DECODE_TOKENS - 1;
 }
 
-static int kept_tokens(const kv_config *c, int n_prompt, int max_new) {
+static int kept_tokens(const kv_config *c, int il, int n_prompt, int max_new) {
+    (void)il;
     (void)max_new;
     return n_prompt < (int)c->value[KEEP] ? n_prompt : (int)c->value[KEEP];
 }

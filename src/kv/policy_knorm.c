@@ -37,9 +37,9 @@ static int budget(const kv_config *c, const kv_view *view) {
     return view->event == KV_AT_STEP || view->il < (int)c->value[SKIP] ? INT_MAX : (int)c->value[KEEP];
 }
 
-static int kept_tokens(const kv_config *c, int n_prompt, int max_new) {
+static int kept_tokens(const kv_config *c, int il, int n_prompt, int max_new) {
     (void)max_new;
-    return n_prompt < (int)c->value[KEEP] ? n_prompt : (int)c->value[KEEP];
+    return il < (int)c->value[SKIP] || n_prompt < (int)c->value[KEEP] ? n_prompt : (int)c->value[KEEP];
 }
 
 static int window_tokens(const kv_config *c) {

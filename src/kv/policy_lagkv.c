@@ -50,7 +50,8 @@ static int cut_partitions(const kv_config *c, int n) {
     return n_whole > 1 ? n_whole - 1 : 0;
 }
 
-static int kept_tokens(const kv_config *c, int n_prompt, int max_new) {
+static int kept_tokens(const kv_config *c, int il, int n_prompt, int max_new) {
+    (void)il;
     (void)max_new;
     return n_prompt - cut_partitions(c, n_prompt) * (of(c, LAG) - kept_of_lag(c));
 }

@@ -56,7 +56,8 @@ static int bound_tokens(const kv_config *c) {
     return of(c, KEEP) + of(c, BUFFER) - 1;
 }
 
-static int kept_tokens(const kv_config *c, int n_prompt, int max_new) {
+static int kept_tokens(const kv_config *c, int il, int n_prompt, int max_new) {
+    (void)il;
     (void)max_new;
     return n_prompt < of(c, KEEP) ? n_prompt : of(c, KEEP);
 }

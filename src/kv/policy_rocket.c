@@ -13,7 +13,9 @@
  *
  * Deviations: pages are of 4 tokens, where the paper takes ceil(sqrt(capacity / b)); the channels follow, r = floor(4 d
  * b / capacity), so that bounds are read for the same share of K as in the paper. All channels of a bound are read, the
- * left out ones with weight 0. Without the request's max_tokens (pleat_seq_expect) `new` is 0. */
+ * left out ones with weight 0. Where more is to come than half of the prompt, capacity - new would leave little or
+ * nothing of it: the prompt keeps half of the capacity then (elsewhere capacity - new is at least that). Without the
+ * request's max_tokens (pleat_seq_expect) `new` is 0. */
 #include "kv/policy_rocket.h"
 #include "base/status.h"
 #include "kv/method.h"
@@ -43,7 +45,8 @@ rocket_sizes rocket_sizes_of(int n_prompt, int budget, int max_new, int d) {
     capacity = capacity > least ? capacity : least;
     double ratio = capacity > budget ? (double)capacity / budget : 1, page = ceil(sqrt(ratio));
     page = page > ratio ? 1 : page;
-    return (rocket_sizes){.prompt = capacity - max_new,
+    int prompt = capacity - max_new > capacity / 2 ? capacity - max_new : capacity / 2;
+    return (rocket_sizes){.prompt = prompt,
                           .read = budget / 2,
                           .ratio = ratio,
                           .page = (int)page,
@@ -74,7 +77,8 @@ static int budget(const kv_config *c, const kv_view *view) {
     return view->event == KV_AT_STEP ? INT_MAX : at_least_window(c, sizes(c, view).prompt);
 }
 
-static int kept_tokens(const kv_config *c, int n_prompt, int max_new) {
+static int kept_tokens(const kv_config *c, int il, int n_prompt, int max_new) {
+    (void)il;
     int n = at_least_window(c, rocket_sizes_of(n_prompt, of(c, BUDGET), max_new, 1).prompt);
     return n < n_prompt ? n : n_prompt;
 }

@@ -54,7 +54,8 @@ static int bound_tokens(const kv_config *c) {
     return of(c, DECODE) == DECODE_HOLD ? of(c, KEEP) : INT_MAX;
 }
 
-static int kept_tokens(const kv_config *c, int n_prompt, int max_new) {
+static int kept_tokens(const kv_config *c, int il, int n_prompt, int max_new) {
+    (void)il;
     (void)max_new;
     return n_prompt < of(c, KEEP) ? n_prompt : of(c, KEEP);
 }

@@ -512,8 +512,8 @@ static int budget(const reference *r, kv_event event, int n_steps, int max_new) 
         return step && n_steps % (int)of(r, "buffer") ? INT_MAX : (int)of(r, "keep");
     if (is(r, "rocket")) {
         double b = of(r, "budget"), s = r->seen, c = fmax(1, s / b), alpha = fmin(0.2 + 0.06 * log2(c), 0.8);
-        return step ? INT_MAX
-                    : (int)fmax(of(r, "window"), fmax(floor(s / pow(c, alpha)), fmin(2 * max_new, s)) - max_new);
+        double capacity = fmax(floor(s / pow(c, alpha)), fmin(2 * max_new, s));
+        return step ? INT_MAX : (int)fmax(of(r, "window"), fmax(capacity - max_new, floor(capacity / 2)));
     }
     return 0; /* lagkv: what is not forced */
 }

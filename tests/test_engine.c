@@ -323,7 +323,7 @@ static void output_projection_is_opened_by_head(void **state) {
     for (int i = 0; i < 3; i++) {
         tiny_options o = tiny_default();
         o.type = types[i];
-        bed b = open_bed(o, (pleat_engine_options){.n_threads = 1});
+        bed b = bed_open(o, (pleat_engine_options){.n_threads = 1});
         int d = o.head_dim, width = o.n_head * d;
         const gguf_tensor *t = gguf_tensor_find(b.model->file, "blk.1.attn_output.weight");
         float *all = malloc((size_t)(o.n_embd * width) * sizeof(*all)),
@@ -336,20 +336,20 @@ static void output_projection_is_opened_by_head(void **state) {
         }
         free(all);
         free(wo);
-        close_bed(&b);
+        bed_close(&b);
     }
 }
 
 /* RocketKV keeps less of a prompt when more is to come; marks reach the cache and a fork. */
 static void expectations_and_pins_reach_the_policy(void **state) {
     (void)state;
-    bed b = open_bed(tiny_default(), (pleat_engine_options){.n_threads = 1});
-    int32_t *ids = tokens_of(&b, 900);
+    bed b = bed_open(tiny_default(), (pleat_engine_options){.n_threads = 1});
+    int32_t *ids = bed_tokens(&b, 900);
     int64_t kept[2];
     for (int i = 0; i < 2; i++) {
-        pleat_seq *seq = open_seq(&b, "rocket:budget=128");
+        pleat_seq *seq = bed_seq(&b, "rocket:budget=128");
         assert_int_equal(pleat_seq_expect(seq, i ? 200 : 0, NULL), PLEAT_OK);
-        prefill(&b, seq, ids, 900, NULL);
+        bed_prefill(&b, seq, ids, 900, NULL);
         kept[i] = pleat_seq_describe(seq).kept_tokens_total / 4;
         pleat_seq_close(seq);
     }
@@ -358,7 +358,7 @@ static void expectations_and_pins_reach_the_policy(void **state) {
     assert_int_equal(kept[1], 238);
     pleat_error error = {""};
     pleat_method *method;
-    pleat_seq *src = open_seq(&b, "snapkv:keep=64+pin"), *fork;
+    pleat_seq *src = bed_seq(&b, "snapkv:keep=64+pin"), *fork;
     assert_int_equal(pleat_seq_expect(src, -1, &error), PLEAT_EINPUT);
     assert_int_equal(pleat_seq_pin(src, 0, 0, &error), PLEAT_EINPUT);
     assert_int_equal(pleat_seq_pin(src, 200, 100, &error), PLEAT_OK);
@@ -371,7 +371,7 @@ static void expectations_and_pins_reach_the_policy(void **state) {
     pleat_seq_close(src);
     pleat_method_free(method);
     free(ids);
-    close_bed(&b);
+    bed_close(&b);
 }
 
 /* ---- generation ---- */

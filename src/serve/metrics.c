@@ -202,7 +202,7 @@ static void write_own(const writer *w, const metrics *m, const scheduler_figures
     one(w, "pleat:cached_prompt_tokens_total", "counter", "Prompt tokens reused.", (double)f->cached_tokens);
     head(w, "pleat:http_answers_total", "counter", "HTTP answers by class of status.");
     for (int i = 2; i < 6; i++) {
-        char class[8];
+        char class[16];
         snprintf(class, sizeof(class), "%dxx", i);
         labels(w, "pleat:http_answers_total", "status", class);
         text_printf(w->out, "%lld\n", (long long)atomic_load(&m->answers[i]));

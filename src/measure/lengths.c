@@ -36,6 +36,13 @@ static pleat_status read_line(const char *source, int line, const char *bytes, s
     return status;
 }
 
+static bool is_blank(const char *line, size_t n) {
+    size_t i = 0;
+    while (i < n && (line[i] == ' ' || line[i] == '\t' || line[i] == '\r'))
+        i++;
+    return i == n;
+}
+
 pleat_status lengths_read(const char *source, const char *bytes, size_t n_bytes, lengths_prompts *out,
                           pleat_error *error) {
     lengths_prompts list = {0};
@@ -45,7 +52,7 @@ pleat_status lengths_read(const char *source, const char *bytes, size_t n_bytes,
         const char *end = memchr(bytes + at, '\n', n_bytes - at);
         size_t n = end ? (size_t)(end - bytes) - at : n_bytes - at;
         line++;
-        if (n > strspn(bytes + at, " \t\r")) {
+        if (!is_blank(bytes + at, n)) {
             if (!mem_grow(&list.prompt, &cap, list.n + 1, sizeof(*list.prompt)))
                 status = err_set(error, PLEAT_EMEMORY, "no memory for the prompts of %.150s", source);
             else if (!(status = read_line(source, line, bytes + at, n, &list.prompt[list.n], error)))

@@ -304,6 +304,16 @@ static void capacity_is_what_is_done_without_pause(void **state) {
     r.kv_bytes = 550; /* each holds 60 of these on average */
     assert_int_equal(sim_capacity(&r, &load, &per_s, NULL), PLEAT_OK);
     assert_true(per_s < 550.0 / 60 && per_s > 4);
+    r = replica(flat, 1, 1e6);
+    load.prompt[0] = load.prompt[1] = 5000;
+    double all;
+    assert_int_equal(sim_capacity(&r, &load, &all, NULL), PLEAT_OK);
+    r.most_context_tokens = 4096; /* two are refused, and count as taken */
+    assert_int_equal(sim_capacity(&r, &load, &per_s, NULL), PLEAT_OK);
+    assert_true(per_s > all && fabs(per_s - 1) < 0.01);
+    r.most_context_tokens = 5;
+    assert_int_equal(sim_capacity(&r, &load, &per_s, NULL), PLEAT_OK);
+    assert_true(per_s == 0);
     sim_load_free(&load);
 }
 

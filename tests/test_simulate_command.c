@@ -195,6 +195,7 @@ static void bad_files_get_one_sentence(void **state) {
     says("--profile /no/such --lengths tests/data/lengths.csv", 1, "/no/such has no attention-fp16.csv");
     says("--profile /no/such --methods kivi --lengths tests/data/lengths.csv", 1, "/no/such/");
     says(OWN "--methods unknown", 1, "attention-unknown.csv");
+    says(OWN "--methods packed --memory 0.001", 1, "no request fits in the pool packed");
     says("--profile tests/data/profile --base plain --methods packed --lengths /no/such", 1, "/no/such: cannot be");
     says(OWN "--methods packed --growth tests/data/lengths.csv", 1, "tests/data/lengths.csv: line 1:");
     says(OWN "--methods packed --arrivals tests/data/lengths.csv", 1, "tests/data/lengths.csv: line 1: not a trace");

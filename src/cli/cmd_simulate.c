@@ -193,6 +193,9 @@ static pleat_status add_case(const settings *s, study *t, const sim_fleet *fleet
                                .noise = s->noise};
     sim_fleet_methods(fleet, &t->growths, load);
     pleat_status status = sim_fleet_capacity(fleet, load, &capacity, error);
+    if (!status && capacity <= 0)
+        status = err_set(error, PLEAT_EINPUT, "no request fits in the pool %s: see --memory, --token and --context",
+                         fleet->label);
     if (status)
         return status;
     load->rate = s->utilisation ? level * capacity : level;

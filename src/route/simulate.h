@@ -42,7 +42,7 @@ typedef struct sim_answer { /* one request's fate */
 pleat_status sim_run(const route_replica *pool, int n_replicas, const sim_load *load, const sim_run_options *options,
                      sim_answer *answers, pleat_error *error);
 
-/* Requests per second that a replica ends while it never lacks work: the load's requests all at once, until the last
- * one has been admitted. */
+/* Requests per second that a replica takes while it never lacks work: the load's requests all at once, until the last
+ * one has been admitted (and half of them have ended). Those that it would refuse count as taken; 0: it takes none. */
 pleat_status sim_capacity(const route_replica *replica, const sim_load *load, double *per_s, pleat_error *error);
 #endif

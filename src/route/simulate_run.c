@@ -166,12 +166,14 @@ pleat_status sim_capacity(const route_replica *replica, const sim_load *load, do
     bool ok = sim_replica_open(&s, replica, load, answer) && answer;
     if (ok) {
         for (int id = 0; id < load->n; id++)
-            if (load->prompt[id] + 1 <= s.most_tokens)
+            if (load->prompt[id] + 1 <= s.most_tokens &&
+                (!replica->most_context_tokens || load->prompt[id] + 1 <= replica->most_context_tokens))
                 s.queue[s.n_queue++] = id;
-        s.busy = s.n_queue > 0; /* an empty step at 0 begins the work */
-        while (s.busy && s.n_queue)
+        int n = s.n_queue;
+        s.busy = n > 0; /* an empty step at 0 begins the work */
+        while (s.busy && (s.n_queue || s.n_ended < n / 2))
             sim_replica_advance(&s, s.end_s);
-        *per_s = s.n_ended / s.end_s;
+        *per_s = n ? s.n_ended / s.end_s * load->n / n : 0;
     }
     sim_replica_close(&s);
     mem_free(answer);

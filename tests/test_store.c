@@ -600,8 +600,8 @@ static void count_rows(void *context, const char *name, int64_t n_rows) {
 /* Out, in and out again gives the same bytes, and what was read back goes on as the same run. */
 static void a_study_goes_through_csv_and_back(void **state) {
     (void)state;
-    static const char *const tables[] = {"run",    "throughput", "sample",  "response",
-                                         "window", "score",      "profile", "model"};
+    static const char *const tables[] = {"run",   "throughput", "sample", "response",  "window",
+                                         "score", "profile",    "model",  "simulation"};
     static char first[1 << 16], second[1 << 16];
     const char *path = new_path(), *copy = new_path(), *folder = env_temp("csv-1"), *again = env_temp("csv-2");
     store *s = open_store(path, true);
@@ -624,12 +624,15 @@ static void a_study_goes_through_csv_and_back(void **state) {
     OK(store_answers_put(s, run, &a, 1, error));
     OK(store_windows_put(s, run, &w, 1, error));
     OK(store_profile_put(s, run, "", &operator, 1, error));
+    double figure[STORE_SIMULATION_FIGURES] = {1.0 / 3, 1e-300, 0.5};
+    store_simulation sim = {.pool = "2 x f16", .policy = "random", .rate = 0.7, .n_seeds = 1, .figure = figure};
+    OK(store_simulations_put(s, run, &sim, 1, error));
     OK(store_model_put(s, run, "throughput", "f16", "{\"a\": [1, 2]}", error));
     OK(store_export(s, folder, count_rows, &n_out, error));
     store_close(s);
     s = open_store(copy, true);
     OK(store_import(s, folder, count_rows, &n_in, error));
-    assert_int_equal(n_out, 8);
+    assert_int_equal(n_out, 9);
     assert_int_equal(n_in, n_out);
     OK(store_export(s, again, NULL, NULL, error));
     for (size_t i = 0; i < sizeof(tables) / sizeof(*tables); i++) {
@@ -641,6 +644,10 @@ static void a_study_goes_through_csv_and_back(void **state) {
     assert_true(b.resumed);
     store_windows got;
     store_points points;
+    store_simulations sims;
+    OK(store_simulations_read(s, run, &sims, error));
+    assert_memory_equal(sims.row[0].figure, figure, sizeof(figure));
+    store_simulations_free(&sims);
     OK(store_windows_read(s, run, &got, error));
     assert_memory_equal(got.window[0].nll, nll, sizeof(nll));
     assert_memory_equal(got.window[0].kl, kl, sizeof(kl));

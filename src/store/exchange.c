@@ -18,7 +18,7 @@ enum { MOST_TABLES = 32, NAME_CAP = 64, PATH_CAP = 4200 };
 
 typedef struct column {
     char name[NAME_CAP];
-    char kind; /* i integer, d real, t text, b floats */
+    char kind; /* i integer, d real, t text, f floats, g doubles, x other bytes */
     bool may_be_null;
 } column;
 
@@ -30,8 +30,17 @@ typedef struct table {
 
 /* ---- what there is ---- */
 
-static char kind_of(const char *type) {
-    return !strcmp(type, "INTEGER") ? 'i' : !strcmp(type, "REAL") ? 'd' : !strcmp(type, "BLOB") ? 'b' : 't';
+/* What the bytes of a column are; those that are not listed go as hexadecimal digits. */
+static const struct {
+    const char *of, *name;
+    char kind;
+} blobs[] = {{"window", "nll", 'f'}, {"window", "kl", 'f'}, {"simulation", "figures", 'g'}};
+
+static char kind_of(const char *of, const char *name, const char *type) {
+    for (size_t i = 0; i < sizeof(blobs) / sizeof(*blobs); i++)
+        if (!strcmp(of, blobs[i].of) && !strcmp(name, blobs[i].name))
+            return blobs[i].kind;
+    return !strcmp(type, "INTEGER") ? 'i' : !strcmp(type, "REAL") ? 'd' : !strcmp(type, "BLOB") ? 'x' : 't';
 }
 
 static const char *name_at(sqlite3_stmt *q, int i) {
@@ -48,7 +57,7 @@ static pleat_status read_columns(store *s, table *t, pleat_error *error) {
     while (sqlite3_step(q) == SQLITE_ROW && t->n_columns < CSV_MOST_WANTED) {
         column *c = &t->column[t->n_columns++];
         snprintf(c->name, sizeof(c->name), "%s", name_at(q, 0));
-        c->kind = kind_of(name_at(q, 1));
+        c->kind = kind_of(t->name, c->name, name_at(q, 1));
         c->may_be_null = sqlite3_column_int(q, 2) == 0;
     }
     sqlite3_finalize(q);
@@ -81,11 +90,18 @@ static bool path_of(const char *folder, const char *name, char out[PATH_CAP]) {
 
 /* ---- export ---- */
 
-static void put_floats(text *out, const void *bytes, int n_bytes) {
+static void put_bytes(text *out, char kind, const char *bytes, int n_bytes) {
     float x;
-    for (int i = 0; i + (int)sizeof(x) <= n_bytes; i += (int)sizeof(x)) {
-        memcpy(&x, (const char *)bytes + i, sizeof(x));
-        text_printf(out, "%s%.*g", i ? " " : "", FLT_DECIMAL_DIG, (double)x);
+    double y;
+    int step = kind == 'f' ? (int)sizeof(x) : kind == 'g' ? (int)sizeof(y) : 1;
+    for (int i = 0; i + step <= n_bytes; i += step) {
+        const char *space = i ? " " : "";
+        if (kind == 'f')
+            text_printf(out, "%s%.*g", space, FLT_DECIMAL_DIG, (double)*(float *)memcpy(&x, bytes + i, sizeof(x)));
+        else if (kind == 'g')
+            text_printf(out, "%s%.*g", space, DBL_DECIMAL_DIG, *(double *)memcpy(&y, bytes + i, sizeof(y)));
+        else
+            text_printf(out, "%02x", (unsigned char)bytes[i]);
     }
 }
 
@@ -96,10 +112,10 @@ static void put_value(text *out, sqlite3_stmt *q, int i, const column *c) {
         text_printf(out, "%" PRId64, (int64_t)sqlite3_column_int64(q, i));
     else if (c->kind == 'd')
         text_printf(out, "%.*g", DBL_DECIMAL_DIG, sqlite3_column_double(q, i));
-    else if (c->kind == 'b')
-        put_floats(out, sqlite3_column_blob(q, i), sqlite3_column_bytes(q, i));
-    else
+    else if (c->kind == 't')
         csv_put(out, name_at(q, i));
+    else
+        put_bytes(out, c->kind, sqlite3_column_blob(q, i), sqlite3_column_bytes(q, i));
 }
 
 static pleat_status write_table(store *s, const char *folder, const table *t, int64_t *n_rows, pleat_error *error) {
@@ -161,23 +177,44 @@ typedef struct import {
     int64_t n_rows;
 } import;
 
-/* "0.5 1e-3 ..." as floats. */
-static pleat_status bind_floats(const import *m, const csv_row *row, int i, pleat_error *error) {
-    size_t n = 0, cap = strlen(row->value[i]) / 2 + 1;
-    float *x = malloc(cap * sizeof(*x));
-    if (!x)
-        return err_set(error, PLEAT_EMEMORY, "no memory for the floats of %.300s", row->file);
-    const char *at = row->value[i];
-    for (char *end; *at; at = end + (*end == ' ')) {
-        x[n++] = strtof(at, &end);
-        if (end == at || (*end && *end != ' ')) {
-            free(x);
-            return csv_fail(row, error, "%s holds \"%.20s\" where a number is expected", m->t->column[i].name, at);
-        }
+/* The next element of "0.5 1e-3 ..." or "00ff" at *at to `to`; its size, 0: there is none. */
+static size_t take_element(char kind, const char **at, char *to) {
+    char *end;
+    float x;
+    double y;
+    unsigned byte;
+    if (kind == 'x') {
+        if (!(*at)[0] || !(*at)[1] || sscanf(*at, "%2x", &byte) != 1)
+            return 0;
+        *to = (char)byte;
+        *at += 2;
+        return 1;
     }
-    sqlite3_bind_blob64(m->insert, i + 1, x, n * sizeof(*x), SQLITE_TRANSIENT);
-    free(x);
-    return PLEAT_OK;
+    if (kind == 'f')
+        memcpy(to, (x = strtof(*at, &end), &x), sizeof(x));
+    else
+        memcpy(to, (y = strtod(*at, &end), &y), sizeof(y));
+    if (end == *at || (*end && *end != ' '))
+        return 0;
+    *at = end + (*end == ' ');
+    return kind == 'f' ? sizeof(x) : sizeof(y);
+}
+
+static pleat_status bind_bytes(const import *m, const csv_row *row, int i, pleat_error *error) {
+    const column *c = &m->t->column[i];
+    const char *at = row->value[i];
+    size_t n = 0, more = 1;
+    char *bytes = malloc(4 * strlen(at) + 16); /* "0 " gives 8 bytes at most */
+    if (!bytes)
+        return err_set(error, PLEAT_EMEMORY, "no memory for the numbers of %.300s", row->file);
+    while (*at && (more = take_element(c->kind, &at, bytes + n)))
+        n += more;
+    pleat_status status =
+        more ? PLEAT_OK : csv_fail(row, error, "%s holds \"%.20s\" where a number is expected", c->name, at);
+    if (!status)
+        sqlite3_bind_blob64(m->insert, i + 1, bytes, n, SQLITE_TRANSIENT);
+    free(bytes);
+    return status;
 }
 
 static pleat_status bind_cell(const import *m, const csv_row *row, int i, pleat_error *error) {
@@ -193,10 +230,10 @@ static pleat_status bind_cell(const import *m, const csv_row *row, int i, pleat_
     } else if (c->kind == 'd') {
         if (!(status = csv_real(row, i, -DBL_MAX, DBL_MAX, &real, error)))
             sqlite3_bind_double(m->insert, i + 1, real);
-    } else if (c->kind == 'b') {
-        status = bind_floats(m, row, i, error);
-    } else {
+    } else if (c->kind == 't') {
         sqlite3_bind_text(m->insert, i + 1, row->value[i], -1, SQLITE_TRANSIENT);
+    } else {
+        status = bind_bytes(m, row, i, error);
     }
     return status;
 }

@@ -93,6 +93,8 @@ static void send_response(http_exchange *x, int status, const char *type, struct
         MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
     x->answered = MHD_queue_response(x->connection, (unsigned)status, r) == MHD_YES;
     MHD_destroy_response(r);
+    if (x->server->options.answered)
+        x->server->options.answered(x->server->context, status);
 }
 
 void http_answer(http_exchange *x, int status, const char *type, const char *bytes, size_t n_bytes) {
@@ -251,6 +253,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
         return MHD_YES;
     if (atomic_load(&s->closing) || atomic_load(&x->left) || !x->client)
         return MHD_NO;
+    atomic_store(&x->client->whole, true);
     if (x->refused) {
         refuse(x, x->refused);
     } else if (!x->handled) {
@@ -275,8 +278,10 @@ static void on_completed(void *context, struct MHD_Connection *c, void **own, en
     if (!x)
         return;
     *own = NULL;
-    if (x->client)
+    if (x->client) {
+        atomic_store(&x->client->whole, false);
         atomic_store(&x->client->idle_since, clock_seconds());
+    }
     if (x->work) {
         pthread_mutex_lock(&s->lock);
         *(x->prev ? &x->prev->next : &s->deferred) = x->next;

@@ -16,14 +16,15 @@ typedef struct http_server http_server;
 typedef struct http_exchange http_exchange; /* one request and its answer */
 
 typedef struct http_options {
-    const char *host;                  /* NULL: 127.0.0.1 */
-    int port;                          /* 0: any free one */
-    const char *path;                  /* of a Unix socket instead, or NULL */
-    int n_threads;                     /* 0: 4 */
-    int connections;                   /* open at a time; 0: 1024 */
-    size_t body_bytes;                 /* most of a request's body; 0: 8 MiB */
-    double head_seconds, body_seconds; /* until a request's head, and its body, is whole; 0: 30 and 60 */
-    double stall_seconds;              /* without progress in reading or writing; 0: 30 */
+    const char *host;                            /* NULL: 127.0.0.1 */
+    int port;                                    /* 0: any free one */
+    const char *path;                            /* of a Unix socket instead, or NULL */
+    int n_threads;                               /* 0: 4 */
+    int connections;                             /* open at a time; 0: 1024 */
+    size_t body_bytes;                           /* most of a request's body; 0: 8 MiB */
+    double head_seconds, body_seconds;           /* until a request's head, and its body, is whole; 0: 30 and 60 */
+    double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
+    void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
 } http_options;
 
 typedef void (*http_handler)(void *context, http_exchange *x);

@@ -10,7 +10,8 @@
 /* A client's connection, between requests too: so that a head that never comes can be timed out. */
 typedef struct http_client {
     int fd;
-    _Atomic double idle_since; /* 0: a request is being answered */
+    _Atomic double idle_since; /* 0: a request's head is there */
+    atomic_bool whole;         /* all of the request is there, and the answer is not out yet */
     struct http_client *prev, *next;
 } http_client;
 

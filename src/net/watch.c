@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -86,13 +87,21 @@ static void drop_retired(http_server *s) {
     }
 }
 
-/* Heads that do not come: a shut socket makes the library close the connection. */
-static void shut_idle(http_server *s) {
+static bool hung_up(int fd) {
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
+/* Heads that do not come, and clients that left in the middle of a request: the library's edge-triggered epoll can read
+ * the last bytes and miss the end behind them. A shut socket makes it close the connection. */
+static void shut_clients(http_server *s) {
     double now = clock_seconds();
     pthread_mutex_lock(&s->lock);
     for (http_client *c = s->clients; c; c = c->next) {
         double since = atomic_load(&c->idle_since);
-        if (since > 0 && now - since > s->options.head_seconds)
+        if (atomic_load(&c->whole))
+            continue;
+        if ((since > 0 && now - since > s->options.head_seconds) || hung_up(c->fd))
             shutdown(c->fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&s->lock);
@@ -124,7 +133,7 @@ static void *run(void *context) {
         resume_woken(s);
         drop_retired(s);
         if (clock_seconds() - ticked >= 1) {
-            shut_idle(s);
+            shut_clients(s);
             ticked = clock_seconds();
         }
         if (ticked - pinged >= PING_SECONDS) {

@@ -205,6 +205,11 @@ static void on_exchange(void *context, http_exchange *x) {
     route(context, x);
 }
 
+static void on_answer(void *context, int status) {
+    const server *s = context;
+    metrics_answer(s->metrics, status);
+}
+
 /* ---- life ---- */
 
 static pleat_status copy(const char **string, pleat_error *error) {
@@ -280,7 +285,9 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
         status = err_set(error, PLEAT_EMEMORY, "no memory for a server");
     status = status ? status : scheduler_open(engine, &s->options.scheduler, &s->scheduler, error);
     status = status ? status : scheduler_start(s->scheduler, error);
-    status = status ? status : http_open(&options->http, on_exchange, s, &s->http, error);
+    http_options http = options->http;
+    http.answered = on_answer;
+    status = status ? status : http_open(&http, on_exchange, s, &s->http, error);
     if (status)
         serve_close(s);
     else

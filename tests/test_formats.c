@@ -1,6 +1,7 @@
 /* test_formats.c - every format of methods.def, with its parameters' corners: score and mix beside open at every level,
  * finite whatever the rows, the same bits in any company; then each family beside a plain double reading of its
  * definition, and the worked figures of the papers' formulas. */
+#include "engine/engine.h"
 #include "kv/hadamard.h"
 #include "kv/lowrank.h"
 #include "kv/page_affine.h"
@@ -273,7 +274,22 @@ static const affine_case affine_cases[] = {
     {"rot:bits=4,group=row,signs=0", 4, {1, 1}, {0, 0}, false},
     {"rot:bits=8,sym=1", 8, {1, 1}, {32, 32}, true},
     {"rot:bits=8,sym=0,group=64", 8, {1, 1}, {64, 64}, false},
+    {"rot:bits=4,center=1", 4, {1, 1}, {32, 32}, false},
 };
+
+/* center=1: what is coded is the difference from the page's mean, in fp16. */
+static void subtract_mean(bool yes, int d, float *x, float *y) {
+    for (int j = 0; yes && j < d; j++) {
+        double sum = 0;
+        for (int t = 0; t < PAGE_TOKENS; t++)
+            sum += (double)x[t * d + j] / PAGE_TOKENS;
+        float mean = f16_to_f32(f16_from_f32((float)sum));
+        for (int t = 0; t < PAGE_TOKENS; t++) {
+            x[t * d + j] -= mean;
+            y[t * d + j] -= mean;
+        }
+    }
+}
 
 static void affine_formats_are_their_definition(void **state) {
     (void)state;
@@ -295,6 +311,7 @@ static void affine_formats_are_their_definition(void **state) {
                     s.format->turn(&s.config, d, false, x, N);
                     s.format->turn(&s.config, d, false, y, N);
                     slack = 1e-4;
+                    subtract_mean(side == KV_K && strstr(c->spec, "center=1"), d, x, y);
                 }
                 check_groups(x, y, N, d, c->tall[side], wide, c->bits, c->symmetric, slack, c->spec);
                 sealed_close(&s);
@@ -463,6 +480,30 @@ static void errors_are_the_known_ones(void **state) {
     assert_float_equal(plain, .0119, .0006);
     assert_float_equal(turned_error, .0042, .0003);
     free(x);
+}
+
+/* A bias that all keys share costs nothing with center=1, and nearly everything without. */
+static void center_takes_a_key_bias_out(void **state) {
+    (void)state;
+    static const char *const specs[][2] = {{"rot", "rot:center=1"}, {"lm", "lm:center=1"}};
+    float x[PAGE_TOKENS * 64], y[PAGE_TOKENS * 64];
+    for (int i = 0; i < 2; i++) {
+        double error[2][2] = {{0}};
+        for (int bias = 0; bias < 2; bias++)
+            for (int k = 0; k < 2; k++) {
+                sealed s = sealed_open(specs[i][k], KV_K, 64);
+                rows_normal(61, PAGE_TOKENS, 64, x);
+                for (int t = 0; t < PAGE_TOKENS; t++)
+                    x[t * 64 + 40] += bias ? 256 : 0;
+                sealed_rows(&s, x, PAGE_TOKENS, false, 0);
+                sealed_open_rows(&s, y);
+                for (int e = 0; e < PAGE_TOKENS * 64; e++)
+                    error[bias][k] += ((double)x[e] - (double)y[e]) * ((double)x[e] - (double)y[e]);
+                sealed_close(&s);
+            }
+        assert_true(error[1][0] > 100 * error[0][0]);
+        assert_true(error[1][1] < 1.1 * error[0][1]);
+    }
 }
 
 /* ---- codebook ---- */
@@ -891,6 +932,65 @@ static void fp8_is_nearest_even(void **state) {
     }
 }
 
+/* ---- real keys ---- */
+
+/* Relative squared errors of all keys of a prompt, over the layers without a window. */
+static void errors_on_keys(const char *name, const char *const *specs, int n_specs, double *error) {
+    enum { N = 256 };
+    pleat_model *model;
+    pleat_engine *engine;
+    pleat_method *method;
+    pleat_seq *seq;
+    pleat_error e = {""};
+    size_t n_bytes;
+    int32_t *ids;
+    int n_ids;
+    char *text = env_data("shakespeare-40k.txt", &n_bytes);
+    if (pleat_model_open(env_model(name), 0, &model, &e) || pleat_engine_open(model, NULL, &engine, &e) ||
+        pleat_method_parse("f16", model, &method, &e) || pleat_seq_open(engine, method, &seq, &e) ||
+        pleat_tokenize(model, text, 4000, false, &ids, &n_ids, &e) ||
+        pleat_prefill(engine, seq, ids, N, false, PLEAT_LOGITS_NONE, NULL, &e))
+        fail_msg("%s: %s", name, e.text);
+    const kv_model *m = &model->kv;
+    int d = m->head_dim;
+    float *x = malloc((size_t)(N * d) * sizeof(*x));
+    memset(error, 0, (size_t)n_specs * sizeof(*error));
+    for (int il = 0; il < m->n_layer; il++)
+        for (int ih = 0; ih < m->n_head_kv; ih++) {
+            kv_cache_open_rows(engine_seq_cache(seq), il, ih, KV_K, x);
+            for (int i = 0; i < n_specs; i++)
+                error[i] += relative_error(specs[i], KV_K, d, N / PAGE_TOKENS, x) / (m->n_layer * m->n_head_kv);
+        }
+    free(x);
+    free(text);
+    free(ids);
+    pleat_seq_close(seq);
+    pleat_method_free(method);
+    pleat_engine_close(engine);
+    pleat_model_close(model);
+}
+
+static void check_rotation(const char *name) {
+    static const char *const specs[] = {"int4", "rot:bits=4", "rot:bits=4,center=1", "int8", "rot:bits=8,sym=1"};
+    double error[5];
+    errors_on_keys(name, specs, 5, error);
+    if (!(error[1] < .8 * error[0] && error[2] < .6 * error[1] && error[4] < .8 * error[3]))
+        fail_msg("%s: int4 %g, rot4 %g, centred %g; int8 %g, rot8 %g", name, error[0], error[1], error[2], error[3],
+                 error[4]);
+}
+
+static void rotation_lowers_the_error_of_real_keys(void **state) {
+    (void)state;
+    check_rotation("smollm2-135m");
+}
+
+static void rotation_lowers_the_error_of_biased_keys(void **state) {
+    (void)state;
+    if (!env_all())
+        env_skip("keys of qwen2.5-coder-0.5b are looked at with PLEAT_ALL=1");
+    check_rotation("qwen2.5-coder-0.5b");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(score_and_mix_are_those_of_open),
@@ -902,6 +1002,7 @@ int main(void) {
         cmocka_unit_test(worked_hadamard),
         cmocka_unit_test(turn_is_hadamard_times_signs),
         cmocka_unit_test(errors_are_the_known_ones),
+        cmocka_unit_test(center_takes_a_key_bias_out),
         cmocka_unit_test(lm_is_its_definition),
         cmocka_unit_test(three_bits_warn),
         cmocka_unit_test(gear_keeps_outliers_and_quantises_the_rest),
@@ -912,6 +1013,8 @@ int main(void) {
         cmocka_unit_test(impossible_parameters_are_refused),
         cmocka_unit_test(kitty_boosts_the_largest_channels),
         cmocka_unit_test(fp8_is_nearest_even),
+        cmocka_unit_test(rotation_lowers_the_error_of_real_keys),
+        cmocka_unit_test(rotation_lowers_the_error_of_biased_keys),
     };
     return cmocka_run_group_tests_name("formats", tests, NULL, NULL);
 }

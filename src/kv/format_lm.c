@@ -13,20 +13,25 @@
  * sketch (QJL) is left out: it raises the variance of scores, and several ports measured it as harmful. Keys lose more
  * than values: k=lm4,v=lm3 is the mix to take; 3 bits for keys warn.
  *
- * Keys with a large bias (Qwen2.5): N is the bias's, so what tells tokens apart is quantised with its step. Any row can
- * be written anew. Bytes per token and KV head: 2 * (d * bits / 8 + 2). */
+ * Keys with a large bias (Qwen2.5): N is the bias's, so what tells tokens apart is lost in its step (and it warns).
+ * center=1 keeps the mean of a page's 64 turned keys apart (fp16 [d] behind the gains) and codes the differences, which
+ * takes most of the bias out for 2 d / 64 bytes a token (SageAttention, arXiv 2410.02367, does that over all tokens;
+ * not in the paper above). Without it any row can be written anew. Bytes per token and KV head: 2 * (d * bits / 8 + 2).
+ */
 #include "kv/method.h"
 #include "kv/hadamard.h"
 #include "kv/page_affine.h"
 #include "kv/page_book.h"
+#include "kv/page_mean.h"
 #include <math.h>
 
-enum { BITS, NORMCORR, SIGNS };
+enum { BITS, NORMCORR, SIGNS, CENTER };
 
 static const kv_param params[] = {
     {"bits", "of a code", "4|3|2", 0, 0, 2, true},
     {"normcorr", "1: gains keep the length of rows", NULL, 1, 0, 1, true},
     {"signs", "1: random signs before the turn", NULL, 1, 0, 1, true},
+    {"center", "1: K's mean of each page is kept apart", NULL, 0, 0, 1, true},
     {0},
 };
 
@@ -49,17 +54,28 @@ static int which(const kv_config *c) {
     return (int)c->value[BITS];
 }
 
+static bool centers(const kv_config *c, kv_side side) {
+    return side == KV_K && c->value[CENTER] != 0;
+}
+
+static f16 *mean_of(const kv_config *c, int d, const kv_page *page) {
+    return (f16 *)(page->bytes + book_page_bytes(books[which(c)].type, d));
+}
+
 static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
-    (void)side;
-    *out = (kv_geometry){.page_bytes = book_page_bytes(books[which(c)].type, d),
+    size_t mean_bytes = centers(c, side) ? ((size_t)d * sizeof(f16) + 63) / 64 * 64 : 0;
+    *out = (kv_geometry){.page_bytes = book_page_bytes(books[which(c)].type, d) + mean_bytes,
                          .run_pages = 1,
                          .step_tokens = PAGE_TOKENS,
-                         .row_writable = true};
+                         .row_writable = !centers(c, side)};
 }
 
 static const char *warning(const kv_config *c, kv_side side, const kv_model *model) {
-    (void)model;
-    if (side == KV_V || which(c) == 0)
+    if (side == KV_V)
+        return NULL;
+    if (model && model->has_key_bias && !centers(c, side))
+        return "lm: keys of models with a key bias are lost in it; center=1 takes it out";
+    if (which(c) == 0)
         return NULL;
     return which(c) == 1 ? "lm: 3 bits for keys cost answers on most models; k=lm4,v=lm3 keeps them nearer to f16"
                          : "lm: 2 bits for keys break most answers; k=lm4,v=lm3 keeps them nearer to f16";
@@ -95,6 +111,8 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     f16 gain[PAGE_TOKENS];
     turn(c, d, false, x, n);
+    if (centers(c, side))
+        page_mean_take(d, x, mean_of(c, d, pages));
     for (int i = 0; i < n; i++)
         gain[i] = encode(c, d, x + i * d, code + i * d);
     book_put(books[which(c)].type, side, d, pages->bytes, code, gain, first, n);
@@ -102,12 +120,16 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
     book_open(&books[which(c)], side, d, page->bytes, x);
+    if (centers(c, side))
+        page_mean_give(d, x, mean_of(c, d, page));
     turn(c, d, true, x, PAGE_TOKENS);
 }
 
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
     book_score(kernels, &books[which(c)], d, page->bytes, q, n_rows, s, prefetch);
+    if (centers(c, KV_K))
+        page_mean_score(kernels, d, mean_of(c, d, page), q, n_rows, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

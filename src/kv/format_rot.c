@@ -7,23 +7,28 @@
  * / m, m = 127 or 7; else minimum and (max - min) / (2^bits - 1). signs=1 flips fixed random signs first, so that no
  * common row becomes a spike; signs=0 is llama.cpp's way (its q4_0 and q8_0 have other codes: not the same numbers).
  *
- *   page   codes [64 x d] (page_codes.c), scales fp16 [d / group][64], and, unless sym, minima fp16 [d / group][64]
+ *   page   codes [64 x d] (page_codes.c), scales fp16 [d / group][64], and, unless sym, minima fp16 [d / group][64];
+ *          center: mean fp16 [d] of K's turned rows
  *
- * Keys with a large bias (Qwen2.5): the bias is spread over the whole row, where every group pays a part of it, so 4
- * bits of K suffer there (docs/page_formats.md has the figures). Any row can be written anew. Bytes per token and KV
- * head: 2 * (d * bits / 8 + (sym ? 2 : 4) * d / group). */
+ * Keys with a large bias (Qwen2.5): the turn spreads the bias over the whole row, where every group pays a part of it,
+ * so 4 bits of K fail there (and warn). center=1 keeps the mean of a page's 64 keys apart and codes the differences,
+ * which takes most of the bias out for 2 d / 64 bytes a token (SageAttention, arXiv 2410.02367, does that over all
+ * tokens; not in the paper above). Without it any row can be written anew. Bytes per token and KV head: 2 * (d * bits /
+ * 8 + (sym ? 2 : 4) * d / group). */
 #include "kv/method.h"
 #include "base/status.h"
 #include "kv/hadamard.h"
 #include "kv/page_affine.h"
+#include "kv/page_mean.h"
 
-enum { BITS, GROUP, SYM, SIGNS };
+enum { BITS, GROUP, SYM, SIGNS, CENTER };
 
 static const kv_param params[] = {
     {"bits", "of a code", "4|8", 0, 0, 1, true},
     {"group", "elements that share a scale", "32|64|row", 0, 0, 2, true},
     {"sym", "1: no minimum, codes around 0", NULL, 0, 0, 1, true},
     {"signs", "1: random signs before the turn", NULL, 1, 0, 1, true},
+    {"center", "1: K's mean of each page is kept apart", NULL, 0, 0, 1, true},
     {0},
 };
 
@@ -44,14 +49,32 @@ static pleat_status check(const kv_config *c, kv_side side, int d, pleat_error *
     return PLEAT_OK;
 }
 
+static bool centers(const kv_config *c, kv_side side) {
+    return side == KV_K && c->value[CENTER] != 0;
+}
+
+static f16 *mean_of(const kv_config *c, int d, const kv_page *page) {
+    affine a = affine_of(c, d);
+    return (f16 *)(page->bytes + affine_page_bytes(&a, KV_K, d));
+}
+
 static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
     affine a = affine_of(c, d);
-    *out = (kv_geometry){
-        .page_bytes = affine_page_bytes(&a, side, d), .run_pages = 1, .step_tokens = PAGE_TOKENS, .row_writable = true};
+    size_t mean_bytes = centers(c, side) ? ((size_t)d * sizeof(f16) + 63) / 64 * 64 : 0;
+    *out = (kv_geometry){.page_bytes = affine_page_bytes(&a, side, d) + mean_bytes,
+                         .run_pages = 1,
+                         .step_tokens = PAGE_TOKENS,
+                         .row_writable = !centers(c, side)};
 }
 
 static void turn(const kv_config *c, int d, bool back, float *x, int n_rows) {
     hadamard_turn(d, c->value[SIGNS] != 0, back, x, n_rows);
+}
+
+static const char *warning(const kv_config *c, kv_side side, const kv_model *model) {
+    if (side == KV_V || c->value[BITS] != 0 || centers(c, side) || !model || !model->has_key_bias)
+        return NULL;
+    return "rot: 4 bits are too few for the keys of models with a key bias; center=1 takes it out";
 }
 
 static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
@@ -59,12 +82,16 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
     (void)how;
     affine a = affine_of(c, d);
     turn(c, d, false, x, n);
+    if (centers(c, side))
+        page_mean_take(d, x, mean_of(c, d, pages));
     affine_seal(&a, side, d, x, first, n, pages->bytes);
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
     affine a = affine_of(c, d);
     affine_open(&a, side, d, page->bytes, x);
+    if (centers(c, side))
+        page_mean_give(d, x, mean_of(c, d, page));
     turn(c, d, true, x, PAGE_TOKENS);
 }
 
@@ -72,6 +99,8 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
                   int n_rows, float *s, const void *prefetch) {
     affine a = affine_of(c, d);
     affine_score(kernels, &a, d, page->bytes, q, n_rows, s, prefetch);
+    if (centers(c, KV_K))
+        page_mean_score(kernels, d, mean_of(c, d, page), q, n_rows, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
@@ -87,6 +116,7 @@ const kv_format kv_format_rot = {
     .params = params,
     .check = check,
     .geometry = geometry,
+    .warning = warning,
     .seal = seal,
     .open = open,
     .turn = turn,

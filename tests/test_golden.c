@@ -181,7 +181,8 @@ static void logits_smollm2(void **state) {
     close_bed(&b);
 }
 
-/* Greedy steps, teacher-forced along llama.cpp's own text: the same token, unless the two lie within 0.15 nats in one of the engines. */
+/* Greedy steps, teacher-forced along llama.cpp's own text: the same token, unless the two lie within 0.15 nats in one
+ * of the engines. */
 static void greedy_smollm2(void **state) {
     (void)state;
     bed b = open_bed("smollm2-135m");
@@ -205,7 +206,8 @@ static void greedy_smollm2(void **state) {
                 own = logits[i] > logits[own] ? i : own;
             double margin = (double)logits[own] - (double)logits[best];
             if (own != best && !(best_log - second_log < 0.15) && !(margin < 0.15))
-                fail_msg("step %d: token %d by %.3f nats, llama.cpp has %d by %.3f", n, own, margin, best, best_log - second_log);
+                fail_msg("step %d: token %d by %.3f nats, llama.cpp has %d by %.3f", n, own, margin, best,
+                         best_log - second_log);
             n++;
             n_close += own != best;
             pleat_item item = {seq, &token, 1, PLEAT_DECODE, PLEAT_LOGITS_LAST, logits};
@@ -222,7 +224,10 @@ static void greedy_smollm2(void **state) {
 
 /* ---- perplexity ---- */
 
-static void perplexity_of(const char *name, double want, int windows) {
+/* `exact` is llama.cpp's on the same weights as F32, where no activation is rounded: it and our own float path agree to
+ * 1e-5 on all three. `rounded` is llama.cpp's on the file as it is; 0: not asked, because its own rounding already
+ * moves it by more than our tolerance (gemma3: 79.33, 0.56 % from exact). */
+static void perplexity_of(const char *name, double exact, double rounded, int windows) {
     if (env_sanitized())
         env_skip("perplexity of real models under sanitizers (minutes)");
     bed b = open_bed(name);
@@ -234,23 +239,25 @@ static void perplexity_of(const char *name, double want, int windows) {
         fail_msg("%s", error.text);
     assert_int_equal(r.windows, windows);
     assert_int_equal(r.tokens, windows * 255);
-    if (!(fabs(r.perplexity / want - 1) < 0.005))
-        fail_msg("%s: perplexity %.4f, llama.cpp has %.4f", name, r.perplexity, want);
+    if (!(fabs(r.perplexity / exact - 1) < 0.003))
+        fail_msg("%s: perplexity %.4f, in exact arithmetic %.4f", name, r.perplexity, exact);
+    if (rounded > 0 && !(fabs(r.perplexity / rounded - 1) < 0.005))
+        fail_msg("%s: perplexity %.4f, llama.cpp has %.4f", name, r.perplexity, rounded);
     free(text);
     close_bed(&b);
 }
 
 static void perplexity_smollm2(void **state) {
     (void)state;
-    perplexity_of("smollm2-135m", 75.5183, 20);
+    perplexity_of("smollm2-135m", 75.3190, 75.5183, 20);
 }
 static void perplexity_qwen(void **state) {
     (void)state;
-    perplexity_of("qwen2.5-coder-0.5b", 107.9884, 20);
+    perplexity_of("qwen2.5-coder-0.5b", 107.9813, 107.9884, 20);
 }
 static void perplexity_gemma3(void **state) {
     (void)state;
-    perplexity_of("gemma3-270m", 79.33, 19);
+    perplexity_of("gemma3-270m", 78.8910, 0, 19);
 }
 
 /* Far beyond the trained context at flat bytes, and the text stays likely: 3 x 8,192 tokens of English, the last 512

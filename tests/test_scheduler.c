@@ -145,7 +145,7 @@ static void a_text_is_the_same_alone_and_under_load(void **state) {
     for (int i = 0; i < 2 * n; i++) {
         char spec[200];
         snprintf(spec, sizeof(spec), "%s%s", kv_presets[i / 2].name, i % 2 ? "+prefill:bounded" : "");
-        must_submit(&d, (ask){spec, "", 300 + 37 * i, i, 12, i % 3 ? 0.9f : 0}, &alone[i], NULL);
+        must_submit(&d, (ask){spec, "", 300 + 37 * (i % 40), i, 12, i % 3 ? 0.9f : 0}, &alone[i], NULL);
         run_dry(&d);
         assert_int_equal(alone[i].n, 12);
         assert_int_equal(kv_pool_used_bytes(engine_pool(d.bed.engine)), 0);
@@ -155,7 +155,7 @@ static void a_text_is_the_same_alone_and_under_load(void **state) {
     for (int i = 2 * n - 1; i >= 0; i--) {
         char spec[200];
         snprintf(spec, sizeof(spec), "%s%s", kv_presets[i / 2].name, i % 2 ? "+prefill:bounded" : "");
-        must_submit(&d, (ask){spec, "", 300 + 37 * i, i, 12, i % 3 ? 0.9f : 0}, &loaded[i], NULL);
+        must_submit(&d, (ask){spec, "", 300 + 37 * (i % 40), i, 12, i % 3 ? 0.9f : 0}, &loaded[i], NULL);
         if (i % 3 == 0)
             scheduler_turn(d.s);
     }

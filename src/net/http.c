@@ -1,4 +1,5 @@
-/* http.c - requests in and answers out, over libmicrohttpd (epoll, a few threads).
+/* http.c - requests in and answers out, over libmicrohttpd (poll, a few threads: its epoll is edge-triggered
+ * and can miss that a client left; connections that wait for the engine are suspended and not in the poll).
  *
  * What the library lets pass and this server does not: two Content-Length or Host headers, a length beside a transfer
  * encoding, any encoding but chunked, an encoded body. A body above the limit is thrown away as it comes and then
@@ -253,7 +254,6 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
         return MHD_YES;
     if (atomic_load(&s->closing) || atomic_load(&x->left) || !x->client)
         return MHD_NO;
-    atomic_store(&x->client->whole, true);
     if (x->refused) {
         refuse(x, x->refused);
     } else if (!x->handled) {
@@ -278,10 +278,8 @@ static void on_completed(void *context, struct MHD_Connection *c, void **own, en
     if (!x)
         return;
     *own = NULL;
-    if (x->client) {
-        atomic_store(&x->client->whole, false);
+    if (x->client)
         atomic_store(&x->client->idle_since, clock_seconds());
-    }
     if (x->work) {
         pthread_mutex_lock(&s->lock);
         *(x->prev ? &x->prev->next : &s->deferred) = x->next;
@@ -338,7 +336,7 @@ static void on_log(void *context, const char *format, va_list arguments) {
 static pleat_status start(http_server *s, pleat_error *error) {
     const http_options *o = &s->options;
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        MHD_USE_POLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, NULL, NULL,
         on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_threads, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES,

@@ -11,7 +11,6 @@
 typedef struct http_client {
     int fd;
     _Atomic double idle_since; /* 0: a request's head is there */
-    atomic_bool whole;         /* all of the request is there, and the answer is not out yet */
     struct http_client *prev, *next;
 } http_client;
 

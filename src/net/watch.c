@@ -12,7 +12,6 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -87,21 +86,13 @@ static void drop_retired(http_server *s) {
     }
 }
 
-static bool hung_up(int fd) {
-    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
-    return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
-}
-
-/* Heads that do not come, and clients that left in the middle of a request: the library's edge-triggered epoll can read
- * the last bytes and miss the end behind them. A shut socket makes it close the connection. */
+/* Heads that do not come: a shut socket makes the library close the connection. */
 static void shut_clients(http_server *s) {
     double now = clock_seconds();
     pthread_mutex_lock(&s->lock);
     for (http_client *c = s->clients; c; c = c->next) {
         double since = atomic_load(&c->idle_since);
-        if (atomic_load(&c->whole))
-            continue;
-        if ((since > 0 && now - since > s->options.head_seconds) || hung_up(c->fd))
+        if (since > 0 && now - since > s->options.head_seconds)
             shutdown(c->fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&s->lock);

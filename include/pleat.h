@@ -117,6 +117,7 @@ typedef struct pleat_seq_stats {
     int64_t kept_tokens_total;  /* live slots summed over all lanes */
     int64_t evicted, seals, reseals; /* slots dropped, pages sealed, pages sealed again by a rebuild */
     int n_lanes;
+    const char *method; /* its spec, until the sequence is closed or moved */
 } pleat_seq_stats;
 pleat_seq_stats pleat_seq_describe(const pleat_seq *seq);
 
@@ -162,7 +163,9 @@ pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens
 pleat_status pleat_seq_move_out(pleat_seq *seq, const char *path, pleat_error *error);
 pleat_status pleat_seq_move_in(pleat_seq *seq, pleat_error *error);
 /* Writes the cache and its tokens to a file that a later process can go on from: written beside it and renamed, so that
- * path is whole or as it was. tokens [n_tokens] is what the sequence has seen. */
+ * path is whole or as it was. tokens [n_tokens] is what the sequence has seen, and behind it what it has yet to see (a
+ * last token that was sampled and not stepped). PLEAT_EINPUT: fewer tokens than the sequence has seen, or it is moved
+ * out; PLEAT_EIO, PLEAT_EMEMORY. */
 pleat_status pleat_seq_save(const pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *path,
                             pleat_error *error);
 /* A new sequence from such a file, under the method it was saved with; *tokens [*n_tokens] is malloc'ed. PLEAT_EINPUT:

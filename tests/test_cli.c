@@ -299,6 +299,49 @@ static void run_answers_the_same_question_the_same(void **state) {
     json_decref(plain);
 }
 
+static program_result session_turn(const char *path, const char *prompt) {
+    return PROGRAM("run", "-m", model, "--session", path, "-p", prompt, "-n", "9", "--method", "kivi-4", "--temp", "1",
+                   "--seed", "4");
+}
+
+static void a_session_goes_on_in_the_next_process(void **state) {
+    (void)state;
+    static const char lines[] = "One\nTwo\nThree\n";
+    const char *in_one[] = {"run",    "-m",     model, "-i",     "-n", "9", "--method",
+                            "kivi-4", "--temp", "1",   "--seed", "4",  NULL};
+    char path[200], damaged[200];
+    snprintf(path, sizeof(path), "%s", env_temp("session.kv"));
+    program_result whole = program_run(in_one, lines, strlen(lines));
+    program_result turn[3] = {session_turn(path, "One"), session_turn(path, "Two"), session_turn(path, "Three")};
+    size_t at = 0;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(turn[i].code, 0);
+        assert_true(at + turn[i].n_out <= whole.n_out);
+        assert_memory_equal(turn[i].out, whole.out + at, turn[i].n_out);
+        at += turn[i].n_out;
+        program_free(&turn[i]);
+    }
+    assert_int_equal(at, whole.n_out);
+    program_free(&whole);
+    PROGRAM_REFUSES(1, "was begun with --method kivi", "run", "-m", model, "--session", path, "-p", "x", "--method",
+                    "f16");
+    PROGRAM_REFUSES(1, "--system comes too late", "run", "-m", model, "--session", path, "-p", "x", "--system", "s");
+    PROGRAM_REFUSES(1, "is not a saved sequence", "run", "-m", model, "--session", model, "-p", "x");
+    PROGRAM_REFUSES(1, "/nowhere/x cannot be written", "run", "-m", model, "--session", "/nowhere/x", "-p", "x");
+    json_t *more = PROGRAM_JSON("run", "-m", model, "--session", path, "-p", "Four", "-n", "2"); /* its own method */
+    assert_non_null(strstr(text_of(more, "method"), "kivi"));
+    json_decref(more);
+    snprintf(damaged, sizeof(damaged), "%s", env_temp("damaged.kv"));
+    FILE *from = fopen(path, "rb"), *to = fopen(damaged, "wb");
+    for (int c, i = 0; (c = fgetc(from)) != EOF; i++)
+        fputc(i == 2000 ? c ^ 1 : c, to);
+    fclose(from);
+    fclose(to);
+    PROGRAM_REFUSES(1, "damaged", "run", "-m", model, "--session", damaged, "-p", "x");
+    unlink(path);
+    unlink(damaged);
+}
+
 static void run_stops_where_it_must(void **state) {
     (void)state;
     json_t *r = PROGRAM_JSON("run", "-m", model, "-p", "x", "-n", "0");
@@ -521,6 +564,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(tokenize_reads_files_to_the_last_byte),
         cmocka_unit_test(run_prints_exactly_the_fixed_fields),
         cmocka_unit_test(run_answers_the_same_question_the_same),
+        cmocka_unit_test(a_session_goes_on_in_the_next_process),
         cmocka_unit_test(run_stops_where_it_must),
         cmocka_unit_test(a_chat_ends_with_its_input),
         cmocka_unit_test(a_chat_stops_at_the_end_of_the_context),

@@ -1,4 +1,7 @@
-/* cmd_run.c - `pleat run`: one prompt, or a chat.
+/* cmd_run.c - `pleat run`: one prompt, or a chat; with --session, a conversation that goes on in a later process.
+ *
+ * A session's file holds the cache and the tokens, the last sampled one among them, so that what follows is what one
+ * process would have said. It is written anew after every turn.
  *
  * Ctrl-C ends the answer that is being written (a chat goes on with the next turn); anywhere else, and a second time,
  * it ends the program as it always does. */
@@ -23,11 +26,11 @@ static const command self = {
     .summary = "One prompt to the terminal, streaming, in the model's chat format unless --raw; -i chats.",
     .arguments = "",
     .example = "pleat run -m smollm2-135m -p \"Name three rivers.\" --method kivi-4\npleat run -m smollm2-135m -i "
-               "--temp 0.7 --seed 1",
+               "--temp 0.7 --seed 1\npleat run -m smollm2-135m --session rivers.kv -p \"And three more.\"",
 };
 
 typedef struct settings {
-    const char *model, *prompt, *system, *method, *chat;
+    const char *model, *prompt, *system, *method, *chat, *file;
     int max_tokens, threads, top_k, pool_mb;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty;
     uint64_t seed;
@@ -75,6 +78,10 @@ static bool show(void *context, int index, const char *bytes, size_t n) {
 
 /* ---- a session ---- */
 
+static const char *spec_of(const settings *s) {
+    return s->method ? s->method : "f16";
+}
+
 /* The format of the model's file; what to type when that says nothing. */
 static pleat_status find_format(session *x, pleat_error *error) {
     pleat_status status = chat_format_detect(x->model->file, &x->format, error);
@@ -84,19 +91,76 @@ static pleat_status find_format(session *x, pleat_error *error) {
     return err_set(error, status, "%.460s: --chat NAME or --raw", reason.text);
 }
 
+static pleat_status add_message(session *x, const char *role, const char *content, size_t n, pleat_error *error) {
+    char *copy = malloc(n + 1);
+    if (!copy || !mem_grow(&x->message, &x->cap_messages, x->n_messages + 1, sizeof(*x->message))) {
+        free(copy);
+        return err_set(error, PLEAT_EMEMORY, "no memory for a message of %zu bytes", n);
+    }
+    memcpy(copy, content, n);
+    copy[n] = 0;
+    x->message[x->n_messages++] = (chat_message){role, copy, n};
+    return PLEAT_OK;
+}
+
+/* Goes on where the file stopped. What was said stands in the cache alone: two empty messages take its place. */
+static pleat_status resume(session *x, pleat_error *error) {
+    generate_stream *stream = &x->stream;
+    const settings *s = x->s;
+    pleat_status status = pleat_seq_load(x->engine, s->file, &x->seq, &stream->history, &stream->n_history, error);
+    if (status)
+        return status;
+    stream->cap_history = stream->n_history;
+    pleat_seq_stats stats = pleat_seq_describe(x->seq);
+    if (s->method && strcmp(stats.method, pleat_method_spec(x->method)))
+        return err_set(error, PLEAT_EINPUT, "the session %.200s was begun with --method %.150s", s->file, stats.method);
+    if (s->system)
+        return err_set(error, PLEAT_EINPUT, "the session %.200s has begun: --system comes too late", s->file);
+    if (stream->n_history > stats.n_tokens + 1)
+        return err_set(error, PLEAT_EINPUT, "%.200s holds %d tokens that its cache has not seen", s->file,
+                       stream->n_history - stats.n_tokens);
+    if (stream->n_history > stats.n_tokens)
+        x->pending = stream->history[stats.n_tokens];
+    status = add_message(x, "user", "", 0, error);
+    return status ? status : add_message(x, "assistant", "", 0, error);
+}
+
+/* Before anything is said that could not be kept. */
+static pleat_status begin_file(const char *path, pleat_error *error) {
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    pleat_status status = PLEAT_OK;
+    if (!folder)
+        status = err_set(error, PLEAT_EMEMORY, "no memory for a path");
+    else if (access(folder, W_OK | X_OK))
+        status = err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", path, strerror(errno));
+    free(folder);
+    return status;
+}
+
+static pleat_status keep(const session *x, pleat_error *error) {
+    const generate_stream *stream = &x->stream;
+    return x->s->file ? pleat_seq_save(x->seq, stream->history, stream->n_history, x->s->file, error) : PLEAT_OK;
+}
+
 static pleat_status open_session(session *x, pleat_error *error) {
     const settings *s = x->s;
     pleat_engine_options options = {.n_threads = s->threads, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
     pleat_status status = model_open(s->model, s->threads, &x->model, error);
-    status = status ? status : pleat_method_parse(s->method, x->model, &x->method, error);
+    status = status ? status : pleat_method_parse(spec_of(s), x->model, &x->method, error);
     if (!status && !s->raw && !s->chat)
         status = find_format(x, error);
     status = status ? status : pleat_engine_open(x->model, &options, &x->engine, error);
-    status = status ? status : pleat_seq_open(x->engine, x->method, &x->seq, error);
+    bool resumes = s->file && access(s->file, F_OK) == 0;
+    if (!status && resumes)
+        status = resume(x, error);
+    if (!status && s->file && !resumes)
+        status = begin_file(s->file, error);
+    if (!status && !resumes)
+        status = pleat_seq_open(x->engine, x->method, &x->seq, error);
     if (status)
         return status;
     x->logits = mem_alloc((size_t)x->model->n_vocab, sizeof(float));
-    x->pending = -1;
     return x->logits ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for %d logits", x->model->n_vocab);
 }
 
@@ -111,18 +175,6 @@ static void close_session(session *x) {
     pleat_engine_close(x->engine);
     pleat_method_free(x->method);
     pleat_model_close(x->model);
-}
-
-static pleat_status add_message(session *x, const char *role, const char *content, size_t n, pleat_error *error) {
-    char *copy = malloc(n + 1);
-    if (!copy || !mem_grow(&x->message, &x->cap_messages, x->n_messages + 1, sizeof(*x->message))) {
-        free(copy);
-        return err_set(error, PLEAT_EMEMORY, "no memory for a message of %zu bytes", n);
-    }
-    memcpy(copy, content, n);
-    copy[n] = 0;
-    x->message[x->n_messages++] = (chat_message){role, copy, n};
-    return PLEAT_OK;
 }
 
 /* The ids of the next turn; a token of the last answer that is not in the cache yet goes in front. */
@@ -227,6 +279,7 @@ static pleat_status run_turn(session *x, const char *prompt, size_t n, pleat_err
         x->ttft_ms = (clock_seconds() - started) * 1e3;
         status = answer(x, ids, n_ids, error);
     }
+    status = status ? status : keep(x, error);
     while (status && x->n_messages > n_messages)
         free((char *)x->message[--x->n_messages].content);
     free(ids);
@@ -244,20 +297,19 @@ static int print_result(session *x) {
         json_t *ids = json_array();
         for (int i = s->n_history - s->n_ids; i < s->n_history; i++)
             json_array_append_new(ids, json_integer(s->history[i]));
-        return print_json(
-            self.name,
-            json_pack("{s:s%,s:o,s:i,s:i,s:s,s:s,s:I,s:I,s:f,s:f}", "text", s->answer.bytes ? s->answer.bytes : "",
-                      s->answer.n, "ids", ids, "prompt_tokens", x->n_prompt, "completion_tokens", s->n_ids, "finish",
-                      s->finish, "method", pleat_method_spec(x->method), "kv_bytes", (json_int_t)stats.kv_bytes,
-                      "kv_peak_bytes", (json_int_t)stats.kv_peak_bytes, "ttft_ms", x->ttft_ms, "tpot_ms", tpot_ms(s)));
+        return print_json(self.name,
+                          json_pack("{s:s%,s:o,s:i,s:i,s:s,s:s,s:I,s:I,s:f,s:f}", "text",
+                                    s->answer.bytes ? s->answer.bytes : "", s->answer.n, "ids", ids, "prompt_tokens",
+                                    x->n_prompt, "completion_tokens", s->n_ids, "finish", s->finish, "method",
+                                    stats.method, "kv_bytes", (json_int_t)stats.kv_bytes, "kv_peak_bytes",
+                                    (json_int_t)stats.kv_peak_bytes, "ttft_ms", x->ttft_ms, "tpot_ms", tpot_ms(s)));
     }
     char bytes[16];
     putchar('\n');
     fflush(stdout);
     if (isatty(STDERR_FILENO))
         fprintf(stderr, "[%d prompt tokens in %.0f ms, %d new at %.1f ms (%s), KV cache %s, %s]\n", x->n_prompt,
-                x->ttft_ms, s->n_ids, tpot_ms(s), s->finish, text_bytes(stats.kv_bytes, bytes),
-                pleat_method_spec(x->method));
+                x->ttft_ms, s->n_ids, tpot_ms(s), s->finish, text_bytes(stats.kv_bytes, bytes), stats.method);
     return EXIT_OK;
 }
 
@@ -303,7 +355,7 @@ static int chat(session *x) {
 }
 
 static int run(const settings *s, chat_format format) {
-    session x = {.s = s, .format = format};
+    session x = {.s = s, .format = format, .pending = -1};
     pleat_error error;
     int code;
     signal(SIGINT, on_interrupt);
@@ -331,21 +383,24 @@ static pleat_status check(const settings *s, chat_format *format, pleat_error *e
     if (s->raw && (s->chat || s->system))
         return err_set(error, PLEAT_EINPUT, "--raw has no chat format and no system message");
     pleat_status status = s->chat ? chat_format_parse(s->chat, format, error) : PLEAT_OK;
-    status = status ? status : pleat_method_parse(s->method, NULL, &method, error);
+    status = status ? status : pleat_method_parse(spec_of(s), NULL, &method, error);
     if (!status)
         pleat_method_free(method);
     return status;
 }
 
 int cmd_run(int argc, char **argv) {
-    settings s = {.method = "f16", .max_tokens = 512, .top_p = 1, .repeat_penalty = 1};
+    settings s = {.max_tokens = 512, .top_p = 1, .repeat_penalty = 1};
     int n_arguments;
     const option options[] = {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
         {"prompt", 'p', OPTION_TEXT, &s.prompt, "TEXT", "the prompt", 0, 0},
         {"interactive", 'i', OPTION_FLAG, &s.interactive, NULL, "chat: a line of input is a turn", 0, 0},
         {"predict", 'n', OPTION_INT, &s.max_tokens, "N", "at most N new tokens", 0, 1 << 24},
-        {"method", 0, OPTION_TEXT, &s.method, "SPEC", "compression of the KV cache (see `pleat methods`)", 0, 0},
+        {"method", 0, OPTION_TEXT, &s.method, "SPEC",
+         "compression of the KV cache (see `pleat methods`); f16 if none is named", 0, 0},
+        {"session", 0, OPTION_TEXT, &s.file, "FILE",
+         "the conversation in FILE goes on, its cache and all; begun if there is no such file", 0, 0},
         {"system", 0, OPTION_TEXT, &s.system, "TEXT", "system message", 0, 0},
         {"chat", 0, OPTION_TEXT, &s.chat, "FORMAT", "chatml, llama-2, llama-3, gemma or mistral instead of the file's",
          0, 0},

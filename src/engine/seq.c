@@ -67,7 +67,9 @@ pleat_status pleat_seq_pin(pleat_seq *seq, int first, int n, pleat_error *error)
 }
 
 pleat_seq_stats pleat_seq_describe(const pleat_seq *seq) {
-    return kv_cache_stats(seq->cache);
+    pleat_seq_stats stats = kv_cache_stats(seq->cache);
+    stats.method = kv_cache_method(seq->cache)->spec;
+    return stats;
 }
 
 int pleat_seq_room(const pleat_seq *seq) {

@@ -375,7 +375,7 @@ static void worked_quantiser(void **state) {
         affine a = {.bits = i ? 2 : 4};
         uint8_t got[8];
         f16 scale, minimum;
-        affine_quantise(&a, x, 1, 8, got, &scale, &minimum);
+        affine_quantise(&a, x, 8, got, &scale, &minimum);
         assert_memory_equal(got, code[i], 8);
         assert_float_equal(f16_to_f32(scale), step[i], 1e-6);
         assert_float_equal(f16_to_f32(minimum), -1, 0);

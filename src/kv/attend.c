@@ -35,6 +35,10 @@ typedef struct task {
     size_t mass_offset; /* of the tile's mass row */
 } task;
 
+typedef struct kept_page { /* a page whose probabilities are kept, and the block of pages that it was seen in */
+    int page, block;
+} kept_page;
+
 /* What is left when the tasks are done: the partials of one tile, or the mass of one lane. */
 typedef struct merge {
     int item, ih, first, n_tokens, partial, n_partials, n_tiles;
@@ -53,7 +57,8 @@ struct kv_attend {
     int cap_partial;
     float *mass; /* tiles x slots, at the offsets of the tasks */
     int cap_mass;
-    float **p, **p_max; /* [n_workers]: [tile_rows][cap_p], [tile_rows][cap_p / 64] */
+    float **p, **p_max; /* [n_workers]: [cap_p / 64][tile_rows][64], [cap_p / 64][tile_rows] */
+    kept_page **p_kept; /* [n_workers]: [cap_p / 64] */
     int cap_p;
 };
 
@@ -72,8 +77,10 @@ pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens
     int n_chunks = (2 * model->context_tokens + 4096) / ATTEND_CHUNK_TOKENS + 1;
     a->p = calloc((size_t)n_workers, sizeof(*a->p));
     a->p_max = calloc((size_t)n_workers, sizeof(*a->p_max));
+    a->p_kept = calloc((size_t)n_workers, sizeof(*a->p_kept));
     int n_lane_tiles = n_tiles * model->n_head_kv, n_split = SPLIT_TASKS_PER_WORKER * n_workers * n_chunks;
-    bool ok = a->p && a->p_max && mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
+    bool ok = a->p && a->p_max && a->p_kept &&
+              mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
               mem_grow(&a->merge, &a->cap_merges, n_lane_tiles, sizeof(*a->merge));
     if (!ok) {
         kv_attend_close(a);
@@ -86,12 +93,14 @@ pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens
 void kv_attend_close(kv_attend *a) {
     if (!a)
         return;
-    for (int w = 0; a->p && a->p_max && w < a->n_workers; w++) {
+    for (int w = 0; a->p && a->p_max && a->p_kept && w < a->n_workers; w++) {
         mem_free(a->p[w]);
         mem_free(a->p_max[w]);
+        mem_free(a->p_kept[w]);
     }
     free(a->p);
     free(a->p_max);
+    free(a->p_kept);
     free(a->task);
     free(a->merge);
     free(a->partial);
@@ -107,9 +116,11 @@ static bool grow_probabilities(kv_attend *a, int n_slots) {
     for (int w = 0; w < a->n_workers; w++) {
         mem_free(a->p[w]);
         mem_free(a->p_max[w]);
+        mem_free(a->p_kept[w]);
         a->p[w] = mem_alloc((size_t)a->tile_rows * (size_t)cap, sizeof(float));
         a->p_max[w] = mem_alloc((size_t)a->tile_rows * (size_t)cap / PAGE_TOKENS, sizeof(float));
-        if (!a->p[w] || !a->p_max[w])
+        a->p_kept[w] = mem_alloc((size_t)cap / PAGE_TOKENS, sizeof(kept_page));
+        if (!a->p[w] || !a->p_max[w] || !a->p_kept[w])
             return false;
     }
     a->cap_p = cap;
@@ -242,12 +253,13 @@ typedef struct tile {
     const cpu_kernels *kernels;
     kv_scratch *scratch;
     int d, group, n_rows, window;
-    int t_first, t_last;  /* positions of its queries */
-    bool shifted;         /* the first segment is read with q_cached */
-    bool turns[2];        /* sealed K is read with turned queries, sealed V is summed up in out_turned */
-    float *out_turned;    /* of the chunk, or NULL while there is nothing in it */
-    float *p, *p_max;     /* the worker's, or NULL without mass */
-    int p_stride, p_from; /* rows from p_from on are kept */
+    int t_first, t_last; /* positions of its queries */
+    bool shifted;        /* the first segment is read with q_cached */
+    bool turns[2];       /* sealed K is read with turned queries, sealed V is summed up in out_turned */
+    float *out_turned;   /* of the chunk, or NULL while there is nothing in it */
+    float *p, *p_max;    /* the worker's, or NULL when no probabilities are kept */
+    kept_page *p_kept;
+    int n_kept, n_blocks; /* pages and blocks of pages that were seen so far */
     const uint64_t *read; /* [group][pages] slots that each query head reads; NULL: all */
 } tile;
 
@@ -353,7 +365,7 @@ static void page_score(const tile *t, int page, const float *q, float *s, const 
                (size_t)(PAGE_TOKENS - n_sealed) * sizeof(*s));
 }
 
-static void page_mix(tile *t, int page, float *p, float *o, const void *prefetch) {
+static void page_mix(tile *t, int page, const float *p, float *o, const void *prefetch) {
     int n_sealed = lane_sealed_in(t->lane, KV_V, page);
     const uint8_t *tail = t->lane->tail[KV_V][page];
     if (n_sealed == 0) {
@@ -365,13 +377,15 @@ static void page_mix(tile *t, int page, float *p, float *o, const void *prefetch
         return;
     }
     float *part = t->scratch->p_part;
-    memcpy(part, p, (size_t)t->n_rows * PAGE_TOKENS * sizeof(*p));
-    for (int r = 0; r < t->n_rows; r++) {
+    size_t bytes = (size_t)t->n_rows * PAGE_TOKENS * sizeof(*p);
+    memcpy(part, p, bytes);
+    for (int r = 0; r < t->n_rows; r++)
         memset(part + r * PAGE_TOKENS + n_sealed, 0, (size_t)(PAGE_TOKENS - n_sealed) * sizeof(*p));
-        memset(p + r * PAGE_TOKENS, 0, (size_t)n_sealed * sizeof(*p));
-    }
     sealed_mix(t, page, part, o, prefetch);
-    page_f16_mix(t->kernels, t->d, tail, p, t->n_rows, o, NULL);
+    memcpy(part, p, bytes);
+    for (int r = 0; r < t->n_rows; r++)
+        memset(part + r * PAGE_TOKENS, 0, (size_t)n_sealed * sizeof(*p));
+    page_f16_mix(t->kernels, t->d, tail, part, t->n_rows, o, NULL);
 }
 
 /* Scores of one page, s [rows][64], with the right rotation per slot, masked. */
@@ -418,40 +432,36 @@ static bool page_unseen(const tile *t, const page_span *span) {
     return high <= t->t_first - t->window;
 }
 
-static float *kept_p(const tile *t, int r, int page) {
-    return t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS;
-}
-
-static float *kept_max(const tile *t, int r, int page) {
-    return &t->p_max[r * (t->p_stride / PAGE_TOKENS) + page];
-}
-
-/* The scores of the pages from first to end that are seen, one behind the other; which pages these are. */
-static int block_score(const tile *t, int first, int end, int seen[ATTEND_BLOCK_PAGES]) {
+/* The scores s of the pages from first to end that are seen, one behind the other; which pages these are. */
+static int block_score(const tile *t, int first, int end, float *s, int seen[ATTEND_BLOCK_PAGES]) {
     int n = 0;
     for (int page = first; page < end; page++) {
         page_span span;
         span_read(t->kernels, t->lane, page, &span);
-        if (!page_unseen(t, &span) && page_is_read(t, page)) {
-            float *s = t->scratch->s + n * t->n_rows * PAGE_TOKENS;
-            page_score_masked(t, page, &span, s, next_page_bytes(t, KV_K, page));
-            mask_unread(t, page, s);
-            seen[n++] = page;
+        if (page_unseen(t, &span) || !page_is_read(t, page))
             continue;
-        }
-        for (int r = t->p_from; t->p && r < t->n_rows; r++) {
-            memset(kept_p(t, r, page), 0, PAGE_TOKENS * sizeof(*t->p));
-            *kept_max(t, r, page) = 0;
-        }
+        float *scores = s + n * t->n_rows * PAGE_TOKENS;
+        page_score_masked(t, page, &span, scores, next_page_bytes(t, KV_K, page));
+        mask_unread(t, page, scores);
+        seen[n++] = page;
     }
     return n;
+}
+
+/* Probabilities that stay where they were made, and the maxima that they are relative to. */
+static void keep_block(tile *t, const int *seen, int n, const float *max) {
+    memcpy(t->p_max + t->n_blocks * t->n_rows, max, (size_t)t->n_rows * sizeof(*max));
+    for (int i = 0; i < n; i++)
+        t->p_kept[t->n_kept++] = (kept_page){.page = seen[i], .block = t->n_blocks};
+    t->n_blocks++;
 }
 
 /* A block of pages into the running softmax of the chunk: together, because the exponentials of few rows would wait for
  * one another. */
 static void block_attend(tile *t, int first, int end, float *max, float *sum, float *out) {
-    int seen[ATTEND_BLOCK_PAGES], n = block_score(t, first, end, seen);
-    float correction[ATTEND_TILE_TOKENS * KV_MAX_GROUP], *s = t->scratch->s;
+    float correction[ATTEND_TILE_TOKENS * KV_MAX_GROUP];
+    float *s = t->p ? t->p + (size_t)t->n_kept * (size_t)t->n_rows * PAGE_TOKENS : t->scratch->s;
+    int seen[ATTEND_BLOCK_PAGES], n = block_score(t, first, end, s, seen);
     if (n == 0)
         return;
     t->kernels->softmax_pages(s, n, t->n_rows, max, sum, correction);
@@ -461,14 +471,10 @@ static void block_attend(tile *t, int first, int end, float *max, float *sum, fl
         if (correction[r] != 1 && t->out_turned)
             t->kernels->scale(t->out_turned + r * t->d, t->d, correction[r]);
     }
-    for (int i = 0; i < n; i++) {
-        float *p = s + i * t->n_rows * PAGE_TOKENS;
-        for (int r = t->p_from; t->p && r < t->n_rows; r++) {
-            memcpy(kept_p(t, r, seen[i]), p + r * PAGE_TOKENS, PAGE_TOKENS * sizeof(*p));
-            *kept_max(t, r, seen[i]) = max[r] == -INFINITY ? 0 : max[r];
-        }
-        page_mix(t, seen[i], p, out, next_page_bytes(t, KV_V, seen[i]));
-    }
+    for (int i = 0; i < n; i++)
+        page_mix(t, seen[i], s + i * t->n_rows * PAGE_TOKENS, out, next_page_bytes(t, KV_V, seen[i]));
+    if (t->p)
+        keep_block(t, seen, n, max);
 }
 
 static void chunk_attend(tile *t, int chunk, float *max, float *sum, float *out) {
@@ -520,15 +526,19 @@ static void write_row(const tile *t, const kv_attend_item *item, int first, int 
 
 /* mass [n] = the tile's probabilities per slot from row `from` on, added up in the order of the rows. */
 static void tile_mass(const tile *t, int from, const float *max, const float *sum, float *mass, int n) {
+    float factor[ATTEND_TILE_TOKENS * KV_MAX_GROUP];
     memset(mass, 0, (size_t)n * sizeof(*mass));
-    for (int r = from; r < t->n_rows; r++)
-        for (int page = 0; page * PAGE_TOKENS < n; page++) {
-            float factor = expf(t->p_max[r * (t->p_stride / PAGE_TOKENS) + page] - max[r]) / sum[r];
-            int left = n - page * PAGE_TOKENS;
-            t->kernels->add_scaled(mass + page * PAGE_TOKENS,
-                                   t->p + (size_t)r * (size_t)t->p_stride + page * PAGE_TOKENS,
-                                   left < PAGE_TOKENS ? left : PAGE_TOKENS, factor);
+    for (int i = 0, block = -1; i < t->n_kept; i++) {
+        const float *p = t->p + (size_t)i * (size_t)t->n_rows * PAGE_TOKENS;
+        int at = t->p_kept[i].page * PAGE_TOKENS, left = n - at;
+        if (t->p_kept[i].block != block) {
+            block = t->p_kept[i].block;
+            for (int r = from; r < t->n_rows; r++)
+                factor[r] = expf(t->p_max[block * t->n_rows + r] - max[r]) / sum[r];
         }
+        for (int r = from; r < t->n_rows; r++)
+            t->kernels->add_scaled(mass + at, p + r * PAGE_TOKENS, left < PAGE_TOKENS ? left : PAGE_TOKENS, factor[r]);
+    }
 }
 
 static void load_queries(tile *t, const kv_attend_item *item, int first, int ih) {
@@ -609,8 +619,7 @@ static tile tile_begin(kv_attend *a, const task *job, int worker, kv_scratch *sc
     if ((lane->mass && !lane->windowed) || last) {
         t.p = a->p[worker];
         t.p_max = a->p_max[worker];
-        t.p_stride = a->cap_p;
-        t.p_from = lane->mass ? 0 : t.n_rows - t.group;
+        t.p_kept = a->p_kept[worker];
     }
     if (picks(item->cache, lane))
         t.read = read_slots(&t, a->il, job->ih, item->q + (size_t)job->first * item->q_stride);

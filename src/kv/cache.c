@@ -275,7 +275,7 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, 
             lane_tails_own(cache, lane);
         if (event != KV_AT_STEP && lane_holes(lane))
             seal_pack(cache, lane, scratch);
-        seal_due(cache, lane, event == KV_AT_GRID, scratch);
+        seal_due(cache, lane, event == KV_AT_GRID, scratch, kernels);
         seal_rebuild_if_sparse(cache, lane, scratch);
         if (lane->bound && event != KV_AT_GRID)
             bounds_refresh(cache, lane, scratch);
@@ -485,10 +485,10 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
                         &s->chunk_max,  &s->chunk_sum};
     for (size_t i = 0; i < sizeof(by_row) / sizeof(*by_row); i++) {
         *by_row[i] = mem_alloc(rows * (i < 7    ? d
-                                    : i == 7 ? ATTEND_BLOCK_PAGES * PAGE_TOKENS
-                                    : i < 10 ? PAGE_TOKENS
-                                             : 1),
-                            sizeof(float));
+                                       : i == 7 ? ATTEND_BLOCK_PAGES * PAGE_TOKENS
+                                       : i < 10 ? PAGE_TOKENS
+                                                : 1),
+                               sizeof(float));
         ok = ok && *by_row[i];
     }
     if (!ok) {

@@ -243,7 +243,7 @@ static void quantise_column(const affine *a, int d, float *x, int n, int j, int 
             scale = (f16 *)(pages[t / PAGE_TOKENS].bytes + page_codes_bytes(a->bits, d)) + j;
             minimum = scale + d;
         }
-        affine_quantise(a, column + t, 1, m, code + t, scale, minimum);
+        affine_quantise(a, column + t, m, code + t, scale, minimum);
         for (int i = t; i < t + m; i++) {
             float *at = x + i * d + j;
             if (isnan(*at))
@@ -284,13 +284,13 @@ static void seal_v_row(const kv_config *c, int d, float *x, int t, const kv_page
     }
     for (int g = 0; g < d / a.group; g++) {
         f16 *s = scale + g * PAGE_TOKENS, *m = s + d / a.group * PAGE_TOKENS;
-        affine_quantise(&a, x + g * a.group, 1, a.group, code + g * a.group, s, m);
+        affine_quantise(&a, x + g * a.group, a.group, code + g * a.group, s, m);
         for (int j = g * a.group; j < (g + 1) * a.group; j++) {
             code[j] = out[j] ? 0 : code[j];
             x[j] = out[j] ? 0 : x[j] - (f16_to_f32(*s) * (float)code[j] + f16_to_f32(*m));
         }
     }
-    affine_put_rows(a.bits, d, KV_V, page->bytes, code, t, 1);
+    page_codes_put_rows(a.bits, d, KV_V, page->bytes, code, t, 1);
 }
 
 /* Rows x, by now the error, become A B^T. */

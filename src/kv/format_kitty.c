@@ -123,8 +123,11 @@ static void seal_k(const kv_config *c, int d, const float *x, int n, const kv_pa
     choose(x, n, d, boosted, b.row);
     for (int j = 0; j < d; j++) {
         uint8_t code[RUN_TOKENS], low[TILE], high[TILE];
+        float column[RUN_TOKENS];
         affine a = {.bits = b.row[j] < boosted ? 4 : 2};
-        affine_quantise(&a, x + j, d, n, code, &b.scale[j], &b.minimum[j]);
+        for (int t = 0; t < n; t++)
+            column[t] = x[t * d + j];
+        affine_quantise(&a, column, n, code, &b.scale[j], &b.minimum[j]);
         for (int t = 0; t < n; t += TILE) {
             uint8_t *page = pages[t / PAGE_TOKENS].bytes;
             int half = t / TILE % HALVES;

@@ -22,6 +22,7 @@
 #include "kv/method.h"
 #include "base/status.h"
 #include "kv/page_codes.h"
+#include "kv/quantise.h"
 #include <math.h>
 #include <string.h>
 
@@ -88,15 +89,6 @@ typedef struct range {
     float low, high;
 } range;
 
-static range range_of(const float *x, int stride, int n) {
-    range r = {x[0], x[0]};
-    for (int i = 1; i < n; i++) {
-        r.low = x[i * stride] < r.low ? x[i * stride] : r.low;
-        r.high = x[i * stride] > r.high ? x[i * stride] : r.high;
-    }
-    return r;
-}
-
 static f16 nearest(float x) {
     return f16_from_f32(x > F16_MOST ? F16_MOST : x < -F16_MOST ? -F16_MOST : x);
 }
@@ -114,12 +106,8 @@ static f16 at_most(float x) {
     return h == 0 ? 0x8001 : h & 0x8000 ? (f16)(h + 1) : (f16)(h - 1);
 }
 
-static void quantise(const float *x, int stride, int n, float scale, float minimum, int bits, uint8_t *code) {
-    float most = (float)((1 << bits) - 1);
-    for (int i = 0; i < n; i++) {
-        float q = scale > 0 ? rintf((x[i * stride] - minimum) / scale) : 0;
-        code[i] = (uint8_t)(q < 0 ? 0 : q > most ? most : q);
-    }
+static quantise_levels levels_of(const kv_config *c) {
+    return (quantise_levels){0, 0, (float)((1 << bits_of(c)) - 1)};
 }
 
 static f16 *maps16(uint8_t *page, int bits, int d) {
@@ -171,33 +159,21 @@ static void store_packed_maps(uint8_t *page, int bits, int d, int n, const range
 static void seal_k(const kv_config *c, int d, const float *x, uint8_t *page) {
     int bits = bits_of(c), tall = group_of(c), groups = PAGE_TOKENS / tall, n = groups * d;
     range r[MOST_MAPS];
-    float scale[MOST_MAPS], minimum[MOST_MAPS];
-    uint8_t code[PAGE_TOKENS];
-    for (int g = 0; g < groups; g++)
+    float scale[MOST_MAPS], minimum[MOST_MAPS], low[KV_MAX_HEAD_DIM], high[KV_MAX_HEAD_DIM];
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    for (int g = 0; g < groups; g++) {
+        quantise_ranges(x + g * tall * d, d, tall, low, high);
         for (int j = 0; j < d; j++) {
-            r[g * d + j] = range_of(x + g * tall * d + j, d, tall);
+            r[g * d + j] = (range){low[j], high[j]};
             if (!packed_params(c))
                 store_map(page, bits, d, n, g * d + j, r[g * d + j], &scale[g * d + j], &minimum[g * d + j]);
         }
+    }
     if (packed_params(c))
         store_packed_maps(page, bits, d, n, r, scale, minimum);
-    for (int j = 0; j < d; j++) {
-        for (int g = 0; g < groups; g++)
-            quantise(x + g * tall * d + j, d, tall, scale[g * d + j], minimum[g * d + j], bits, code + g * tall);
-        for (int half = 0; half < PAGE_TOKENS / TILE; half++)
-            page_codes_put(bits, d, KV_K, page, half, j, code + half * TILE);
-    }
-}
-
-static void put_v_row(const kv_config *c, int d, const float *row, uint8_t *page, int t, const float *scale,
-                      const float *minimum) {
-    int bits = bits_of(c), wide = group_of(c);
-    uint8_t code[KV_MAX_HEAD_DIM];
-    for (int g = 0; g < d / wide; g++)
-        quantise(row + g * wide, 1, wide, scale[g * PAGE_TOKENS + t], minimum[g * PAGE_TOKENS + t], bits,
-                 code + g * wide);
-    for (int j = 0; j < d; j += TILE)
-        page_codes_put(bits, d, KV_V, page, j / TILE, t, code + j);
+    for (int g = 0; g < groups; g++)
+        quantise_columns(x + g * tall * d, d, tall, minimum + g * d, scale + g * d, levels_of(c), code + g * tall * d);
+    page_codes_put_rows(bits, d, KV_K, page, code, 0, PAGE_TOKENS);
 }
 
 /* Rows first..first+n-1 of a page; with packed maps all 64. */
@@ -205,17 +181,22 @@ static void seal_v(const kv_config *c, int d, const float *x, int first, int n, 
     int bits = bits_of(c), wide = group_of(c), groups = d / wide, all = groups * PAGE_TOKENS;
     range r[MOST_MAPS];
     float scale[MOST_MAPS], minimum[MOST_MAPS];
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     for (int g = 0; g < groups; g++)
         for (int i = 0; i < n; i++) {
             int map = g * PAGE_TOKENS + first + i;
-            r[map] = range_of(x + i * d + g * wide, 1, wide);
+            quantise_range(x + i * d + g * wide, wide, &r[map].low, &r[map].high);
             if (!packed_params(c))
                 store_map(page, bits, d, all, map, r[map], &scale[map], &minimum[map]);
         }
     if (packed_params(c))
         store_packed_maps(page, bits, d, all, r, scale, minimum);
     for (int i = 0; i < n; i++)
-        put_v_row(c, d, x + i * d, page, first + i, scale, minimum);
+        for (int g = 0; g < groups; g++) {
+            int map = g * PAGE_TOKENS + first + i, at = i * d + g * wide;
+            quantise_row(x + at, wide, minimum[map], scale[map], levels_of(c), code + at);
+        }
+    page_codes_put_rows(bits, d, KV_V, page, code, first, n);
 }
 
 static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,

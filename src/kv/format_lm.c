@@ -94,14 +94,14 @@ static f16 encode(const kv_config *c, int d, const float *y, uint8_t *code) {
         norm += (double)y[j] * (double)y[j];
     norm = sqrt(norm);
     float to_unit = norm > 0 ? (float)(sqrt((double)d) / norm) : 0;
-    for (int j = 0; j < d; j++) {
-        float u = y[j] * to_unit;
-        int above = 0;
-        for (int i = 0; i < n; i++)
-            above += fabsf(u) > bound[i];
-        code[j] = (uint8_t)(u > 0 ? n + 1 + above : n - above);
+    uint8_t above[KV_MAX_HEAD_DIM] = {0};
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < d; j++)
+            above[j] += fabsf(y[j] * to_unit) > bound[i];
+    for (int j = 0; j < d; j++)
+        code[j] = (uint8_t)(y[j] * to_unit > 0 ? n + 1 + above[j] : n - above[j]);
+    for (int j = 0; j < d; j++)
         chosen += (double)value[code[j]] * (double)value[code[j]];
-    }
     return affine_nearest((float)(norm / (c->value[NORMCORR] != 0 ? sqrt(chosen) : sqrt((double)d))));
 }
 

@@ -238,6 +238,6 @@ void attend_page_score(const kv_lane *lane, const cpu_kernels *, kv_scratch *scr
 /* seal.c: order, sealing, rebuilding. */
 void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* movable slots: live ones first, by position */
 /* Seals what is due; all: whole pages up to the last (a grid point), else by the geometry's windows. */
-void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch);
+void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch, const cpu_kernels *);
 void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch);
 #endif

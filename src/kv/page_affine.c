@@ -1,8 +1,7 @@
 /* page_affine.c - see page_affine.h. A group's map, asymmetric: its minimum and (max - min) / (2^b - 1); symmetric:
  * max|x| / (2^(b-1) - 1). Scores and sums are page_codes.c's. */
 #include "kv/page_affine.h"
-#include <math.h>
-#include <string.h>
+#include "kv/quantise.h"
 
 #define F16_LEAST 0x1p-14f /* the least normal number */
 #define F16_MOST  65504.0f
@@ -16,27 +15,31 @@ static f16 scale_of(float x) {
     return f16_to_f32(h) < F16_LEAST ? 0 : h;
 }
 
-void affine_quantise(const affine *a, const float *x, int stride, int n, uint8_t *code, f16 *scale, f16 *minimum) {
-    float low = x[0], high = x[0], zero = 0, most = (float)((1 << a->bits) - 1);
-    for (int i = 1; i < n; i++) {
-        low = x[i * stride] < low ? x[i * stride] : low;
-        high = x[i * stride] > high ? x[i * stride] : high;
-    }
+static quantise_levels levels_of(const affine *a) {
+    float most = (float)((1 << a->bits) - 1), zero = (float)(1 << (a->bits - 1));
+    return a->symmetric ? (quantise_levels){zero, 1, most} : (quantise_levels){0, 0, most};
+}
+
+/* The map of a range as it is stored, and what codes are taken against: *low becomes what code zero stands for. */
+static f16 store_map(const affine *a, float *low, float high, f16 *minimum) {
+    quantise_levels l = levels_of(a);
     if (a->symmetric) {
-        float reach = (float)((1 << (a->bits - 1)) - 1);
-        *scale = scale_of((high > -low ? high : -low) / reach);
-        zero = reach + 1;
-        low = 0;
-    } else {
-        *scale = scale_of((high - low) / most);
-        *minimum = affine_nearest(low);
-        low = f16_to_f32(*minimum);
+        float reach = l.zero - 1;
+        f16 scale = scale_of((high > -*low ? high : -*low) / reach);
+        *low = 0;
+        return scale;
     }
-    float s = f16_to_f32(*scale);
-    for (int i = 0; i < n; i++) {
-        float q = (s > 0 ? rintf((x[i * stride] - low) / s) : 0) + zero, least = a->symmetric ? 1 : 0;
-        code[i] = (uint8_t)(q < least ? least : q > most ? most : q);
-    }
+    f16 scale = scale_of((high - *low) / l.most);
+    *minimum = affine_nearest(*low);
+    *low = f16_to_f32(*minimum);
+    return scale;
+}
+
+void affine_quantise(const affine *a, const float *x, int n, uint8_t *code, f16 *scale, f16 *minimum) {
+    float low, high;
+    quantise_range(x, n, &low, &high);
+    *scale = store_map(a, &low, high, minimum);
+    quantise_row(x, n, low, f16_to_f32(*scale), levels_of(a), code);
 }
 
 static bool by_token(const affine *a, kv_side side) {
@@ -60,36 +63,22 @@ static f16 *scales_of(const affine *a, int d, const uint8_t *page) {
     return (f16 *)(page + page_codes_bytes(a->bits, d));
 }
 
-void affine_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n) {
-    uint8_t run[TILE];
-    for (int i = 0; side == KV_V && i < n; i++)
-        for (int j = 0; j < d; j += TILE)
-            page_codes_put(bits, d, side, codes, j / TILE, first + i, code + i * d + j);
-    for (int half = 0; side == KV_K && half < PAGE_TOKENS / TILE; half++) {
-        int from = first - half * TILE, to = from + n;
-        from = from < 0 ? 0 : from;
-        to = to > TILE ? TILE : to;
-        for (int j = 0; from < to && j < d; j++) {
-            if (to - from < TILE)
-                page_codes_get(bits, d, side, codes, half, j, run);
-            for (int k = from; k < to; k++)
-                run[k] = code[(half * TILE + k - first) * d + j];
-            page_codes_put(bits, d, side, codes, half, j, run);
-        }
-    }
-}
-
 static void seal_by_channel(const affine *a, int d, const float *x, uint8_t *page) {
     int groups = PAGE_TOKENS / a->group, n = groups * d;
-    f16 *scale = scales_of(a, d, page);
-    uint8_t code[PAGE_TOKENS];
-    for (int j = 0; j < d; j++) {
-        for (int g = 0; g < groups; g++)
-            affine_quantise(a, x + g * a->group * d + j, d, a->group, code + g * a->group, scale + g * d + j,
-                            scale + n + g * d + j);
-        for (int half = 0; half < PAGE_TOKENS / TILE; half++)
-            page_codes_put(a->bits, d, KV_K, page, half, j, code + half * TILE);
+    f16 *stored = scales_of(a, d, page);
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    float low[KV_MAX_HEAD_DIM], high[KV_MAX_HEAD_DIM], scale[KV_MAX_HEAD_DIM];
+    for (int g = 0; g < groups; g++) {
+        int at = g * a->group * d;
+        quantise_ranges(x + at, d, a->group, low, high);
+        for (int j = 0; j < d; j++) {
+            f16 *map = stored + g * d + j;
+            *map = store_map(a, &low[j], high[j], map + n);
+            scale[j] = f16_to_f32(*map);
+        }
+        quantise_columns(x + at, d, a->group, low, scale, levels_of(a), code + at);
     }
+    page_codes_put_rows(a->bits, d, KV_K, page, code, 0, PAGE_TOKENS);
 }
 
 void affine_seal(const affine *a, kv_side side, int d, const float *x, int first, int n, uint8_t *page) {
@@ -103,9 +92,9 @@ void affine_seal(const affine *a, kv_side side, int d, const float *x, int first
     for (int i = 0; i < n; i++)
         for (int g = 0; g < groups; g++) {
             int map = g * PAGE_TOKENS + first + i, at = i * d + g * a->group;
-            affine_quantise(a, x + at, 1, a->group, code + at, scale + map, scale + all + map);
+            affine_quantise(a, x + at, a->group, code + at, scale + map, scale + all + map);
         }
-    affine_put_rows(a->bits, d, side, page, code, first, n);
+    page_codes_put_rows(a->bits, d, side, page, code, first, n);
 }
 
 typedef struct opened {

@@ -1,4 +1,5 @@
-/* page_affine.h - group quantisers with fp16 maps, and the pages made of them: what int4, rot, gear and kitty share.
+/* page_affine.h - group quantisers with fp16 maps, and the pages made of them: what int8, int4, rot, gear and kitty
+ * share.
  *
  * Codes of a group stand for scale * code + minimum. Both are rounded to fp16 first and codes are taken against the
  * rounded ones, half to even, so that `open` is what was chosen. A scale below fp16's normal numbers becomes 0 (all
@@ -17,8 +18,8 @@ typedef struct affine {
 enum { AFFINE_MOST_MAPS = 2 * KV_MAX_HEAD_DIM }; /* groups of 32 at least */
 
 f16 affine_nearest(float x); /* rounded half to even, cut to fp16's finite range */
-/* Of n elements, stride apart: codes, and the map that they are taken against. minimum may be NULL when symmetric. */
-void affine_quantise(const affine *a, const float *x, int stride, int n, uint8_t *code, f16 *scale, f16 *minimum);
+/* Of n elements: codes, and the map that they are taken against. minimum may be NULL when symmetric. */
+void affine_quantise(const affine *a, const float *x, int n, uint8_t *code, f16 *scale, f16 *minimum);
 
 /* Pages: codes [64 x d] (page_codes.c), then scales fp16 [n], then, unless symmetric, minima fp16 [n]. By token
  * n = d/group x 64, by channel 64/group x d. */
@@ -30,7 +31,4 @@ void affine_score(const cpu_kernels *, const affine *a, int d, const uint8_t *pa
                   float *s, const void *prefetch);
 void affine_mix(const cpu_kernels *, const affine *a, int d, const uint8_t *page, const float *p, int n_rows, float *o,
                 const void *prefetch);
-
-/* Codes alone: rows code [n][d] as slots first.. of a page's codes. */
-void affine_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n);
 #endif

@@ -47,17 +47,54 @@ void page_codes_put(int bits, int d, kv_side side, uint8_t *codes, int tile, int
         to[4 * k] = (uint8_t)((to[4 * k] & ~(mask << shift)) | code[k] << shift);
 }
 
-void page_codes_put_one(int bits, int d, kv_side side, uint8_t *codes, int tile, int i, int k, uint8_t code) {
-    int shift, mask = (1 << bits) - 1;
-    uint8_t *to = codes + element(bits, d, side, tile, i, &shift) + 4 * k;
-    *to = (uint8_t)((*to & ~(mask << shift)) | code << shift);
-}
-
 void page_codes_get(int bits, int d, kv_side side, const uint8_t *codes, int tile, int i, uint8_t code[TILE]) {
     int shift, mask = (1 << bits) - 1;
     const uint8_t *from = codes + element(bits, d, side, tile, i, &shift);
     for (int k = 0; k < TILE; k++)
         code[k] = (uint8_t)(from[4 * k] >> shift & mask);
+}
+
+/* A token's codes stand in fours, 32 tokens apart: each group of 4 * 8 / bits channels is one word. */
+static void put_k_row(int bits, int d, uint8_t *codes, int slot, const uint8_t *code) {
+    int in_word = 8 / bits;
+    uint8_t *to = codes + place(bits, d, KV_K, slot / TILE, 0) + 4 * (slot % TILE);
+    for (int j = 0; j < d; j += 4 * in_word, to += 4 * TILE) {
+        uint32_t word = 0, four;
+        for (int m = 0; m < in_word; m++) {
+            memcpy(&four, code + j + 4 * m, sizeof(four));
+            word |= four << (m * bits);
+        }
+        memcpy(to, &word, sizeof(word));
+    }
+}
+
+/* 4 * 8 / bits tokens that share their bytes. */
+static void put_v_tokens(int bits, int d, uint8_t *codes, int slot, const uint8_t *restrict code) {
+    for (int tile = 0; tile < d / TILE; tile++) {
+        uint32_t word[TILE] = {0};
+        for (int i = 0; i < 4 * 8 / bits; i++)
+            for (int k = 0, shift = i % 4 * 8 + i / 4 * bits; k < TILE; k++)
+                word[k] |= (uint32_t)code[i * d + tile * TILE + k] << shift;
+        memcpy(codes + place(bits, d, KV_V, tile, slot), word, sizeof(word));
+    }
+}
+
+void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n) {
+    int together = 4 * 8 / bits;
+    for (int i = 0, done; i < n; i += done) {
+        int slot = first + i;
+        const uint8_t *row = code + i * d;
+        done = 1;
+        if (side == KV_K) {
+            put_k_row(bits, d, codes, slot, row);
+        } else if (slot % together == 0 && n - i >= together) {
+            put_v_tokens(bits, d, codes, slot, row);
+            done = together;
+        } else {
+            for (int tile = 0; tile < d / TILE; tile++)
+                page_codes_put(bits, d, side, codes, tile, slot, row + tile * TILE);
+        }
+    }
 }
 
 void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const page_maps *maps, float *x) {

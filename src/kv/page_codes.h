@@ -11,8 +11,10 @@ size_t page_codes_bytes(int bits, int d);
 /* The 32 codes that stand side by side at index i of tile `tile`. K: tile = half of the page (32 tokens), i = channel.
  * V: tile = group of 32 channels, i = token. All other elements stay as they are. */
 void page_codes_put(int bits, int d, kv_side side, uint8_t *codes, int tile, int i, const uint8_t code[TILE]);
-void page_codes_put_one(int bits, int d, kv_side side, uint8_t *codes, int tile, int i, int k, uint8_t code);
 void page_codes_get(int bits, int d, kv_side side, const uint8_t *codes, int tile, int i, uint8_t code[TILE]);
+
+/* Rows code [n][d] as slots first.. of a page's codes. */
+void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n);
 
 /* The maps of a page. K by channel: group g holds tokens g*64/n_groups.., scale and minimum are [n_groups][d]. V by
  * token: group g holds channels g*d/n_groups.., scale and minimum are [n_groups][64]. K by token (by_token): as V.

@@ -114,9 +114,11 @@ static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x
 }
 
 /* What a model that has gone wrong may leave: formats count on finite rows. */
-static float tamed(f16 h) {
-    float x = f16_to_f32(h);
-    return isnan(x) ? 0 : isinf(x) ? copysignf(65504, x) : x;
+static void tame(float *x, int n) {
+    for (int i = 0; i < n; i++) {
+        float y = x[i] > 65504 ? 65504 : x[i] < -65504 ? -65504 : x[i];
+        x[i] = isnan(y) ? 0 : y;
+    }
 }
 
 /* Of the run's place alone: a run's bits do not depend on what was sealed before it. */
@@ -149,15 +151,16 @@ static int run_end(const kv_lane *lane, int side, int slot) {
 }
 
 /* Seals n slots of one run. Their fp16 pages are given back before the sealed ones are taken. */
-static void seal_run(kv_cache *cache, kv_lane *lane, int side, int slot, int n, bool decode, kv_scratch *scratch) {
+static void seal_run(kv_cache *cache, kv_lane *lane, int side, int slot, int n, bool decode, kv_scratch *scratch,
+                     const cpu_kernels *kernels) {
     int d = cache->model->head_dim;
     float *x = scratch->run_rows;
     for (int i = 0, m; i < n; i += m) {
         int page = (slot + i) / PAGE_TOKENS, first = (slot + i) % PAGE_TOKENS;
         m = PAGE_TOKENS - first < n - i ? PAGE_TOKENS - first : n - i;
         page_f16_get((kv_side)side, d, lane->tail[side][page], first, m, scratch->half[side]);
-        for (int e = 0; e < m * d; e++)
-            x[i * d + e] = tamed(scratch->half[side][e]);
+        kernels->f16_to_f32(scratch->half[side], m * d, x + i * d);
+        tame(x + i * d, m * d);
         if (first + m == PAGE_TOKENS || !lane->keep[side].geometry.row_writable)
             lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
     }
@@ -166,14 +169,15 @@ static void seal_run(kv_cache *cache, kv_lane *lane, int side, int slot, int n, 
     lane->seals += page_count(slot % PAGE_TOKENS + n);
 }
 
-static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_scratch *scratch) {
+static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_scratch *scratch,
+                      const cpu_kernels *kernels) {
     bool decode = cache->phase == PLEAT_DECODE;
     for (int n; n_due > 0; n_due -= n) {
         int slot = lane->n_sealed[side], page = slot / PAGE_TOKENS;
         if (lane->tail[side][page]) {
             n = run_end(lane, side, slot) - slot;
             n = n < n_due ? n : n_due;
-            seal_run(cache, lane, side, slot, n, decode, scratch);
+            seal_run(cache, lane, side, slot, n, decode, scratch, kernels);
         } else { /* a released page of a windowed layer */
             n = PAGE_TOKENS - slot % PAGE_TOKENS;
             n = n < n_due ? n : n_due;
@@ -220,7 +224,7 @@ static int due_on_all_sides(const kv_lane *lane, bool all) {
 }
 
 /* Puts rows that are due for sealing in holes among the sealed slots. */
-static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
+static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch, const cpu_kernels *kernels) {
     int d = cache->model->head_dim, lock = lane_lock(lane), n_due = due_on_all_sides(lane, all);
     for (int side = 0; side < 2; side++)
         if (side_seals(lane, side) && !lane->keep[side].geometry.row_writable)
@@ -238,8 +242,8 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
                              (size_t)d);
                 continue;
             }
-            for (int j = 0; j < d; j++)
-                x[j] = tamed(half[j]);
+            kernels->f16_to_f32(half, d, x);
+            tame(x, d);
             seal_rows(cache, lane, side, hole, 1, false, x, scratch);
         }
         lane_slot_move(lane, hole, src);
@@ -252,13 +256,13 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
         seal_pack(cache, lane, scratch);
 }
 
-void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
+void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch, const cpu_kernels *kernels) {
     if (!due_tokens(lane, KV_K, all) && !due_tokens(lane, KV_V, all))
         return;
     if (!lane->windowed) {
         seal_pack(cache, lane, scratch);
         if (lane_holes(lane))
-            fill_holes(cache, lane, all, scratch);
+            fill_holes(cache, lane, all, scratch, kernels);
     }
     int n_due[2] = {due_tokens(lane, KV_K, all), due_tokens(lane, KV_V, all)};
     if (!n_due[KV_K] && !n_due[KV_V])
@@ -271,7 +275,7 @@ void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch) {
     if (rest && !lane->keep[side].geometry.row_writable) /* both sides seal alike: kv_cache_open saw to that */
         open_gap(cache, lane, lane->n_sealed[side] + n_due[side], PAGE_TOKENS - rest);
     for (side = 0; side < 2; side++)
-        seal_side(cache, lane, side, n_due[side], scratch);
+        seal_side(cache, lane, side, n_due[side], scratch, kernels);
 }
 
 /* ---- rebuilding ---- */

@@ -794,8 +794,23 @@ static void fill_looks_like_a_prompt(void **state) {
     drive_close(&d);
 }
 
+/* The table of key bounds grows with the lane, by its own steps: blocks of 4 slots a bound end at 1,024 slots. */
+static void bounds_reach_as_far_as_slots(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, plain, POOL);
+    kv_cache *cache = drive_cache(&d, "rocket:budget=1200");
+    drive_prompt(&d, cache, 7, 500, 512, true, NULL);
+    drive_decode(&d, cache, 7, 540, NULL);
+    assert_int_equal(kv_cache_slots(cache, 0, 0), 1040);
+    decode_and_compare(&d, cache, "rocket", 2);
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bounds_reach_as_far_as_slots),
         cmocka_unit_test(every_policy_is_in_the_matrix),
         cmocka_unit_test(every_combination_matches_the_reference),
         cmocka_unit_test(windowed_layers_match_the_reference),

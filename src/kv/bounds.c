@@ -12,6 +12,7 @@
  * Cost: d / 4 bytes a token for 16 slots beside fp16's 4 d; opening one page of 64 rows when it is sealed. */
 #include "kv/lane.h"
 #include "base/memory.h"
+#include <limits.h>
 #include <string.h>
 
 enum { BOUNDS_SIDE_BY_SIDE = TILE };
@@ -37,6 +38,13 @@ bool bounds_grow(const kv_cache *cache, kv_lane *lane, int n_slots) {
     memset(lane->bound_old + lane->cap_bound_old, 0, (size_t)(cap_old - lane->cap_bound_old));
     lane->cap_bound_old = cap_old;
     return true;
+}
+
+int bounds_room(const kv_cache *cache, const kv_lane *lane) {
+    int64_t slots = (int64_t)lane->cap_bound * BOUNDS_SIDE_BY_SIDE * cache->wants.bound_slots,
+            old = (int64_t)lane->cap_bound_old * PAGE_TOKENS;
+    slots = slots < old ? slots : old;
+    return slots < INT_MAX ? (int)slots : INT_MAX;
 }
 
 void bounds_trim(kv_cache *cache, kv_lane *lane, int n_slots) {

@@ -50,6 +50,8 @@ bool lane_grow(kv_cache *cache, kv_lane *lane, int n_slots) {
     /* Arrays may have grown by different shares; slots exist where all of them reach. */
     cap_slots = cap_slots < cap_pages * PAGE_TOKENS ? cap_slots : cap_pages * PAGE_TOKENS;
     lane->cap_slots = cap_slots < lane->cap_values ? cap_slots : lane->cap_values;
+    if (lane->bound && lane->cap_slots > bounds_room(cache, lane))
+        lane->cap_slots = bounds_room(cache, lane);
     lane->cap_pages = cap_pages;
     return true;
 }

@@ -221,6 +221,7 @@ void queries_restart(kv_cache *cache, int il);       /* moments begin anew after
 int bounds_blocks(const kv_cache *cache, int n_slots);
 size_t bounds_block_bytes(const kv_cache *cache);
 bool bounds_grow(const kv_cache *cache, kv_lane *lane, int n_slots); /* the table; false: no memory */
+int bounds_room(const kv_cache *cache, const kv_lane *lane);         /* slots that the table has room for */
 void bounds_trim(kv_cache *cache, kv_lane *lane, int n_slots);       /* gives blocks behind n_slots back */
 size_t bounds_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase);
 /* n new rows [n][d] of K in slots slot.. of one page: widens their bounds in decode, else leaves them to the event. */

@@ -675,7 +675,7 @@ static void forks_equal_runs_of_their_own(void **state) {
         kv_cache *fork, *own = drive_cache(&d, list[i]);
         assert_int_equal(kv_cache_fork(src, &method, &fork, NULL), PLEAT_OK);
         drive_item end = {.cache = fork, .n_tokens = 0, .phase = PLEAT_PROMPT_END};
-        assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(fork, 0, PLEAT_PROMPT_END)));
+        assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(fork, 0, PLEAT_PROMPT_END, 1)));
         assert_true(kv_scratch_grow(d.scratch[0], fork, 0));
         kv_cache_begin(end.cache, 0, PLEAT_PROMPT_END);
         for (int il = 0; il < DRIVE_LAYERS; il++)
@@ -808,9 +808,60 @@ static void bounds_reach_as_far_as_slots(void **state) {
     drive_close(&d);
 }
 
+/* ---- bytes asked for ---- */
+
+/* A prompt, an answer, a second turn, an answer. The pool's highest point, or 0 when a step was refused (drive_step
+ * fails the test if one is overrun). */
+static size_t run_in_pool(drive_shape shape, const char *spec, int n_prompt, size_t pool_bytes) {
+    drive d;
+    drive_open(&d, shape, pool_bytes);
+    kv_cache *cache = drive_cache(&d, spec);
+    static const int turns[] = {1, 300, 70, 150}; /* tokens; the first is the prompt's */
+    bool fits = true;
+    for (int turn = 0; turn < 4; turn++) {
+        int left = turn ? turns[turn] : n_prompt;
+        while (left && fits) {
+            int n = turn % 2 ? 1 : kv_cache_cut(cache, left < 512 ? left : 512);
+            drive_item item = {.cache = cache, .seed = 7, .n_tokens = n, .phase = PLEAT_PROMPT};
+            if (turn % 2)
+                item.phase = PLEAT_DECODE;
+            else if (n == left)
+                item.phase = PLEAT_PROMPT_END;
+            fits = kv_pool_reserve(d.pool, kv_cache_step_bytes(cache, n, item.phase, 1));
+            if (fits)
+                drive_step(&d, &item, 1);
+            left -= n;
+        }
+    }
+    size_t peak = fits ? kv_cache_stats(cache).kv_peak_bytes : 0;
+    kv_cache_close(cache);
+    drive_close(&d);
+    return peak;
+}
+
+/* What is reserved is what a step takes at its highest point: a pool of exactly the peak serves the whole request, and
+ * one of a page less does not. Presets either evict or seal; where a method does both it may ask for more, never for
+ * less. */
+static void a_pool_of_the_peak_is_enough(void **state) {
+    (void)state;
+    static const int lengths[] = {865, 1023, 200};
+    char spec[KV_MAX_SPEC_BYTES];
+    for (int i = 0; kv_presets[i].name; i++)
+        for (int k = 0; k < 6; k++) {
+            snprintf(spec, sizeof(spec), "%s+prefill:%s", kv_presets[i].name, k % 2 ? "bounded" : "exact");
+            drive_shape shape = k == 4 ? windowed : plain;
+            size_t peak = run_in_pool(shape, spec, lengths[k / 2], POOL);
+            if (run_in_pool(shape, spec, lengths[k / 2], peak) != peak)
+                fail_msg("%s: a prompt of %d tokens takes %zu bytes, and is refused in a pool of them", spec,
+                         lengths[k / 2], peak);
+            assert_int_equal(run_in_pool(shape, spec, lengths[k / 2], peak - 64), 0);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bounds_reach_as_far_as_slots),
+        cmocka_unit_test(a_pool_of_the_peak_is_enough),
         cmocka_unit_test(every_policy_is_in_the_matrix),
         cmocka_unit_test(every_combination_matches_the_reference),
         cmocka_unit_test(windowed_layers_match_the_reference),

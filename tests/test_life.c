@@ -207,6 +207,39 @@ static void held_prompts_give_way_to_running_ones(void **state) {
     bed_close(&b);
 }
 
+/* A page that is held gives nothing back when it is sealed or copied. Steps know that before, and stop holding rather
+ * than fail: whatever a request needs alone is enough with held prompts too. */
+static void held_pages_never_overrun_a_tight_pool(void **state) {
+    (void)state;
+    static const char *const specs[] = {"int8", "kivi-4", "snapkv:keep=64,window=16", "int8+snapkv:keep=64"};
+    for (size_t i = 0; i < sizeof(specs) / sizeof(*specs); i++) {
+        pleat_engine_options options = {.n_threads = 1, .pool_bytes = (size_t)1 << 30};
+        bed b = bed_open(long_model(), options);
+        int n;
+        int32_t *ids = prompt_of(&b, 0, &n);
+        pleat_seq *seq = bed_seq(&b, specs[i]);
+        trail t = trail_new(&b);
+        bed_prefill(&b, seq, ids, n, trail_next(&t));
+        decode_on(&b, seq, N_DECODE, &t);
+        size_t peak = pleat_seq_describe(seq).kv_peak_bytes;
+        pleat_seq_close(seq);
+        free(ids);
+        bed_close(&b);
+        peak += !strncmp(specs[i], "int8+", 5) ? peak / 10 : 0; /* evicting and sealing asks for more than it takes */
+        options.prefix_bytes = (size_t)1 << 30;
+        for (size_t tenths = 10; tenths <= 22; tenths += 2) {
+            options.pool_bytes = peak * tenths / 10 / 64 * 64;
+            b = bed_open(long_model(), options);
+            for (int variant = 0; variant < 3; variant++) {
+                t.n = 0;
+                request(&b, specs[i], variant, "", &t); /* fails the test if the pool is full */
+            }
+            bed_close(&b);
+        }
+        free(t.logits);
+    }
+}
+
 static void the_budget_of_held_prompts_holds(void **state) {
     (void)state;
     size_t budget = (size_t)1 << 20;
@@ -488,6 +521,7 @@ int main(void) {
         cmocka_unit_test(what_is_offered_is_what_a_cold_run_computes),
         cmocka_unit_test(salts_and_methods_never_meet),
         cmocka_unit_test(held_prompts_give_way_to_running_ones),
+        cmocka_unit_test(held_pages_never_overrun_a_tight_pool),
         cmocka_unit_test(the_budget_of_held_prompts_holds),
         cmocka_unit_test(a_moved_cache_goes_on_bit_for_bit),
         cmocka_unit_test(a_moved_out_sequence_takes_part_in_no_step),

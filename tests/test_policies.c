@@ -356,7 +356,7 @@ static void scores_of(const char *spec, const float (*k)[2], const float *value,
         rows_k[i * 64 + 1] = k[i][1];
         rows_v[i * 64] = value ? value[i] : 1;
     }
-    assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(cache, n, PLEAT_PROMPT)));
+    assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(cache, n, PLEAT_PROMPT, 1)));
     assert_true(kv_scratch_grow(d.scratch[0], cache, n));
     kv_cache_begin(cache, n, PLEAT_PROMPT);
     for (int il = 0; il < DRIVE_LAYERS; il++)
@@ -409,7 +409,7 @@ static void quest_bounds_as_worked(void **state) {
     uint16_t live[32];
     k[64 + 1] = -3;
     k[64 + 2] = 2;
-    assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(cache, 2, PLEAT_PROMPT_END)));
+    assert_true(kv_pool_reserve(d.pool, kv_cache_step_bytes(cache, 2, PLEAT_PROMPT_END, 1)));
     assert_true(kv_scratch_grow(d.scratch[0], cache, 2));
     kv_cache_begin(cache, 2, PLEAT_PROMPT_END);
     for (int il = 0; il < DRIVE_LAYERS; il++) {

@@ -42,6 +42,7 @@ bool engine_reserve(pleat_engine *engine, size_t bytes);
  * after the step. */
 void seq_offer_before_event(pleat_seq *seq, const int32_t *tokens, int n_tokens);
 void seq_offer_after_event(pleat_seq *seq);
+bool seq_stop_offering(pleat_seq *seq); /* true: it did until now */
 /* seq.c: takes over cache, which is closed on failure. */
 pleat_status seq_of(pleat_engine *engine, kv_cache *cache, bool in_prompt, pleat_seq **out, pleat_error *error);
 /* move.c: lets go of what was moved out. */

@@ -37,8 +37,16 @@ pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens
         return status;
     seq->in_prompt = *n_reused > 0;
     seq->offers = remember(seq, tokens, *n_reused);
-    kv_cache_share(seq->cache);
+    kv_cache_share(seq->cache, seq->offers && seq->path.kind == KV_SHARE_F16);
     return PLEAT_OK;
+}
+
+bool seq_stop_offering(pleat_seq *seq) {
+    bool offered = seq->offers;
+    seq->offers = false;
+    if (offered)
+        kv_cache_share(seq->cache, false);
+    return offered;
 }
 
 static void offer(pleat_seq *seq) {
@@ -56,5 +64,5 @@ void seq_offer_after_event(pleat_seq *seq) {
         offer(seq);
     /* Decoding through a compressed cache leaves nothing that a cold prompt would have computed. */
     if (!seq->in_prompt && !kv_method_is_f16(kv_cache_method(seq->cache)))
-        seq->offers = false;
+        seq_stop_offering(seq);
 }

@@ -97,7 +97,7 @@ static void end_task(void *context, int il, int worker) {
 pleat_status engine_seq_end_prompt(pleat_engine *e, pleat_seq *seq, pleat_error *error) {
     if (!seq->in_prompt)
         return err_set(error, PLEAT_EINPUT, "the sequence has no open prompt to end");
-    size_t bytes = kv_cache_step_bytes(seq->cache, 0, PLEAT_PROMPT_END);
+    size_t bytes = kv_cache_step_bytes(seq->cache, 0, PLEAT_PROMPT_END, threads_count(e->pool));
     if (bytes == SIZE_MAX)
         return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a sequence");
     if (!engine_reserve(e, bytes))

@@ -78,17 +78,42 @@ static pleat_status check_items(const pleat_engine *e, const pleat_item *items, 
     return PLEAT_OK;
 }
 
-static pleat_status reserve(pleat_engine *e, const pleat_item *items, int n_items, pleat_error *error) {
+/* SIZE_MAX: no memory. */
+static size_t step_bytes(const pleat_engine *e, const pleat_item *items, int n_items) {
     size_t bytes = 0;
     for (int i = 0; i < n_items; i++) {
-        size_t more = kv_cache_step_bytes(items[i].seq->cache, items[i].n_tokens, items[i].phase);
+        size_t more =
+            kv_cache_step_bytes(items[i].seq->cache, items[i].n_tokens, items[i].phase, threads_count(e->pool));
         if (more == SIZE_MAX)
-            return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a sequence");
+            return SIZE_MAX;
         bytes += more;
+    }
+    return bytes;
+}
+
+/* Pages that are offered cost more when they are sealed. When the pool is short of that, nobody offers any more. */
+static bool stop_offering(pleat_engine *e, const pleat_item *items, int n_items) {
+    bool any = false;
+    for (int i = 0; i < n_items; i++)
+        any |= seq_stop_offering(items[i].seq);
+    while (any && prefix_shrink(e->prefix))
+        ;
+    return any;
+}
+
+static pleat_status reserve(pleat_engine *e, const pleat_item *items, int n_items, pleat_error *error) {
+    for (int i = 0; i < n_items; i++)
         e->item[i] =
             (forward_item){.cache = items[i].seq->cache, .tokens = items[i].tokens, .n_tokens = items[i].n_tokens};
+    size_t bytes = step_bytes(e, items, n_items);
+    bool ok = bytes != SIZE_MAX && engine_reserve(e, bytes);
+    if (!ok && bytes != SIZE_MAX && stop_offering(e, items, n_items)) {
+        bytes = step_bytes(e, items, n_items);
+        ok = bytes != SIZE_MAX && engine_reserve(e, bytes);
     }
-    if (!engine_reserve(e, bytes))
+    if (bytes == SIZE_MAX)
+        return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a sequence");
+    if (!ok)
         return err_set(error, PLEAT_EFULL, "the step needs %zu bytes of the KV pool; %zu of %zu are free", bytes,
                        kv_pool_budget_bytes(e->pages) - kv_pool_used_bytes(e->pages), kv_pool_budget_bytes(e->pages));
     return forward_plan(e->pass, e->item, n_items, error);

@@ -1,5 +1,5 @@
-/* cache.c - the life of one sequence's cache: open, steps, fork, figures. The mechanism is in lane.c, plan.c and
- * seal.c.
+/* cache.c - the life of one sequence's cache: open, steps, fork, figures. The mechanism is in lane.c, plan.c, seal.c
+ * and reserve.c.
  *
  * Events. Under prefill:exact a prompt's rows stay fp16 until its last token; then, layer by layer, the policy decides,
  * survivors are packed in the order of their positions and sealed by the format's windows. Under prefill:bounded the
@@ -71,6 +71,7 @@ pleat_status kv_cache_open(const kv_model *model, const kv_method *method, kv_po
     cache->pool = pool;
     cache->f16_bytes = page_f16_bytes(model->head_dim);
     cache->wants = kv_method_wants(method);
+    cache->most_bytes = SIZE_MAX;
     if (method->policy->cache_positions)
         cache->segment_end = method->policy->cache_positions(&method->policy_config);
     if (cache->segment_end && cache->segment_end < method->sinks_tokens)
@@ -153,21 +154,6 @@ bool kv_cache_in_prompt(const kv_cache *cache) {
 
 /* ---- steps ---- */
 
-size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase) {
-    size_t bytes = 0;
-    if (!queries_ensure(cache))
-        return SIZE_MAX;
-    for (size_t i = 0; i < n_lanes(cache); i++) {
-        if (!lane_grow(cache, &cache->lane[i], cache->lane[i].n_slots + n_tokens + PAGE_TOKENS)) /* a gap may open */
-            return SIZE_MAX;
-        if (cache->shares && lane_moves(cache, &cache->lane[i])) /* its first event copies what others hold too */
-            bytes += 2 * cache->f16_bytes * (size_t)page_count(cache->lane[i].n_slots);
-        bytes += lane_step_bytes(cache, &cache->lane[i], n_tokens, phase) +
-                 bounds_step_bytes(cache, &cache->lane[i], n_tokens, phase);
-    }
-    return bytes;
-}
-
 int kv_cache_cut(const kv_cache *cache, int n_tokens) {
     if (!cache->method.bounded)
         return n_tokens;
@@ -203,15 +189,11 @@ void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase) {
 
 /* The slot of a decode step's token: a movable hole if there is one, else a new one. */
 static int decode_slot(kv_lane *lane) {
-    if (!lane->windowed && lane_holes(lane)) {
-        for (int slot = lane->n_slots - 1; slot >= lane_lock(lane); slot--) {
-            if (lane->pos[slot] != KV_DEAD)
-                continue;
-            lane->unordered |= slot + 1 < lane->n_slots;
-            return slot;
-        }
-    }
-    return lane->n_slots++;
+    int slot = lane_movable_hole(lane);
+    if (slot < 0)
+        return lane->n_slots++;
+    lane->unordered |= slot + 1 < lane->n_slots;
+    return slot;
 }
 
 void kv_cache_append(kv_cache *cache, int il, int ih, const float *k, const float *v, size_t row_stride,
@@ -271,7 +253,7 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, 
         plan_event(cache, il, event, scratch, kernels);
     for (int ih = 0; ih < cache->model->n_head_kv; ih++) {
         kv_lane *lane = lane_of(cache, il, ih);
-        if (cache->shares && lane_holes(lane))
+        if (cache->shares && !windowed && lane_holes(lane))
             lane_tails_own(cache, lane);
         if (event != KV_AT_STEP && lane_holes(lane))
             seal_pack(cache, lane, scratch);
@@ -305,6 +287,7 @@ void kv_cache_end(kv_cache *cache) {
     cache->n_seen += cache->n_new;
     cache->n_steps += cache->phase == PLEAT_DECODE;
     cache->n_new = 0;
+    cache->most_bytes = SIZE_MAX;
     if (cache->phase == PLEAT_PROMPT_END)
         cache->in_prompt = false;
 }

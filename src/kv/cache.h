@@ -36,10 +36,11 @@ pleat_status kv_cache_pin(kv_cache *cache, int first, int n, pleat_error *error)
 const kv_method *kv_cache_method(const kv_cache *cache);
 int kv_cache_tokens(const kv_cache *cache);     /* seen so far = position of the next token */
 bool kv_cache_in_prompt(const kv_cache *cache); /* a prompt was begun and not ended */
-/* Upper bound of the pool bytes that a step of n tokens may take before it gives any back. Also grows the lanes' own
- * arrays for it, so that the step itself allocates nothing: SIZE_MAX when the system has no memory for them. The
- * cache's contents do not change. */
-size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase);
+/* Upper bound of the pool bytes that a step of n tokens takes at its highest point, when at most n_workers call
+ * kv_cache_finish_layer at once; that point itself wherever no policy evicts (reserve.c). The step asserts it. Also
+ * grows the lanes' own arrays, so that the step itself allocates nothing: SIZE_MAX when the system has no memory for
+ * them. The cache's contents do not change. */
+size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase, int n_workers);
 /* How many of n further prompt tokens one step may take (grid points under bounded; any otherwise). */
 int kv_cache_cut(const kv_cache *cache, int n_tokens);
 /* Tokens until the model's context ends. With positions inside the cache only live tokens count, so decode never ends;

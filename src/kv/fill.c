@@ -87,13 +87,11 @@ pleat_status kv_cache_fill(kv_cache *cache, int n_tokens, uint64_t seed, kv_scra
         return err_set(error, PLEAT_EMEMORY, "no memory for a cache of %d tokens", n_tokens);
     kv_cache_begin(cache, n_tokens, PLEAT_PROMPT_END);
     for (int il = 0; il < model->n_layer; il++) {
-        size_t bytes = 0;
-        for (int ih = 0; ih < model->n_head_kv; ih++) {
-            if (!lane_grow(cache, lane_of(cache, il, ih), n_tokens + PAGE_TOKENS))
-                return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache of %d tokens", n_tokens);
-            bytes += lane_step_bytes(cache, lane_of(cache, il, ih), n_tokens, PLEAT_PROMPT_END) +
-                     bounds_step_bytes(cache, lane_of(cache, il, ih), n_tokens, PLEAT_PROMPT_END);
-        }
+        size_t bytes = 0, passing;
+        if (!reserve_layer(cache, il, n_tokens, PLEAT_PROMPT_END, &bytes, &passing))
+            return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a cache of %d tokens", n_tokens);
+        bytes += passing;
+        cache->most_bytes = atomic_load(&cache->bytes) + bytes;
         if (!kv_pool_reserve(cache->pool, bytes))
             return err_set(error, PLEAT_EFULL,
                            "layer %d of a cache of %d tokens needs %zu bytes of the pool; %zu are free", il, n_tokens,

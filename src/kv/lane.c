@@ -1,4 +1,5 @@
-/* lane.c - the pages and rows of one lane. Knows no method by name; decides nothing. */
+/* lane.c - the pages and rows of one lane. Knows no method by name; decides nothing. What a step may take of the pool:
+ * reserve.c. */
 #include "kv/lane.h"
 #include "base/memory.h"
 #include "kv/page_f16.h"
@@ -60,6 +61,7 @@ void lane_count(kv_cache *cache, size_t page_bytes) {
     size_t now = atomic_fetch_add(&cache->bytes, page_bytes) + page_bytes, peak = atomic_load(&cache->peak_bytes);
     while (now > peak && !atomic_compare_exchange_weak(&cache->peak_bytes, &peak, now))
         ;
+    assert(now <= cache->most_bytes && "kv_cache_step_bytes is an upper bound");
 }
 
 uint8_t *lane_take(kv_cache *cache, size_t page_bytes) {
@@ -215,6 +217,14 @@ void lane_slot_swap(kv_lane *lane, int a, int b) {
         lane->bound_old[a / PAGE_TOKENS] = lane->bound_old[b / PAGE_TOKENS] = 1;
 }
 
+int lane_movable_hole(const kv_lane *lane) {
+    if (!lane->windowed && lane_holes(lane))
+        for (int slot = lane->n_slots - 1; slot >= lane_lock(lane); slot--)
+            if (lane->pos[slot] == KV_DEAD)
+                return slot;
+    return -1;
+}
+
 void lane_kill(kv_lane *lane, int slot) {
     assert(lane->pos[slot] != KV_DEAD);
     lane->pos[slot] = KV_DEAD;
@@ -224,58 +234,4 @@ void lane_kill(kv_lane *lane, int slot) {
         lane->bound_old[slot / PAGE_TOKENS] = 1;
     lane->n_live--;
     lane->evicted++;
-}
-
-/* ---- what a step may take ---- */
-
-static size_t block_bytes(const kv_cache *cache, const kv_keep *keep, kv_side side, int n_pages, bool decode) {
-    const kv_coding *coding = &keep->coding;
-    if (!coding->format->run_bytes)
-        return 0;
-    return coding->format->run_bytes(&coding->config, side, cache->model->head_dim, n_pages, decode);
-}
-
-/* Sealing n_due tokens: pages and block of the largest run, and what runs exceed the fp16 pages by that are given back
- * for them before. */
-static size_t seal_bytes(const kv_cache *cache, const kv_keep *keep, kv_side side, int n_due, bool decode) {
-    int n_pages = page_count(n_due), whole = n_pages < keep->geometry.run_pages ? n_pages : keep->geometry.run_pages;
-    size_t largest = 0, growth = 0;
-    for (int i = 0; i < 2; i++) {
-        int n = i ? whole : 1;
-        size_t bytes = (size_t)n * keep->geometry.page_bytes + block_bytes(cache, keep, side, n, decode);
-        size_t given = (size_t)n * cache->f16_bytes;
-        largest = bytes > largest ? bytes : largest;
-        growth = bytes > given + growth ? bytes - given : growth;
-    }
-    return largest + growth * (size_t)(n_pages / whole + 2);
-}
-
-static size_t rebuild_bytes(const kv_cache *cache, const kv_lane *lane, kv_side side) {
-    const kv_keep *keep = &lane->keep[side];
-    int n_pages = page_count(lane->n_slots) + 1, whole = keep->geometry.run_pages;
-    whole = whole < n_pages ? whole : n_pages;
-    return 2 * cache->f16_bytes + (size_t)(n_pages / whole + 2) * block_bytes(cache, keep, side, whole, false);
-}
-
-size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase) {
-    size_t bytes = 0;
-    bool decode = phase == PLEAT_DECODE;
-    int n_slots = lane->n_slots + n_tokens, n_new_pages = page_count(n_slots) - page_count(lane->n_slots);
-    for (int side = 0; side < 2; side++) {
-        const kv_geometry *g = &lane->keep[side].geometry;
-        bool part_page =
-            lane->n_sealed[side] == lane->n_slots && lane->n_slots % PAGE_TOKENS; /* its fp16 page was given back */
-        bool gap = (lane->sink_tokens && !lane->n_front) || (g->step_tokens > 1 && g->step_tokens < PAGE_TOKENS);
-        bytes += (size_t)(n_new_pages + part_page + gap) * cache->f16_bytes;
-        if (!g->page_bytes)
-            continue;
-        int n_due = n_slots - (lane->n_front ? lane->n_sealed[side] : lane->sink_tokens + lane->n_sealed[side]);
-        if (decode)
-            n_due = n_due - g->keep_tokens < g->step_tokens ? 0 : n_due - g->keep_tokens;
-        if (n_due > 0)
-            bytes += seal_bytes(cache, &lane->keep[side], (kv_side)side, n_due, decode);
-        if (!lane->windowed && (!decode || lane_holes(lane)))
-            bytes += rebuild_bytes(cache, lane, (kv_side)side);
-    }
-    return bytes;
 }

@@ -1,5 +1,5 @@
-/* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, fill.c, attend.c, view.c, window.c,
- * bounds.c and critical.c only.
+/* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, reserve.c, fill.c, attend.c, view.c,
+ * window.c, bounds.c, critical.c, share.c and image.c only.
  *
  * A lane numbers its slots 0..n_slots-1; slot i of both sides lies in page i / 64. On each side the slots below
  * n_sealed lie in sealed pages, the others in fp16 pages (a page may be both: its sealed rows first). Order in a lane
@@ -87,6 +87,7 @@ struct kv_cache {
     bool in_prompt, evented; /* evented: some event has changed the cache (it cannot be forked) */
     int grid_sealed;         /* tokens of the first prompt that were sealed at grid points */
     bool shares;             /* some page may have another holder: tails are owned before rows move */
+    bool offers;             /* a step's whole fp16 pages get another holder before its event */
     int grid_from;           /* grid points are at grid_from + multiples of the method's grid: behind the sinks */
     int segment_end;         /* positions below it form the first segment; 0: original positions */
     int max_new, n_steps;    /* tokens expected of decoding (0: not known), and decoded since the prompt's end */
@@ -94,7 +95,8 @@ struct kv_cache {
     int n_pins, cap_pins;
     kv_queries *queries; /* [n_layer] window.c; NULL until the first step that needs it */
     _Atomic size_t bytes, peak_bytes;
-    kv_lane *lane; /* [n_layer][n_head_kv] */
+    size_t most_bytes; /* of this step, as was reserved; SIZE_MAX between steps */
+    kv_lane *lane;     /* [n_layer][n_head_kv] */
 };
 
 struct kv_scratch {
@@ -174,6 +176,7 @@ void lane_tails_own(kv_cache *cache, kv_lane *lane); /* copies fp16 pages that h
 void lane_rows_open(const kv_cache *cache, const kv_lane *lane, kv_side side, int page, float *x,
                     f16 *half);                       /* [64][d] */
 void lane_trim(kv_cache *cache, kv_lane *lane);       /* gives back pages that hold no slot of their kind */
+int lane_movable_hole(const kv_lane *lane);           /* where a decoded token goes; -1: behind the last slot */
 void lane_kill(kv_lane *lane, int slot);              /* the slot's token is evicted */
 void lane_slot_move(kv_lane *lane, int dst, int src); /* all that a slot carries (position, mass, ...) but its rows */
 void lane_slot_swap(kv_lane *lane, int a, int b);
@@ -181,8 +184,6 @@ void lane_slot_swap(kv_lane *lane, int a, int b);
  * reads. Pages that are there keep their bytes. */
 void lane_run_take(kv_cache *cache, kv_lane *lane, kv_side side, int page, int n, bool decode);
 void lane_unseal(kv_cache *cache, kv_lane *lane, kv_side side, int page); /* gives the page back if there is one */
-/* Upper bound of the bytes that a step may take in one lane before it gives any back. */
-size_t lane_step_bytes(const kv_cache *cache, const kv_lane *lane, int n_tokens, pleat_phase phase);
 
 /* plan.c: what stays at an event, and its eviction. */
 void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, const cpu_kernels *);
@@ -241,4 +242,10 @@ void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* movable 
 /* Seals what is due; all: whole pages up to the last (a grid point), else by the geometry's windows. */
 void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch, const cpu_kernels *);
 void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch);
+int seal_due_tokens(const kv_lane *lane, int side, bool all);
+int seal_run_end(const kv_lane *lane, int side, int slot); /* where the run that the slot lies in ends at the latest */
+
+/* reserve.c: adds to *bytes what a layer's lanes take of the pool in a step of n tokens and do not give back at once;
+ * *passing: what one lane at a time takes besides for a moment. Grows the lanes; false: no memory. */
+bool reserve_layer(kv_cache *cache, int il, int n_tokens, pleat_phase phase, size_t *bytes, size_t *passing);
 #endif

@@ -84,7 +84,7 @@ void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
     lane_trim(cache, lane);
 }
 
-static int due_tokens(const kv_lane *lane, int side, bool all) {
+int seal_due_tokens(const kv_lane *lane, int side, bool all) {
     const kv_geometry *g = &lane->keep[side].geometry;
     if (!g->page_bytes)
         return 0;
@@ -143,8 +143,7 @@ static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int slot, int n,
                          &how);
 }
 
-/* Where the run that slot lies in ends at the latest. */
-static int run_end(const kv_lane *lane, int side, int slot) {
+int seal_run_end(const kv_lane *lane, int side, int slot) {
     int64_t run_slots = (int64_t)lane->keep[side].geometry.run_pages * PAGE_TOKENS, behind = slot - lane->n_front;
     int64_t end = lane->n_front + (behind / run_slots + 1) * run_slots;
     return end > INT_MAX ? INT_MAX : (int)end;
@@ -175,7 +174,7 @@ static void seal_side(kv_cache *cache, kv_lane *lane, int side, int n_due, kv_sc
     for (int n; n_due > 0; n_due -= n) {
         int slot = lane->n_sealed[side], page = slot / PAGE_TOKENS;
         if (lane->tail[side][page]) {
-            n = run_end(lane, side, slot) - slot;
+            n = seal_run_end(lane, side, slot) - slot;
             n = n < n_due ? n : n_due;
             seal_run(cache, lane, side, slot, n, decode, scratch, kernels);
         } else { /* a released page of a windowed layer */
@@ -217,7 +216,7 @@ static int due_on_all_sides(const kv_lane *lane, bool all) {
     for (int side = 0; side < 2; side++) {
         if (!side_seals(lane, side))
             continue;
-        int n_side = due_tokens(lane, side, all) - (lane_lock(lane) - lane->n_sealed[side]);
+        int n_side = seal_due_tokens(lane, side, all) - (lane_lock(lane) - lane->n_sealed[side]);
         n = n_side < n ? n_side : n;
     }
     return n;
@@ -257,14 +256,14 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
 }
 
 void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch, const cpu_kernels *kernels) {
-    if (!due_tokens(lane, KV_K, all) && !due_tokens(lane, KV_V, all))
+    if (!seal_due_tokens(lane, KV_K, all) && !seal_due_tokens(lane, KV_V, all))
         return;
     if (!lane->windowed) {
         seal_pack(cache, lane, scratch);
         if (lane_holes(lane))
             fill_holes(cache, lane, all, scratch, kernels);
     }
-    int n_due[2] = {due_tokens(lane, KV_K, all), due_tokens(lane, KV_V, all)};
+    int n_due[2] = {seal_due_tokens(lane, KV_K, all), seal_due_tokens(lane, KV_V, all)};
     if (!n_due[KV_K] && !n_due[KV_V])
         return;
     int side = n_due[KV_K] ? KV_K : KV_V, rest = n_due[side] % PAGE_TOKENS;
@@ -319,7 +318,7 @@ static int flush_end(const rebuild *b) {
     int page_end = (b->from / PAGE_TOKENS + 1) * PAGE_TOKENS;
     if (b->lane->keep[b->side].geometry.run_pages == 1 || b->from >= b->new_sealed)
         return page_end;
-    int end = run_end(b->lane, b->side, b->from);
+    int end = seal_run_end(b->lane, b->side, b->from);
     return end < b->new_sealed ? end : b->new_sealed;
 }
 

@@ -47,8 +47,9 @@ size_t kv_share_pages(const kv_model *model, int n_pages) {
 
 /* ---- offering ---- */
 
-void kv_cache_share(kv_cache *cache) {
+void kv_cache_share(kv_cache *cache, bool offers) {
     cache->shares = true;
+    cache->offers = offers;
 }
 
 bool kv_share_offers(const kv_cache *cache, kv_share_kind kind, int n_tokens) {

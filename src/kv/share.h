@@ -33,9 +33,9 @@ typedef struct kv_held {
 /* Pages of a block of n_pages: [n_layer][n_head_kv][2][n_pages]. */
 size_t kv_share_pages(const kv_model *model, int n_pages);
 
-/* The cache's pages may be offered from now on: its steps reserve what its evictions will have to copy. Before a step.
- */
-void kv_cache_share(kv_cache *cache);
+/* The cache's pages may have other holders from now on, and, while it offers, its whole fp16 pages get one in each step
+ * before the event: its steps reserve what that costs. Before a step. */
+void kv_cache_share(kv_cache *cache, bool offers);
 /* True when the cache's first n_tokens (a multiple of the grid) may be offered now: for F16 before its prompt's end
  * event (also between a step's last layer and that event), or any time under f16; for SEALED when they were sealed at
  * grid points. */

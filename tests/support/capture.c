@@ -50,7 +50,7 @@ static void run_text(const pleat_model *model, const cpu_kernels *kernels, threa
         seen.first = from;
         seen.n_rows = item.n_tokens;
         seen.n_calls = 0;
-        assert_true(kv_pool_reserve(pages, kv_cache_step_bytes(cache, item.n_tokens, PLEAT_PROMPT)));
+        assert_true(kv_pool_reserve(pages, kv_cache_step_bytes(cache, item.n_tokens, PLEAT_PROMPT, 1)));
         assert_int_equal(forward_plan(pass, &item, 1, NULL), PLEAT_OK);
         kv_cache_begin(cache, item.n_tokens, PLEAT_PROMPT);
         forward_run(pass, &item, 1);

@@ -183,7 +183,7 @@ void drive_step(drive *d, const drive_item *items, int n_items) {
                                      .q_stride = width,
                                      .out_stride = width};
         before[i] = kv_cache_stats(items[i].cache);
-        promised[i] = kv_cache_step_bytes(items[i].cache, items[i].n_tokens, items[i].phase);
+        promised[i] = kv_cache_step_bytes(items[i].cache, items[i].n_tokens, items[i].phase, 1);
         assert_true(promised[i] != SIZE_MAX);
         assert_true(kv_pool_reserve(d->pool, promised[i]));
         for (int w = 0; w < d->n_workers; w++)

@@ -1,6 +1,6 @@
-/* test_negatives_command.c - `pleat negatives` as a person calls it: JSON fields, exit codes, export, scoring answers.
- * Runs build/pleat (or PLEAT_BINARY); skips when it has not been built. */
+/* test_negatives_command.c - `pleat negatives` as a person calls it: JSON fields, exit codes, export, scoring answers. */
 #include "support/env.h"
+#include "support/program.h"
 #include <jansson.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,11 +18,7 @@ static char output[1 << 18];
 /* Runs the command; stdout and stderr go to output. Returns the exit code. */
 static int run(const char *arguments) {
     char line[2000];
-    const char *binary = getenv("PLEAT_BINARY");
-    binary = binary ? binary : "build/pleat";
-    if (access(binary, X_OK))
-        env_skip("build/pleat is not built");
-    snprintf(line, sizeof(line), "%s negatives %s 2>&1", binary, arguments);
+    snprintf(line, sizeof(line), "%s negatives %s 2>&1", program_path(), arguments);
     FILE *f = popen(line, "r");
     assert_non_null(f);
     size_t n = fread(output, 1, sizeof(output) - 1, f);
@@ -209,7 +205,9 @@ static void answers_become_a_score_file(void **state) {
     unlink(scores);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc;
+    program_find(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(json_has_the_fields),
         cmocka_unit_test(bad_options_exit_with_two),

@@ -1,7 +1,7 @@
 /* test_simulate_command.c - `pleat simulate` as a person calls it: JSON fields, exit codes, the page, the store; and on
- * the study's own profiles what the router must show. Sizes are made up (tests/data/lengths.csv).
- * Runs build/pleat (or PLEAT_BINARY); skips when it has not been built. */
+ * the study's own profiles what the router must show. Sizes are made up (tests/data/lengths.csv). */
 #include "support/env.h"
+#include "support/program.h"
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
@@ -20,11 +20,7 @@ static char output[1 << 18];
 /* Runs the command; stdout and stderr go to output. Returns the exit code. */
 static int run(const char *arguments) {
     char line[2000];
-    const char *binary = getenv("PLEAT_BINARY");
-    binary = binary ? binary : "build/pleat";
-    if (access(binary, X_OK))
-        env_skip("build/pleat is not built");
-    snprintf(line, sizeof(line), "%s simulate %s 2>&1", binary, arguments);
+    snprintf(line, sizeof(line), "%s simulate %s 2>&1", program_path(), arguments);
     FILE *f = popen(line, "r");
     assert_non_null(f);
     size_t n = fread(output, 1, sizeof(output) - 1, f);
@@ -274,7 +270,9 @@ static void state_survives_useless_predictions(void **state) {
     json_decref(all);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc;
+    program_find(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(json_has_the_fields),
         cmocka_unit_test(the_same_whatever_the_threads),

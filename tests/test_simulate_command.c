@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <setjmp.h>
@@ -64,6 +65,18 @@ static const json_t *find(const json_t *all, const char *method, const char *pol
     return NULL;
 }
 
+static double times(const json_t *result, const char *gain) {
+    return real(json_object_get(result, gain), "times");
+}
+
+/* The study's profiles; skips without them. */
+static const char *profile_directory(void) {
+    static char path[4200];
+    snprintf(path, sizeof(path), "%s", env_reference("paper-data/throughput/profile/operators.csv"));
+    *strrchr(path, '/') = 0;
+    return path;
+}
+
 #define OWN "--profile tests/data/profile --base plain --lengths tests/data/lengths.csv "
 
 static void json_has_the_fields(void **state) {
@@ -81,6 +94,26 @@ static void json_has_the_fields(void **state) {
         assert_true(real(r, "p50_s") < real(r, "p99_s"));
     }
     assert_string_equal(json_string_value(json_object_get(json_object_get(all, "conditions"), "arrivals")), "poisson");
+    json_decref(all);
+}
+
+/* Whatever changes the figures is among the conditions. */
+static void conditions_say_what_was_simulated(void **state) {
+    (void)state;
+    json_t *all = run_json(OWN "--methods packed --rate 9 -n 20 --seeds 2 --seed 8589934593 --kv packed=0.3 --budget "
+                               "packed=99 --context 900 --max-answer 700 --calibrate tests/data/predict/measured.csv "
+                               "--policies random --json");
+    const json_t *of = json_object_get(all, "conditions");
+    static const char *const words[][2] = {{"base", "plain"},
+                                           {"calibrated_on", "tests/data/predict/measured.csv"},
+                                           {"kv", "packed=0.3"},
+                                           {"budget", "packed=99"}};
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(json_string_value(json_object_get(of, words[i][0])), words[i][1]);
+    assert_int_equal(json_integer_value(json_object_get(of, "seeds")), 2);
+    assert_int_equal(json_integer_value(json_object_get(of, "seed")), 8589934593);
+    assert_int_equal(json_integer_value(json_object_get(of, "context")), 900);
+    assert_int_equal(json_integer_value(json_object_get(of, "most_answer")), 700);
     json_decref(all);
 }
 
@@ -170,6 +203,50 @@ static void growth_can_be_shown_and_given(void **state) {
     remove(path);
 }
 
+/* --context 0 is no limit: no prompt of ShareGPT's is left out for its length. */
+static void no_limit_takes_every_prompt(void **state) {
+    (void)state;
+    char home[300], path[400];
+    const char *before = getenv("PLEAT_HOME");
+    snprintf(home, sizeof(home), "%s", env_temp("home"));
+    snprintf(path, sizeof(path), "%s/data", home);
+    assert_int_equal(mkdir(home, 0700) || mkdir(path, 0700), 0);
+    snprintf(path, sizeof(path), "%s/data/sharegpt.json", home);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f,
+            "[{\"conversations\":[{\"from\":\"human\",\"value\":\"%040d\"},{\"from\":\"gpt\",\"value\":\"%080d\"}]},"
+            "{\"conversations\":[{\"from\":\"human\",\"value\":\"abcd\"},{\"from\":\"gpt\",\"value\":\"abc\"}]}]\n",
+            0, 0);
+    fclose(f);
+    setenv("PLEAT_HOME", home, 1);
+    static const struct {
+        const char *options, *taken;
+    } expected[] = {{"--context 0", "2 of 2 conversations"},
+                    {"--context 31 --max-answer 20", "2 of 2 conversations"},
+                    {"--context 29 --max-answer 20", "1 of 2 conversations"},
+                    {"--context 10 --max-answer 0", "1 of 2 conversations"}};
+    for (int i = 0; i < 4; i++) {
+        char line[400];
+        snprintf(line, sizeof(line),
+                 "--profile tests/data/profile --base plain --methods packed -n 20 --seeds 1 --policies random %s",
+                 expected[i].options);
+        assert_int_equal(run(line), 0);
+        if (!strstr(output, expected[i].taken))
+            fail_msg("\"%s\" does not hold \"%s\"", output, expected[i].taken);
+    }
+    says("--profile tests/data/profile --base plain --methods packed --context 1024", 1,
+         "--max-answer 1024 leaves no room for a prompt within --context 1024");
+    if (before)
+        setenv("PLEAT_HOME", before, 1);
+    else
+        unsetenv("PLEAT_HOME");
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/data", home);
+    rmdir(path);
+    rmdir(home);
+}
+
 static void bad_options_get_one_sentence(void **state) {
     (void)state;
     says("", 2, "which profile?");
@@ -178,6 +255,12 @@ static void bad_options_get_one_sentence(void **state) {
     says("--profile tests/data/profile --policies ''", 2, "at least one is expected");
     says("--profile tests/data/profile --rate 3,x", 2, "--rate is \"3,x\"; numbers above 0");
     says("--profile tests/data/profile --utilisation 0", 2, "--utilisation is \"0\"; numbers above 0");
+    says("--profile tests/data/profile --utilisation ''", 2, "--utilisation is \"\"; numbers above 0");
+    says("--profile tests/data/profile --rate 3,", 2, "--rate is \"3,\"; numbers above 0");
+    says("--profile tests/data/profile --rate 3,4,3", 2, "a number is there twice");
+    says("--profile tests/data/profile --rate $(seq -s, 1 33)", 2, "that is too many numbers");
+    says("--profile tests/data/profile --policies state,", 2, "\"\" is no policy");
+    says("--profile tests/data/profile --seed 9223372036854775808", 2, "--seed must be below 2^63");
     says("--profile tests/data/profile --utilisation 0.5 --rate 3", 2, "say the same thing twice");
     says("--profile tests/data/profile --arrivals gamma:0", 2, "the coefficient of variation");
     says("--profile tests/data/profile --pool a --methods b", 2, "it stands instead of --methods");
@@ -191,6 +274,9 @@ static void bad_files_get_one_sentence(void **state) {
     says("--profile /no/such --lengths tests/data/lengths.csv", 1, "/no/such has no attention-fp16.csv");
     says("--profile /no/such --methods kivi --lengths tests/data/lengths.csv", 1, "/no/such/");
     says(OWN "--methods unknown", 1, "attention-unknown.csv");
+    says(OWN "--methods ''", 1, "\"\" is not the name of a method");
+    says(OWN "--methods packed,", 1, "\"\" is not the name of a method");
+    says(OWN "--methods packed,plain,packed", 1, "--methods names packed twice");
     says(OWN "--methods packed --memory 0.001", 1, "no request fits in the pool packed");
     says("--profile tests/data/profile --base plain --methods packed --lengths /no/such", 1, "/no/such: cannot be");
     says(OWN "--methods packed --growth tests/data/lengths.csv", 1, "tests/data/lengths.csv: line 1:");
@@ -200,17 +286,6 @@ static void bad_files_get_one_sentence(void **state) {
 }
 
 /* ---- on the study's profiles ---- */
-
-static const char *profile_directory(void) {
-    static char path[4200];
-    snprintf(path, sizeof(path), "%s", env_reference("paper-data/throughput/profile/operators.csv"));
-    *strrchr(path, '/') = 0;
-    return path;
-}
-
-static double times(const json_t *result, const char *gain) {
-    return real(json_object_get(result, gain), "times");
-}
 
 /* Table 8: both before throughput before least-memory, and both before length alone, for every method. */
 static void the_order_of_table_8(void **state) {
@@ -275,11 +350,13 @@ int main(int argc, char **argv) {
     program_find(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(json_has_the_fields),
+        cmocka_unit_test(conditions_say_what_was_simulated),
         cmocka_unit_test(the_same_whatever_the_threads),
         cmocka_unit_test(people_get_tables),
         cmocka_unit_test(a_page_and_a_store),
         cmocka_unit_test(traces_drive_it),
         cmocka_unit_test(growth_can_be_shown_and_given),
+        cmocka_unit_test(no_limit_takes_every_prompt),
         cmocka_unit_test(bad_options_get_one_sentence),
         cmocka_unit_test(bad_files_get_one_sentence),
         cmocka_unit_test(the_order_of_table_8),

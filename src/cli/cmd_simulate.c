@@ -62,17 +62,31 @@ static int usage(const char *name, const char *value, const char *why) {
 
 /* ---- options that are lists ---- */
 
+/* The list's next part, up to a comma, into part (cut at cap); false when there is none. */
+static bool next_part(const char **list, char *part, size_t cap) {
+    if (!*list)
+        return false;
+    size_t n = strcspn(*list, ",");
+    snprintf(part, cap, "%.*s", (int)(n < cap ? n : cap), *list);
+    *list = (*list)[n] ? *list + n + 1 : NULL;
+    return true;
+}
+
 static int read_levels(const settings *s, study *t) {
     const char *which = s->utilisation ? "utilisation" : "rate", *list = s->utilisation ? s->utilisation : s->rate;
+    char part[64], *end;
     if (s->utilisation && s->rate)
         return usage("rate", s->rate, "it and --utilisation say the same thing twice");
-    for (const char *at = list; at && *at;) {
-        char *end;
-        double value = strtod(at, &end);
-        if (end == at || (*end && *end != ',') || !(value > 0 && value <= 1e6) || t->n_levels == MOST_LEVELS)
+    for (const char *at = list; next_part(&at, part, sizeof(part));) {
+        double value = strtod(part, &end);
+        if (end == part || *end || !(value > 0 && value <= 1e6))
             return usage(which, list, "numbers above 0, separated by commas, are expected");
+        for (int i = 0; i < t->n_levels; i++)
+            if (t->level[i] == value)
+                return usage(which, list, "a number is there twice");
+        if (t->n_levels == MOST_LEVELS)
+            return usage(which, list, "that is too many numbers");
         t->level[t->n_levels++] = value;
-        at = *end ? end + 1 : end;
     }
     return -1;
 }
@@ -87,11 +101,11 @@ static int read_policies(const settings *s, study *t) {
             t->policy[t->n_policies] = (route_policy)t->n_policies;
         return -1;
     }
-    for (const char *at = s->policies; *at;) {
-        size_t n = strcspn(at, ",");
+    if (!*s->policies)
+        return usage("policies", s->policies, "at least one is expected");
+    for (const char *at = s->policies; next_part(&at, name, sizeof(name));) {
         route_policy policy = ROUTE_STATE;
         bool known, twice = false;
-        snprintf(name, sizeof(name), "%.*s", (int)(n < 60 ? n : 60), at);
         known = route_policy_find(name, &policy);
         for (int i = 0; known && i < t->n_policies; i++)
             twice = twice || t->policy[i] == policy;
@@ -104,9 +118,8 @@ static int read_policies(const settings *s, study *t) {
             return usage("policies", s->policies, why);
         }
         t->policy[t->n_policies++] = policy;
-        at += n + (at[n] == ',');
     }
-    return t->n_policies ? -1 : usage("policies", s->policies, "at least one is expected");
+    return -1;
 }
 
 /* "poisson", "gamma:CV", or a file. */
@@ -137,8 +150,11 @@ static pleat_status read_sizes(const settings *s, study *t, pleat_error *error) 
     if (access(path, R_OK))
         return err_set(error, PLEAT_EINPUT,
                        "ShareGPT is not there yet; get it with `pleat fetch sharegpt`, or give --lengths FILE");
-    int most_prompt = s->engine.most_context ? s->engine.most_context - s->most_answer : 0;
-    return sim_sizes_sharegpt(path, most_prompt > 1 ? most_prompt : 1, &t->sizes, error);
+    int room = s->engine.most_context - (s->most_answer ? s->most_answer : 1);
+    if (s->engine.most_context && room < 1)
+        return err_set(error, PLEAT_EINPUT, "--max-answer %d leaves no room for a prompt within --context %d",
+                       s->most_answer, s->engine.most_context);
+    return sim_sizes_sharegpt(path, s->engine.most_context ? room : 0, &t->sizes, error);
 }
 
 static bool has_profile(const settings *s, const char *method) {
@@ -148,6 +164,9 @@ static bool has_profile(const settings *s, const char *method) {
 }
 
 static pleat_status add_fleet(const settings *s, study *t, const char *spec, pleat_error *error) {
+    for (int i = 0; i < t->n_fleets; i++)
+        if (!strcmp(t->fleet[i].label, spec))
+            return err_set(error, PLEAT_EINPUT, "--methods names %.60s twice", spec);
     if (t->n_fleets == MOST_POOLS)
         return err_set(error, PLEAT_EINPUT, "--methods names more than %d pools", MOST_POOLS);
     pleat_status status = sim_fleet_open(&s->engine, spec, &t->fleet[t->n_fleets], error);
@@ -159,7 +178,7 @@ static pleat_status add_fleet(const settings *s, study *t, const char *spec, ple
 static pleat_status open_fleets(const settings *s, study *t, pleat_error *error) {
     static const char *const published[] = {"fp16", "kivi", "gear", "h2o", "stream"};
     pleat_status status = PLEAT_OK;
-    char name[SIM_METHOD_CAP];
+    char name[200];
     if (s->pool)
         return add_fleet(s, t, s->pool, error);
     if (!s->methods) {
@@ -172,12 +191,8 @@ static pleat_status open_fleets(const settings *s, study *t, pleat_error *error)
                                                "take with --base and --methods",
                                                s->engine.directory);
     }
-    for (const char *at = s->methods; *at && !status;) {
-        size_t n = strcspn(at, ",");
-        snprintf(name, sizeof(name), "%.*s", (int)(n < sizeof(name) ? n : sizeof(name) - 1), at);
+    for (const char *at = s->methods; !status && next_part(&at, name, sizeof(name));)
         status = add_fleet(s, t, name, error);
-        at += n + (at[n] == ',');
-    }
     return status;
 }
 
@@ -282,14 +297,16 @@ static json_t *conditions(const settings *s, const study *t) {
     name_without_growth(t, without, sizeof(without));
     snprintf(arrivals, sizeof(arrivals), t->variation == 1 ? "poisson" : "gamma, coefficient of variation %g",
              t->variation);
-    return json_pack("{s:s,s:s,s:s,s:s,s:i,s:i,s:f,s:f,s:i,s:b,s:f,s:f,s:i,s:i,s:i,s:s,s:s}", "profile",
-                     s->engine.directory, "arrivals", s->arrivals ? s->arrivals : arrivals, "lengths",
-                     s->lengths || !s->arrivals ? s->lengths : "the trace's", "growth",
-                     s->growth ? s->growth : "assumed from the study's figures", "requests", s->requests, "seed",
-                     (int)s->seed, "length_noise", s->noise, "stale_s", s->run.stale_s, "routers", s->run.n_routers,
-                     "routers_share", !s->run.unshared, "kv_gb", s->memory_gb, "token_kb", s->token_kb, "batch",
-                     s->engine.most_batch, "step_tokens", s->engine.step_tokens, "most_answer", s->most_answer, "sizes",
-                     t->sizes.note, "without_growth", without);
+    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:f,s:f,s:i,s:b,s:f,s:f,s:s,s:s,s:i,s:i,s:i,s:i}",
+                     "profile", s->engine.directory, "base", s->engine.base, "calibrated_on",
+                     s->engine.calibrate ? s->engine.calibrate : "", "arrivals", s->arrivals ? s->arrivals : arrivals,
+                     "lengths", s->lengths || !s->arrivals ? s->lengths : "the trace's", "sizes", t->sizes.note,
+                     "growth", s->growth ? s->growth : "assumed from the study's figures", "without_growth", without,
+                     "requests", s->requests, "seeds", s->seeds, "seed", (json_int_t)s->seed, "length_noise", s->noise,
+                     "stale_s", s->run.stale_s, "routers", s->run.n_routers, "routers_share", !s->run.unshared, "kv_gb",
+                     s->memory_gb, "token_kb", s->token_kb, "kv", s->kv, "budget", s->budget, "batch",
+                     s->engine.most_batch, "step_tokens", s->engine.step_tokens, "context", s->engine.most_context,
+                     "most_answer", s->most_answer);
 }
 
 static int simulate(settings *s, study *t) {
@@ -326,6 +343,10 @@ static int check(settings *s, study *t) {
     }
     if (s->pool && s->methods)
         return usage("pool", s->pool, "it stands instead of --methods");
+    if (s->seed > INT64_MAX) {
+        fprintf(stderr, "pleat simulate: --seed must be below 2^63; see `pleat simulate --help`\n");
+        return EXIT_USAGE;
+    }
     if (s->engine.step_tokens <= s->engine.most_batch) {
         char value[32];
         snprintf(value, sizeof(value), "%d", s->engine.step_tokens);

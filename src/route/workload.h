@@ -21,7 +21,8 @@ typedef struct sim_sizes {
 pleat_status sim_sizes_read(const char *path, sim_sizes *out, pleat_error *error);
 /* ShareGPT's JSON: the first exchange of every conversation that a human begins and the model answers; tokens are taken
  * as a quarter of the characters (code points), rounded up. A file that breaks off is read as far as it is whole, and
- * the note says so. Prompts above most_prompt are left out. PLEAT_EIO, PLEAT_EINPUT (not such a file), PLEAT_EMEMORY.
+ * the note says so. Prompts above most_prompt (0: no limit) are left out. PLEAT_EIO, PLEAT_EINPUT (not such a file),
+ * PLEAT_EMEMORY.
  */
 pleat_status sim_sizes_sharegpt(const char *path, int most_prompt, sim_sizes *out, pleat_error *error);
 void sim_sizes_free(sim_sizes *sizes);

@@ -26,17 +26,13 @@ static void show_gain(const sim_result *r, const sim_result *than, bool p99) {
     printf("  %5.2fx %5.2f-%-5.2f", gain.times, gain.low, gain.high);
 }
 
-static bool in_paper(const sim_case *c) {
-    return c->load.rate == 10 && !isnan(sim_paper_mean_s(c->method, ROUTE_LEAST_MEMORY));
-}
-
 static void show_result(const sim_result *of_case, int n_policies, const sim_result *r) {
     const sim_seed *m = &r->mean;
     printf("%-15s %8.2f +-%5.2f %8.2f %8.2f %7.2f %6.0f %5.2f", route_policy_name(r->policy), m->mean_s, r->ci95,
            m->p50_s, m->p99_s, m->first_s, m->tokens, m->base);
     show_gain(r, sim_best_usual(of_case, n_policies, false), false);
     show_gain(r, sim_best_usual(of_case, n_policies, true), true);
-    if (in_paper(r->of)) {
+    if (sim_in_table_8(r->of)) {
         const sim_result *base = find(of_case, n_policies, ROUTE_LEAST_MEMORY);
         double paper = sim_paper_mean_s(r->of->method, r->policy);
         double paper_base = sim_paper_mean_s(r->of->method, ROUTE_LEAST_MEMORY);
@@ -57,7 +53,7 @@ static void show_case(const sim_result *of_case, int n_policies) {
         printf("\n%s: arrivals as recorded, on average %.2f of what the pool can do\n", c->method, c->utilisation);
     printf("%-15s %16s %8s %8s %7s %6s %5s  %-18s %-18s%s\n", "policy", "mean, s", "median", "p99", "first", "tokens",
            "base", "mean, best usual", "p99, best usual",
-           in_paper(c) ? "  over least-memory: here, paper; paper's s" : "");
+           sim_in_table_8(c) ? "  over least-memory: here, paper; paper's s" : "");
     for (int i = 0; i < n_policies; i++) {
         show_result(of_case, n_policies, &of_case[i]);
         refused += of_case[i].mean.refused;
@@ -114,7 +110,7 @@ static json_t *result_json(const sim_result *of_case, int n_policies, const sim_
         gain = sim_gain_p99(r, usual_p99);
         set_gain(o, "gain_p99", &gain);
     }
-    if (in_paper(r->of) && !isnan(paper))
+    if (sim_in_table_8(r->of) && !isnan(paper))
         json_object_set_new(o, "paper_mean_s", json_real(paper));
     return o;
 }

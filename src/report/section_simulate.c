@@ -1,5 +1,5 @@
-/* section_simulate.c - routing, simulated: delays over utilisation by policy, what each policy gains over the usual
- * ones, and the study's Table 8 beside ours. */
+/* section_simulate.c - routing, simulated: what the policies gain over the usual ones, by pool and utilisation, as
+ * tables and curves; the study's Table 8 beside ours; all figures of each load, and the conditions, folded. */
 #include "base/file.h"
 #include "base/status.h"
 #include "report/page.h"
@@ -13,8 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLE_8_RATE = 10 };
-
 static int n_of_case(const sim_kept *k, int i) {
     return k->first[i + 1] - k->first[i];
 }
@@ -26,213 +24,328 @@ static const sim_result *find(const sim_kept *k, int i, route_policy policy) {
     return NULL;
 }
 
-/* ---- Table 8 ---- */
-
-static bool in_table_8(const sim_case *c) {
-    return c->load.rate == TABLE_8_RATE && !isnan(sim_paper_mean_s(c->method, ROUTE_LEAST_MEMORY));
+static const sim_result *best_usual(const sim_kept *k, int i, bool p99) {
+    return sim_best_usual(&k->results[k->first[i]], n_of_case(k, i), p99);
 }
 
-static void put_times(double times, text *page) {
-    if (isnan(times))
-        html_cell_none(page, "the study has none");
-    else
-        html_cell_heat(page, times, fabs(times - 1) < 0.005, NULL);
+static bool is_usual(route_policy policy) {
+    return policy >= ROUTE_ROUND_ROBIN && policy <= ROUTE_LEAST_TOKENS;
 }
 
-static void put_table_8_row(const sim_kept *k, route_policy policy, text *page) {
-    html_row(page, "%s", route_policy_name(policy));
-    for (int i = 0; i < k->n_cases; i++) {
-        const sim_result *r = find(k, i, policy), *base = find(k, i, ROUTE_LEAST_MEMORY);
-        if (!in_table_8(&k->cases[i]))
-            continue;
-        double paper = sim_paper_mean_s(k->cases[i].method, policy);
-        double paper_base = sim_paper_mean_s(k->cases[i].method, ROUTE_LEAST_MEMORY);
-        if (r)
-            html_cell(page, "%.1f", r->mean.mean_s);
-        else
-            html_cell_none(page, "not simulated");
-        put_times(r && base ? base->mean.mean_s / r->mean.mean_s : NAN, page);
-        if (isnan(paper))
-            html_cell_none(page, "the study has none");
-        else
-            html_cell(page, "%.1f", paper);
-        put_times(paper_base / paper, page);
-    }
-    html_row_end(page);
+/* ---- pools: the cases of one name stand together ---- */
+
+static int pool_end(const sim_kept *k, int from) {
+    int i = from;
+    while (i < k->n_cases && !strcmp(k->cases[i].method, k->cases[from].method))
+        i++;
+    return i;
 }
 
-static void put_table_8(const sim_kept *k, text *page) {
-    int n = 0;
-    for (int i = 0; i < k->n_cases; i++)
-        n += in_table_8(&k->cases[i]);
-    if (!n)
-        return;
-    html_heading(page, "The study's Table 8, and ours");
-    html_note(page,
-              "Mean seconds from arrival to last token at 10 requests/s, and how many times less than least-memory "
-              "gives; the study's figures beside. Its engine, model and lengths are not these: what can be compared "
-              "is the order, and the gains.");
-    html_table_head(page);
-    html_head(page, "policy");
-    for (int i = 0; i < k->n_cases; i++)
-        if (in_table_8(&k->cases[i])) {
-            html_head(page, "%s, s", k->cases[i].method);
-            html_head(page, "gain");
-            html_head(page, "study, s");
-            html_head(page, "gain");
-        }
-    html_row_end(page);
-    for (int p = 0; p < ROUTE_POLICIES; p++)
-        put_table_8_row(k, (route_policy)p, page);
-    html_table_end(page);
+static bool one_load_each(const sim_kept *k) {
+    for (int i = 0; i < k->n_cases; i = pool_end(k, i))
+        if (pool_end(k, i) - i > 1)
+            return false;
+    return true;
 }
 
-/* ---- one load ---- */
+/* ---- gains ---- */
 
 static void put_gain(const sim_result *r, const sim_result *than, bool p99, text *page) {
     char title[64];
-    if (!than || than == r) {
-        html_cell_none(page, than ? "the best of the usual ones itself" : "no usual policy was simulated");
+    if (!r || !than || than == r) {
+        html_cell_none(page, !r     ? "not simulated"
+                             : than ? "the best of the usual ones itself"
+                                    : "no usual one to beat");
         return;
     }
     sim_gain gain = p99 ? sim_gain_p99(r, than) : sim_gain_mean(r, than);
     snprintf(title, sizeof(title), "95 %%: %.3f to %.3f, against %s", gain.low, gain.high,
              route_policy_name(than->policy));
-    html_cell_heat(page, gain.times, gain.low < 1 && gain.high > 1, title);
+    html_cell_heat(page, gain.times, gain.low <= 1 && gain.high >= 1, title);
+}
+
+static void put_gain_heads(const char *first, text *page) {
+    html_table_head(page);
+    html_head(page, "%s", first);
+    html_head(page, "state");
+    html_head(page, "p99");
+    html_head(page, "both");
+    html_head(page, "p99");
+    html_row_end(page);
+}
+
+static void put_gains_of(const sim_kept *k, int i, text *page) {
+    const route_policy compared[] = {ROUTE_STATE, ROUTE_BOTH};
+    for (int c = 0; c < 2; c++)
+        for (int p99 = 0; p99 < 2; p99++)
+            put_gain(find(k, i, compared[c]), best_usual(k, i, p99), p99, page);
+    html_row_end(page);
+}
+
+static void put_gains_by_utilisation(const sim_kept *k, text *page) {
+    text_puts(page, "<div class=\"maps\">\n");
+    for (int from = 0; from < k->n_cases; from = pool_end(k, from)) {
+        text_puts(page, "<div>");
+        html_heading(page, k->cases[from].method);
+        put_gain_heads("load", page);
+        for (int i = from; i < pool_end(k, from); i++) {
+            html_row(page, "%.2f", k->cases[i].utilisation);
+            put_gains_of(k, i, page);
+        }
+        html_table_end(page);
+        text_puts(page, "</div>\n");
+    }
+    text_puts(page, "</div>\n");
+}
+
+static void put_gains(const sim_kept *k, text *page) {
+    html_heading(page, "What a policy gains");
+    html_note(page, "How many times less than the best of the usual policies (round-robin, random, power-of-two, "
+                    "least-requests, least-tokens), each time the best of them: the mean, then the 99th percentile. "
+                    "Load: arrivals over what the pool can do. Not coloured: the 95 %% interval holds 1.");
+    if (!one_load_each(k)) {
+        put_gains_by_utilisation(k, page);
+        return;
+    }
+    put_gain_heads("pool, load", page);
+    for (int i = 0; i < k->n_cases; i++) {
+        html_row(page, "%s, %.2f", k->cases[i].method, k->cases[i].utilisation);
+        put_gains_of(k, i, page);
+    }
+    html_table_end(page);
+}
+
+/* ---- Table 8 ---- */
+
+static bool has_table_8(const sim_case *c) {
+    return sim_in_table_8(c) && !isnan(sim_paper_mean_s(c->method, ROUTE_BOTH));
+}
+
+static void put_table_8_row(const sim_kept *k, int i, const sim_result *r, text *page) {
+    const sim_result *base = find(k, i, ROUTE_LEAST_MEMORY);
+    double paper = sim_paper_mean_s(k->cases[i].method, r->policy);
+    html_row(page, "%s", route_policy_name(r->policy));
+    html_cell(page, "%.1f", r->mean.mean_s);
+    if (base) {
+        sim_gain gain = sim_gain_mean(r, base);
+        html_cell_heat(page, base->mean.mean_s / r->mean.mean_s, gain.low <= 1 && gain.high >= 1, NULL);
+    } else {
+        html_cell_none(page, "least-memory was not simulated");
+    }
+    if (isnan(paper)) {
+        html_cell_none(page, "the study has none");
+        html_cell_none(page, "the study has none");
+    } else {
+        html_cell(page, "%.1f", paper);
+        html_cell_heat(page, sim_paper_mean_s(k->cases[i].method, ROUTE_LEAST_MEMORY) / paper,
+                       r->policy == ROUTE_LEAST_MEMORY, NULL);
+    }
+    html_row_end(page);
+}
+
+static void put_table_8_of(const sim_kept *k, int i, text *page) {
+    static const char *const heads[] = {"policy", "s", "gain", "study, s", "gain", NULL};
+    text_puts(page, "<div>");
+    html_heading(page, k->cases[i].method);
+    html_table(page, heads);
+    for (int j = k->first[i]; j < k->first[i + 1]; j++)
+        put_table_8_row(k, i, &k->results[j], page);
+    html_table_end(page);
+    text_puts(page, "</div>\n");
+}
+
+static void put_table_8(const sim_kept *k, text *page) {
+    int n = 0;
+    for (int i = 0; i < k->n_cases; i++)
+        n += has_table_8(&k->cases[i]);
+    if (!n)
+        return;
+    html_heading(page, "The study's Table 8, and ours");
+    html_note(page, "Mean seconds from arrival to last token at 10 requests/s, and how many times less than "
+                    "least-memory gives; then the study's. Its engine and lengths are not these: what can be compared "
+                    "is the order, and the gains.");
+    text_puts(page, "<div class=\"maps broad\">\n");
+    for (int i = 0; i < k->n_cases; i++)
+        if (has_table_8(&k->cases[i]))
+            put_table_8_of(k, i, page);
+    text_puts(page, "</div>\n");
+    for (int i = 0; i < k->n_cases; i++)
+        if (sim_in_table_8(&k->cases[i]) && !has_table_8(&k->cases[i]) && find(k, i, ROUTE_LEAST_MEMORY))
+            html_note(page, "%s alone, under least-memory: %.1f s here, %.1f s in the study.", k->cases[i].method,
+                      find(k, i, ROUTE_LEAST_MEMORY)->mean.mean_s,
+                      sim_paper_mean_s(k->cases[i].method, ROUTE_LEAST_MEMORY));
+}
+
+/* ---- one pool ---- */
+
+/* Points of a policy in a pool's drawing; returns how many. */
+static int put_curve(const sim_kept *k, int from, route_policy policy, bool p99, text *script) {
+    int n = 0;
+    text_printf(script, "$p%d << EOD\n", (int)policy);
+    for (int i = from; i < pool_end(k, from); i++) {
+        const sim_result *r = find(k, i, policy), *usual = best_usual(k, i, p99);
+        if (!r || !usual)
+            continue;
+        sim_gain gain = p99 ? sim_gain_p99(r, usual) : sim_gain_mean(r, usual);
+        text_printf(script, "%.4f %.4f\n", k->cases[i].utilisation, gain.times);
+        n++;
+    }
+    text_puts(script, "EOD\n");
+    return n;
+}
+
+/* Gains over utilisation, a line for each policy that is not a usual one. One that breaks down would flatten the rest:
+ * what is below half is not drawn. */
+static void put_curves(const sim_kept *k, int from, int nth, bool p99, text *page) {
+    char colour[16], title[160], name[24];
+    int n = 0;
+    text plots = {0};
+    snprintf(name, sizeof(name), "route%c%c%c", 'a' + nth / 26, 'a' + nth % 26, p99 ? 'p' : 'm');
+    plot p = plot_begin(name, 340);
+    for (int policy = 0; policy < ROUTE_POLICIES; policy++) {
+        if (is_usual((route_policy)policy) || !put_curve(k, from, (route_policy)policy, p99, &p.script))
+            continue;
+        int series = policy == ROUTE_STATE ? 0 : policy < ROUTE_ROUND_ROBIN ? policy + 1 : ROUTE_ROUND_ROBIN + 1;
+        text_printf(&plots, ", $p%d using 1:2 with linespoints pt 7 ps 0.5 lw %d lc rgb %s title ", policy,
+                    policy == ROUTE_STATE ? 3 : 2, plot_colour(series, colour));
+        plot_quote(&plots, route_policy_name((route_policy)policy));
+        n++;
+    }
+    text_printf(&p.script,
+                "set xlabel 'load'\nset ylabel 'gain, %s'\nset yrange [0.5<*<0.9:*]\n"
+                "plot 1 dt 2 lw 2 lc rgb %s title 'best usual'%s\n",
+                p99 ? "99th percentile" : "mean", plot_colour(0, colour), plots.bytes ? plots.bytes : "");
+    snprintf(title, sizeof(title), "%s: gain in the %s over the best usual policy, by load", k->cases[from].method,
+             p99 ? "99th percentile" : "mean");
+    if (n)
+        plot_draw(&p, title, page);
+    else
+        plot_drop(&p);
+    text_free(&plots);
 }
 
 static void put_case(const sim_kept *k, int i, text *page) {
-    static const char *const heads[] = {
-        "policy", "mean, s",         "95 %, +-", "median, s", "p99, s",   "to first token, s",
-        "tokens", "on uncompressed", "mean, x",  "p99, x",    "put back", NULL};
+    static const char *const heads[] = {"policy", "mean gain", "p99 gain", "mean, s", "+-",       "median, s",
+                                        "p99, s", "first, s",  "tokens",   "base",    "put back", NULL};
     const sim_case *c = &k->cases[i];
-    const sim_result *of_case = &k->results[k->first[i]];
-    const sim_result *usual = sim_best_usual(of_case, n_of_case(k, i), false),
-                     *usual_p99 = sim_best_usual(of_case, n_of_case(k, i), true);
+    int refused = 0, cut = 0;
     char title[120];
     snprintf(title, sizeof(title), "%.64s, %.2f of what the pool can do", c->method, c->utilisation);
     if (c->load.rate > 0)
         snprintf(title + strlen(title), sizeof(title) - strlen(title), " (%.2f requests/s)", c->load.rate);
     html_fold(page, title);
     html_table(page, heads);
-    for (int j = 0; j < n_of_case(k, i); j++) {
-        const sim_result *r = &of_case[j];
+    for (int j = k->first[i]; j < k->first[i + 1]; j++) {
+        const sim_result *r = &k->results[j];
         html_row(page, "%s", route_policy_name(r->policy));
+        put_gain(r, best_usual(k, i, false), false, page);
+        put_gain(r, best_usual(k, i, true), true, page);
         html_cell(page, "%.2f", r->mean.mean_s);
         html_cell(page, "%.2f", r->ci95);
         html_cell(page, "%.2f", r->mean.p50_s);
         html_cell(page, "%.2f", r->mean.p99_s);
         html_cell(page, "%.2f", r->mean.first_s);
         html_cell(page, "%.0f", r->mean.tokens);
-        html_cell_bar(page, r->mean.base, "%.0f %%", 100 * r->mean.base);
-        put_gain(r, usual, false, page);
-        put_gain(r, usual_p99, true, page);
+        html_cell(page, "%.0f %%", 100 * r->mean.base);
         html_cell(page, "%d", r->mean.preempted);
         html_row_end(page);
+        refused += r->mean.refused;
+        cut += r->mean.cut;
     }
     html_table_end(page);
+    if (refused || cut)
+        html_note(page,
+                  "In all runs %d requests were refused, as no replica could hold the prompt, and %d answers cut.",
+                  refused, cut);
     html_fold_end(page);
 }
 
-/* ---- curves over utilisation ---- */
-
-static void put_curve(const sim_kept *k, const char *pool, route_policy policy, bool p99, plot *p) {
-    text_printf(&p->script, "$p%d << EOD\n", (int)policy);
-    for (int i = 0; i < k->n_cases; i++) {
-        const sim_result *r = find(k, i, policy);
-        if (r && !strcmp(k->cases[i].method, pool))
-            text_printf(&p->script, "%.4f %.4f\n", k->cases[i].utilisation, p99 ? r->mean.p99_s : r->mean.mean_s);
-    }
-    text_puts(&p->script, "EOD\n");
-}
-
-/* A pool's policies. One that falls far behind would flatten the rest, so the axis ends at two and a half times the
- * least of the last points. */
-static void put_curves(const sim_kept *k, const char *pool, int last, bool p99, const char *name, text *page) {
-    char colour[16], title[160];
-    double least = INFINITY;
-    text plots = {0};
-    plot p = plot_begin(name, 340);
-    for (int j = k->first[last]; j < k->first[last + 1]; j++) {
-        const sim_result *r = &k->results[j];
-        double value = p99 ? r->mean.p99_s : r->mean.mean_s;
-        least = value < least ? value : least;
-        put_curve(k, pool, r->policy, p99, &p);
-        text_printf(&plots, "%s$p%d using 1:2 with linespoints pt 7 ps 0.5 lw %d %s lc rgb %s title ",
-                    plots.n ? ", " : "plot ", (int)r->policy, r->policy == ROUTE_STATE ? 3 : 2,
-                    r->policy >= ROUTE_ROUND_ROBIN && r->policy <= ROUTE_LEAST_TOKENS ? "dt 2" : "",
-                    plot_colour(r->policy == ROUTE_STATE ? 0 : (int)r->policy + 1, colour));
-        plot_quote(&plots, route_policy_name(r->policy));
-    }
-    text_printf(&p.script, "set xlabel 'utilisation'\nset ylabel '%s, s'\nset yrange [0:%.3f]\n%s\n",
-                p99 ? "99th percentile" : "mean", 2.5 * least, plots.bytes ? plots.bytes : "");
-    snprintf(title, sizeof(title), "%s: %s delay over utilisation, by policy", pool,
-             p99 ? "99th percentile of" : "mean");
-    plot_draw(&p, title, page);
-    text_free(&plots);
-}
-
-static void put_pool(const sim_kept *k, int from, int nth, text *page) {
-    static char names[2 * 16][24]; /* of drawings: they live as long as the page is made */
-    const char *pool = k->cases[from].method;
-    int n = 0, last = from;
-    for (int i = from; i < k->n_cases; i++)
-        if (!strcmp(k->cases[i].method, pool)) {
-            last = i;
-            n++;
-        }
-    html_heading(page, pool);
-    for (int p99 = 0; n > 1 && p99 < 2; p99++) {
-        char *name = names[(2 * nth + p99) % 32];
-        snprintf(name, sizeof(names[0]), "route%c%c", 'a' + nth % 26, p99 ? 'p' : 'm');
-        put_curves(k, pool, last, p99, name, page);
-    }
-    for (int i = from; i < k->n_cases; i++)
-        if (!strcmp(k->cases[i].method, pool))
+static void put_pools(const sim_kept *k, text *page) {
+    html_heading(page, "All figures, by pool and load");
+    html_note(page, "Gains as above; +-: half of the mean's 95 %% interval; first: mean time to the first token; "
+                    "tokens: of an answer; base: share of requests on "
+                    "uncompressed replicas; put back: for want of memory, in all runs.");
+    for (int from = 0, nth = 0; from < k->n_cases; from = pool_end(k, from), nth++) {
+        bool several = pool_end(k, from) - from > 1;
+        if (several)
+            html_heading(page, k->cases[from].method);
+        for (int p99 = 0; several && p99 < 2; p99++)
+            put_curves(k, from, nth, p99, page);
+        for (int i = from; i < pool_end(k, from); i++)
             put_case(k, i, page);
+    }
+}
+
+/* ---- conditions ---- */
+
+static const struct {
+    const char *key, *words;
+} conditions[] = {
+    {"profile", "profile"},
+    {"base", "uncompressed method"},
+    {"calibrated_on", "step times calibrated on"},
+    {"arrivals", "arrivals"},
+    {"lengths", "lengths"},
+    {"sizes", "of them taken"},
+    {"growth", "growth of answers under a method"},
+    {"without_growth", "methods taken not to grow"},
+    {"requests", "requests a run"},
+    {"seeds", "seeds"},
+    {"seed", "first seed"},
+    {"length_noise", "error of predicted lengths, mean |log|"},
+    {"stale_s", "routers hear every, s (0: at once)"},
+    {"routers", "routers"},
+    {"routers_share", "routers hear of each other"},
+    {"kv_gb", "memory for KV, GB a replica"},
+    {"token_kb", "uncompressed token, KB"},
+    {"kv", "bytes of a token over uncompressed, given"},
+    {"budget", "tokens kept, given"},
+    {"batch", "requests in a step at most"},
+    {"step_tokens", "tokens in a step at most"},
+    {"context", "longest prompt (0: no limit)"},
+    {"most_answer", "longest answer (0: no limit)"},
+};
+
+static void put_condition(const char *words, const json_t *value, text *page) {
+    if (!value || (json_is_string(value) && !json_string_length(value)))
+        return;
+    html_row(page, "%s", words);
+    if (json_is_string(value))
+        html_cell_words(page, "%s", json_string_value(value));
+    else if (json_is_boolean(value))
+        html_cell_words(page, "%s", json_is_true(value) ? "yes" : "no");
+    else if (json_is_integer(value))
+        html_cell_words(page, "%lld", (long long)json_integer_value(value));
+    else
+        html_cell_words(page, "%.6g", json_number_value(value));
+    html_row_end(page);
+}
+
+static void put_conditions(const json_t *of, text *page) {
+    html_fold(page, "Conditions");
+    html_table_head(page);
+    html_head(page, "condition");
+    html_head_words(page, "value");
+    html_row_end(page);
+    for (size_t i = 0; i < sizeof(conditions) / sizeof(*conditions); i++)
+        put_condition(conditions[i].words, json_object_get(of, conditions[i].key), page);
+    html_table_end(page);
+    html_fold_end(page);
 }
 
 /* ---- the section ---- */
 
-static void put_conditions(const char *options, text *page) {
-    static const char *const heads[] = {"condition", "", NULL};
-    const char *name;
-    json_t *of = options ? json_loads(options, 0, NULL) : NULL, *value;
-    if (!json_is_object(of)) {
-        json_decref(of);
-        return;
-    }
-    html_fold(page, "Conditions");
-    html_table(page, heads);
-    json_object_foreach(of, name, value) {
-        html_row(page, "%s", name);
-        if (json_is_string(value))
-            html_cell_words(page, "%s", json_string_value(value));
-        else if (json_is_boolean(value))
-            html_cell_words(page, "%s", json_is_true(value) ? "yes" : "no");
-        else
-            html_cell_words(page, "%.6g", json_number_value(value));
-        html_row_end(page);
-    }
-    html_table_end(page);
-    html_fold_end(page);
-    json_decref(of);
-}
-
-static void put_section(const sim_kept *k, const char *options, text *page) {
+static void put_section(const sim_kept *k, const json_t *of, text *page) {
+    char requests[32];
     html_section(page, "routing", "Routing, simulated");
-    html_note(page, "Replicas that compress differently: seconds from a request's arrival to its last token, "
-                    "means over seeds. The last columns say how many times less than the best of the usual policies "
-                    "(round-robin, random, power-of-two, least-requests, least-tokens), on the same requests.");
+    html_note(page,
+              "Replicas that compress differently, and who gets the next request: seconds from its arrival to its last "
+              "token, in simulated time. %s requests a run, %d runs of each policy, all on the same requests.",
+              html_count((long)json_integer_value(json_object_get(of, "requests")), requests), k->results[0].n_seeds);
+    put_gains(k, page);
     put_table_8(k, page);
-    for (int i = 0, nth = 0; i < k->n_cases; i++) {
-        bool seen = false;
-        for (int j = 0; j < i; j++)
-            seen = seen || !strcmp(k->cases[j].method, k->cases[i].method);
-        if (!seen)
-            put_pool(k, i, nth++, page);
-    }
-    put_conditions(options, page);
+    put_pools(k, page);
+    put_conditions(of, page);
     html_section_end(page);
 }
 
@@ -241,10 +354,12 @@ static pleat_status put_run(store *db, int64_t run, const char *options, bool mu
     pleat_status status = sim_kept_read(db, run, &kept, error);
     if (status)
         return status;
+    json_t *of = options ? json_loads(options, 0, NULL) : NULL;
     if (kept.n)
-        put_section(&kept, options, page);
+        put_section(&kept, of, page);
     else if (must)
         status = err_set(error, PLEAT_EINPUT, "the run %lld holds no simulation", (long long)run);
+    json_decref(of);
     sim_kept_free(&kept);
     return status;
 }

@@ -240,3 +240,7 @@ double sim_paper_mean_s(const char *method, route_policy policy) {
             return rows[i].of[policy];
     return NAN;
 }
+
+bool sim_in_table_8(const sim_case *c) {
+    return c->load.rate == 10 && !isnan(sim_paper_mean_s(c->method, ROUTE_LEAST_MEMORY));
+}

@@ -60,4 +60,6 @@ const sim_result *sim_best_usual(const sim_result *case_results, int n_policies,
 
 /* The study's Table 8: mean end-to-end seconds, 4 A6000, 10 requests/s; NAN where it has none. */
 double sim_paper_mean_s(const char *method, route_policy policy);
+/* The case is a pool of that table at its rate. */
+bool sim_in_table_8(const sim_case *c);
 #endif

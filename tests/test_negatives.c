@@ -100,6 +100,22 @@ static void the_definition_by_hand(void **state) {
     unload(&f);
 }
 
+static void a_sample_without_base_is_not_missing(void **state) {
+    (void)state;
+    fixture f;
+    int base;
+    const char *called;
+    load_text(&f, "algorithm,config,dataset,id,score\nhf,,lcc,0,1\na,,lcc,1,.5\nb,,lcc,0,.5\n");
+    assert_int_equal(negatives_base(&f.table, NULL, &base, &called, NULL), PLEAT_OK);
+    assert_int_equal(negatives_unpaired(&f.table, base), 1);
+    assert_int_equal(count(&f, "a", 0.1).missing, 1);
+    negatives_tally b = count(&f, "b", 0.1);
+    assert_int_equal(b.missing, 0); /* lcc 1 has no base score: it is left out */
+    assert_int_equal(b.samples, 1);
+    assert_int_equal(b.negative, 1);
+    unload(&f);
+}
+
 static void classes_and_subsets_have_an_order(void **state) {
     (void)state;
     fixture f;
@@ -351,7 +367,8 @@ static void the_published_scores_of_negatives(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_definition_by_hand),      cmocka_unit_test(classes_and_subsets_have_an_order),
+        cmocka_unit_test(the_definition_by_hand),
+        cmocka_unit_test(a_sample_without_base_is_not_missing),      cmocka_unit_test(classes_and_subsets_have_an_order),
         cmocka_unit_test(equal_scores_are_all_benign), cmocka_unit_test(names_are_found_or_listed),
         cmocka_unit_test(other_forms_of_the_file),     cmocka_unit_test(bad_files_get_one_sentence),
         cmocka_unit_test(a_store_keeps_scores_once),   cmocka_unit_test(a_score_is_replaced_by_a_new_one),

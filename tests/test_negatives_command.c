@@ -1,5 +1,7 @@
-/* test_negatives_command.c - `pleat negatives` as a person calls it: JSON fields, exit codes, export, scoring answers. */
+/* test_negatives_command.c - `pleat negatives` as a person calls it: JSON fields, exit codes, export, scoring answers.
+ */
 #include "support/env.h"
+#include "support/page.h"
 #include "support/program.h"
 #include <jansson.h>
 #include <stdarg.h>
@@ -101,6 +103,59 @@ static void bad_input_exits_with_one(void **state) {
          "pleat negatives: there is no study at /nowhere/x.db (No such file or directory)\n");
 }
 
+static void people_get_tables(void **state) {
+    (void)state;
+    static const char *const lines[] = {
+        "  hf                        63.33   base: hf/fp16\n",
+        "  a                         41.79   a/4bits\n",
+        "  methods                                         10 %    50 %  missing\n",
+        "  a                                                  2       1        0\n",
+        "  b                                                  2       0        1\n",
+        "  a + b                                              1       0        1\n",
+        "  code                         4       2                   1            1       0\n",
+        "  trec                         3       2  66.67            1            0       0\n",
+        "  few-shot                     1        100.0          0.0         90.0\n",
+    };
+    assert_int_equal(run(SMALL "--methods a,b --threshold 0.1,0.5"), 0);
+    for (int i = 0; i < 9; i++)
+        if (!strstr(output, lines[i]))
+            fail_msg("there is no line \"%s\" in\n%s", lines[i], output);
+    assert_null(strstr(output, "left out"));
+    assert_int_equal(run(SMALL "--methods a --base b"), 0); /* b lacks lcc 0 */
+    assert_non_null(strstr(output, "  1 samples have no score of the base b and are left out\n"));
+}
+
+static void write_scores(const char *path, const char *rows) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "algorithm,config,dataset,id,score\n%s", rows);
+    fclose(f);
+}
+
+static int negatives_of(const char *arguments) {
+    json_t *all = run_json(arguments);
+    int n = integer(json_array_get(json_object_get(all, "counts"), 0), "negative");
+    json_decref(all);
+    return n;
+}
+
+/* A file that has changed under its name is another run, and a store is evaluated by its newest. */
+static void a_changed_file_is_read_anew(void **state) {
+    (void)state;
+    char import[600], stored[600];
+    const char *path = env_temp("changing.db"), *scores = env_temp("changing.csv");
+    snprintf(import, sizeof(import), "--scores %s --store %s --json", scores, path);
+    snprintf(stored, sizeof(stored), "--store %s --json", path);
+    write_scores(scores, "hf,,lcc,0,1\na,,lcc,0,0\n");
+    assert_int_equal(negatives_of(import), 1);
+    assert_int_equal(negatives_of(stored), 1);
+    write_scores(scores, "hf,,lcc,0,1\na,,lcc,0,1\n");
+    assert_int_equal(negatives_of(import), 0);
+    assert_int_equal(negatives_of(stored), 0);
+    unlink(path);
+    unlink(scores);
+}
+
 static void a_store_is_evaluated_later(void **state) {
     (void)state;
     char arguments[600];
@@ -141,6 +196,16 @@ static void export_holds_scores_and_texts(void **state) {
     assert_float_equal(json_real_value(json_object_get(second, "base_score")), 1, 0);
     json_decref(first);
     json_decref(second);
+    snprintf(arguments, sizeof(arguments), SMALL "--methods a,b --export %s", path);
+    assert_int_equal(run(arguments), 0);
+    f = fopen(path, "r");
+    assert_non_null(f);
+    first = json_loadf(f, JSON_DISABLE_EOF_CHECK, NULL); /* trec 1, for both */
+    fclose(f);
+    assert_float_equal(json_real_value(json_object_get(json_object_get(first, "scores"), "a")), 0, 0);
+    assert_float_equal(json_real_value(json_object_get(json_object_get(first, "scores"), "b")), 0.9, 0);
+    assert_float_equal(json_real_value(json_object_get(first, "threshold")), 0.1, 0);
+    json_decref(first);
     /* a part of a data set cannot be matched by place */
     f = fopen(texts, "w");
     fprintf(
@@ -169,18 +234,42 @@ static void a_page_shows_tables_and_curves(void **state) {
     (void)state;
     char arguments[600];
     const char *path = env_temp("negatives.html");
-    snprintf(arguments, sizeof(arguments), SMALL "--methods a,b --report %s --json", path);
+    snprintf(arguments, sizeof(arguments), SMALL "--methods a,b --threshold 0.1 --report %s --json", path);
     json_t *all = run_json(arguments);
     assert_string_equal(json_string_value(json_object_get(all, "report")), path);
     json_decref(all);
-    read_file(path);
-    assert_non_null(strstr(output, "<section id=\"negatives\">"));
-    assert_non_null(strstr(output, "a + b"));
-    assert_non_null(strstr(output, "b has no score for 1 of 7 samples"));
-    assert_non_null(strstr(output, "</html>"));
-    if (!system("gnuplot --version >/dev/null 2>&1"))
-        assert_non_null(strstr(output, "<svg"));
+    page_read(path);
+    assert_non_null(strstr(page_text(), "<section id=\"negatives\">"));
+    assert_non_null(strstr(page_text(), "b has no score for 1 of 7 samples"));
+    assert_non_null(strstr(page_text(), "</html>"));
+    assert_int_equal(page_drawings(2), 2);
+    page_shows("Which answers break", "a", "%.2f", 41.79);
+    page_shows("Which answers break", "a", "%.1f %%", 50);
+    page_shows("Every combination, by threshold", "a + b", "%.0f", 0);
+    assert_non_null(strstr(page_row("By task", "few-shot"), "<td>2</td><td>1</td><td>1</td><td>1</td>"));
+    assert_non_null(strstr(page_row("By data set", "lcc"), "<td>2</td><td>1</td><td>1</td><td>0</td>"));
+    page_shows("What the negative samples score", "a + b", "%.1f", 90);
     unlink(path);
+}
+
+/* Its own methods and threshold, not those that a page has if none are given. */
+static void a_page_is_of_what_was_asked(void **state) {
+    (void)state;
+    char arguments[600], three[600];
+    const char *path = env_temp("asked.html"), *scores = env_temp("three.csv");
+    snprintf(arguments, sizeof(arguments), SMALL "--methods b --base a --threshold 0.5 --report %s", path);
+    assert_int_equal(run(arguments), 0);
+    page_read(path);
+    assert_non_null(strstr(page_text(), "that loses 50 % of its score or more"));
+    assert_non_null(page_row("Which answers break", "a (uncompressed)"));
+    assert_null(strstr(page_text(), ">hf<"));
+    write_scores(scores, "hf,,lcc,0,1\na,,lcc,0,0\nb,,lcc,0,0\nc,,lcc,0,1\n");
+    snprintf(three, sizeof(three), "--scores %s --report %s", scores, path);
+    assert_int_equal(run(three), 0);
+    page_read(path);
+    assert_int_equal(page_drawings(3), 3); /* of three methods the pairs too */
+    unlink(path);
+    unlink(scores);
 }
 
 static void answers_become_a_score_file(void **state) {
@@ -212,10 +301,13 @@ int main(int argc, char **argv) {
         cmocka_unit_test(json_has_the_fields),
         cmocka_unit_test(bad_options_exit_with_two),
         cmocka_unit_test(bad_input_exits_with_one),
+        cmocka_unit_test(people_get_tables),
+        cmocka_unit_test(a_changed_file_is_read_anew),
         cmocka_unit_test(a_store_is_evaluated_later),
         cmocka_unit_test(export_holds_scores_and_texts),
         cmocka_unit_test(answers_become_a_score_file),
         cmocka_unit_test(a_page_shows_tables_and_curves),
+        cmocka_unit_test(a_page_is_of_what_was_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

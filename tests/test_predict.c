@@ -173,6 +173,24 @@ static predict_points points_of(const predict_profile_options *truth, int n_batc
     return points;
 }
 
+/* The point's run, when the n points of its stage, sorted by the share of attention, are cut into as many as are
+ * picked. */
+static int run_of(const predict_points *points, const predict_profile *p, int at, int n, int n_picked) {
+    const predict_point *own = &points->point[at];
+    int rank = 0, run = 0;
+    predict_parts parts = predict_rate_parts(p, own->stage, own->batch, own->prompt_tokens);
+    double share = parts.attention_ms[own->stage] / (parts.attention_ms[own->stage] + parts.operators_ms);
+    for (int i = 0; i < points->n; i++) {
+        const predict_point *q = &points->point[i];
+        parts = predict_rate_parts(p, q->stage, q->batch, q->prompt_tokens);
+        rank += q->stage == own->stage &&
+                parts.attention_ms[q->stage] / (parts.attention_ms[q->stage] + parts.operators_ms) < share;
+    }
+    while (n * (run + 1) / n_picked <= rank)
+        run++;
+    return run;
+}
+
 static void a_fifth_is_picked_spread_and_repeatably(void **state) {
     (void)state;
     predict_profile *p = small(NULL);
@@ -188,6 +206,12 @@ static void a_fifth_is_picked_spread_and_repeatably(void **state) {
         }
         assert_int_equal(n[PREDICT_PREFILL], 6);
         assert_int_equal(n[PREDICT_DECODE], 6);
+        bool taken[PREDICT_STAGES][6] = {{false}};
+        for (int i = 0; i < a.n; i++)
+            if (a.point[i].fitted)
+                taken[a.point[i].stage][run_of(&a, p, i, 30, 6)] = true;
+        for (int run = 0; run < 6; run++)
+            assert_true(taken[PREDICT_PREFILL][run] && taken[PREDICT_DECODE][run]);
         assert_int_equal(predict_points_pick(&b, p, seed + 1, NULL), PLEAT_OK);
         for (int i = 0; i < a.n; i++)
             different += a.point[i].fitted != b.point[i].fitted;
@@ -403,6 +427,18 @@ static void a_bench_is_fitted_on_its_grid(void **state) {
     assert_int_equal(predict_case_get(db, run, names[0], &c, NULL), PLEAT_OK);
     assert_int_equal(predict_profile_options_of(c.profile).budget, 300);
     assert_true(c.from_grid && c.points.n == 32);
+    store_begun later;
+    store_runs two;
+    assert_int_equal(store_run_begin(db, &identity, STORE_ANEW, &later, NULL), PLEAT_OK);
+    assert_int_equal(store_points_put(db, later.id, row, n, NULL), PLEAT_OK);
+    assert_int_equal(store_runs_read(db, &two, NULL), PLEAT_OK);
+    const store_run *found;
+    assert_int_equal(predict_run_find(&two, db, 0, &found, NULL), PLEAT_OK);
+    assert_int_equal(found->id, later.id); /* the newest */
+    assert_int_equal(predict_run_find(&two, db, begun.id, &found, NULL), PLEAT_OK);
+    assert_int_equal(found->id, begun.id);
+    assert_int_equal(predict_run_find(&two, db, 999, &found, NULL), PLEAT_EINPUT);
+    store_runs_free(&two);
     predict_case_score(&c);
     for (int i = 0; i < 2; i++)
         assert_true(c.cell[i].accuracy > 1 - 1e-6 && c.cell[i].held_out_batch > 1 - 1e-6);

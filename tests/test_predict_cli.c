@@ -1,6 +1,7 @@
 /* test_predict_cli.c - `pleat predict throughput` as a person meets it: fixed fields, the same figures from files and
  * from a store, a page, and one sentence for what is wrong. */
 #include "support/env.h"
+#include "support/page.h"
 #include "support/program.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -75,15 +76,20 @@ static void a_store_gives_the_same(void **state) {
                          MEASURED, "--base", "plain"),
            *stored = JSON("eval", "--store", db, "--report", page);
     assert_true(json_equal(json_object_get(files, "cells"), json_object_get(stored, "cells")));
+    double accuracy = number(json_array_get(json_object_get(stored, "cells"), 1), "accuracy"), error = 0;
+    const json_t *point;
+    size_t i;
+    json_array_foreach(json_object_get(stored, "points"), i, point) {
+        if (number(point, "prompt_tokens") == 10)
+            error = number(point, "predicted") / number(point, "measured") - 1;
+    }
     json_decref(files);
     json_decref(stored);
-    FILE *f = fopen(page, "r");
-    char bytes[65536];
-    assert_non_null(f);
-    bytes[fread(bytes, 1, sizeof(bytes) - 1, f)] = 0;
-    fclose(f);
-    assert_non_null(strstr(bytes, "plain, decode"));
-    assert_non_null(strstr(bytes, "Errors by batch and length"));
+    page_read(page);
+    page_shows("What the throughput predictor says", "plain, decode", "%.1f %%", 100 * accuracy);
+    assert_non_null(strstr(page_row("What the throughput predictor says", "plain, decode"), "these points"));
+    assert_int_equal(page_drawings(2), 2);
+    page_shows("Errors by batch and length", "1", "%+.1f", 100 * error);
     PROGRAM_REFUSES(1, "holds no gear; it holds plain", "predict", "throughput", "query", "--store", db, "--method",
                     "gear", "--batch", "1", "--prompt", "8");
     unlink(db);

@@ -1,6 +1,7 @@
 /* test_simulate_command.c - `pleat simulate` as a person calls it: JSON fields, exit codes, the page, the store; and on
  * the study's own profiles what the router must show. Sizes are made up (tests/data/lengths.csv). */
 #include "support/env.h"
+#include "support/page.h"
 #include "support/program.h"
 #include <jansson.h>
 #include <math.h>
@@ -139,40 +140,6 @@ static void people_get_tables(void **state) {
     assert_non_null(strstr(output, "\nno growth is known of packed: "));
 }
 
-static void read_page(const char *path) {
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    output[fread(output, 1, sizeof(output) - 1, f)] = 0;
-    fclose(f);
-}
-
-/* The page's row of a name, the first after a heading. */
-static const char *page_row(const char *heading, const char *name) {
-    static char row[2000];
-    char head[200];
-    const char *at = strstr(output, heading);
-    snprintf(head, sizeof(head), "<th scope=\"row\">%s</th>", name);
-    at = at ? strstr(at, head) : NULL;
-    if (!at)
-        fail_msg("the page has no row %s after %s", name, heading);
-    snprintf(row, sizeof(row), "%.*s", (int)(strstr(at, "</tr>") - at), at);
-    return row;
-}
-
-static void shows(const char *row, const char *format, double value) {
-    char words[64];
-    snprintf(words, sizeof(words), format, value);
-    if (!strstr(row, words))
-        fail_msg("\"%s\" does not hold \"%s\"", row, words);
-}
-
-static int count(const char *words) {
-    int n = 0;
-    for (const char *at = output; (at = strstr(at, words)); at++)
-        n++;
-    return n;
-}
-
 static void a_page_and_a_store(void **state) {
     (void)state;
     char line[1000];
@@ -183,23 +150,22 @@ static void a_page_and_a_store(void **state) {
              OWN "--methods packed --utilisation 0.5,0.9 -n 200 --seeds 2 --json --report %s --store %s", page, db);
     json_t *all = run_json(line);
     assert_int_equal(run(line), 0); /* again: a run beside it */
-    read_page(page);
-    assert_non_null(strstr(output, "Where should requests go?"));
-    assert_non_null(strstr(output, "200 requests a run, 2 runs of each policy"));
-    assert_non_null(strstr(output, "packed, 0.90 of what the pool can do"));
-    assert_null(strstr(output, "Table 8")); /* these pools are not the study's */
-    if (!system("gnuplot --version >/dev/null 2>&1"))
-        assert_int_equal(count("<svg"), 2);
+    page_read(page);
+    assert_non_null(strstr(page_text(), "Where should requests go?"));
+    assert_non_null(strstr(page_text(), "200 requests a run, 2 runs of each policy"));
+    assert_non_null(strstr(page_text(), "packed, 0.90 of what the pool can do"));
+    assert_null(strstr(page_text(), "Table 8")); /* these pools are not the study's */
+    assert_int_equal(page_drawings(2), 2);
     const json_t *state_09 = find(all, "packed", "state", 0.9), *both = find(all, "packed", "both", 0.5);
-    shows(page_row("What a policy gains", "0.90"), ">%.2fx</td>", times(state_09, "gain_mean"));
-    shows(page_row("What a policy gains", "0.90"), ">%.2fx</td>", times(state_09, "gain_p99"));
-    shows(page_row("What a policy gains", "0.50"), ">%.2fx</td>", times(both, "gain_mean"));
-    shows(page_row("packed, 0.50 of what", "both"), ">%.2fx</td>", times(both, "gain_p99"));
-    shows(page_row("packed, 0.50 of what", "both"), ">%.2f</td>", real(both, "mean_s"));
-    shows(page_row("packed, 0.50 of what", "both"), ">%.2f</td>", real(both, "p99_s"));
+    page_shows("What a policy gains", "0.90", "%.2fx", times(state_09, "gain_mean"));
+    page_shows("What a policy gains", "0.90", "%.2fx", times(state_09, "gain_p99"));
+    page_shows("What a policy gains", "0.50", "%.2fx", times(both, "gain_mean"));
+    page_shows("packed, 0.50 of what", "both", "%.2fx", times(both, "gain_p99"));
+    page_shows("packed, 0.50 of what", "both", "%.2f", real(both, "mean_s"));
+    page_shows("packed, 0.50 of what", "both", "%.2f", real(both, "p99_s"));
     assert_non_null(strstr(page_row("Conditions", "profile"), "tests/data/profile"));
-    assert_non_null(strstr(page_row("Conditions", "requests a run"), ">200</td>"));
-    assert_null(strstr(output, "length_noise")); /* the store's names are not people's */
+    page_shows("Conditions", "requests a run", "%.0f", 200);
+    assert_null(strstr(page_text(), "length_noise")); /* the store's names are not people's */
     json_decref(all);
     remove(page);
     remove(db);
@@ -213,18 +179,18 @@ static void the_page_has_table_8(void **state) {
              "--profile %s --lengths tests/data/lengths.csv --methods fp16,kivi -n 100 --seeds 2 --json --report %s",
              profile_directory(), page);
     json_t *all = run_json(line);
-    read_page(page);
+    page_read(page);
     const json_t *both = find(all, "kivi", "both", 0), *memory = find(all, "kivi", "least-memory", 0);
-    shows(page_row("Table 8", "both"), ">%.1f</td>", real(both, "mean_s"));
-    shows(page_row("Table 8", "both"), ">%.2fx</td>", real(memory, "mean_s") / real(both, "mean_s"));
-    shows(page_row("Table 8", "both"), ">%.1f</td>", 6.3);
-    shows(page_row("Table 8", "both"), ">%.2fx</td>", 9.1 / 6.3);
-    shows(page_row("Table 8", "length"), ">%.2fx</td>", 9.1 / 10.9);
-    assert_non_null(strstr(output, "fp16 alone, under least-memory: "));
-    assert_non_null(strstr(output, " s here, 11.4 s in the study."));
+    page_shows("Table 8", "both", "%.1f", real(both, "mean_s"));
+    page_shows("Table 8", "both", "%.2fx", real(memory, "mean_s") / real(both, "mean_s"));
+    page_shows("Table 8", "both", "%.1f", 6.3);
+    page_shows("Table 8", "both", "%.2fx", 9.1 / 6.3);
+    page_shows("Table 8", "length", "%.2fx", 9.1 / 10.9);
+    assert_non_null(strstr(page_text(), "fp16 alone, under least-memory: "));
+    assert_non_null(strstr(page_text(), " s here, 11.4 s in the study."));
     char pool[32];
     snprintf(pool, sizeof(pool), "kivi, %.2f", real(both, "utilisation"));
-    shows(page_row("What a policy gains", pool), ">%.2fx</td>", times(both, "gain_mean"));
+    page_shows("What a policy gains", pool, "%.2fx", times(both, "gain_mean"));
     json_decref(all);
     remove(page);
 }

@@ -306,6 +306,17 @@ static void state_sees_full_memory(void **state) {
     route_close(t);
 }
 
+/* 30 that hold 191 tokens each and grow to 200, not to 590: they leave room in 10,000. */
+static void state_knows_what_an_evicting_method_will_hold(void **state) {
+    (void)state;
+    route_table *t = open_table(1, (const int[]){2}, 1);
+    const float answer[3] = {400, 400, 400};
+    for (int i = 0; i < 30; i++)
+        route_progress(t, put(t, 1, 0, 190, answer), 1);
+    assert_true(choose(t, ROUTE_STATE, 100, answer).wait_s == 0);
+    route_close(t);
+}
+
 static void state_takes_the_short_answer_and_the_idle_replica(void **state) {
     (void)state;
     route_table *t = open_table(3, (const int[]){0, 1, 1}, 1);
@@ -516,6 +527,18 @@ static void useless_predictions_lose_their_weight(void **state) {
     route_close(t);
 }
 
+/* Answers were twice as long as told, and then no more. */
+static void old_answers_are_forgotten(void **state) {
+    (void)state;
+    route_table *t = teach(as_it_is, doubled);
+    for (int i = 0; i < 8000; i++) {
+        int told = (int)exp(5.5 + 0.7 * rng_normal(4, 0, (uint64_t)i));
+        route_end(t, pick(t, ROUTE_LEAST_WORK, 10, (const float[]){(float)told}, NULL), told);
+    }
+    assert_true(fabs(believed(t, 250) / 250 - 1) < 0.03);
+    route_close(t);
+}
+
 static void broken_answers_teach_nothing(void **state) {
     (void)state;
     route_table *t = open_table(1, NULL, 1);
@@ -599,6 +622,7 @@ int main(void) {
         cmocka_unit_test(state_counts_the_harm),
         cmocka_unit_test(state_waits_for_batch_and_prompts),
         cmocka_unit_test(state_sees_full_memory),
+        cmocka_unit_test(state_knows_what_an_evicting_method_will_hold),
         cmocka_unit_test(state_takes_the_short_answer_and_the_idle_replica),
         cmocka_unit_test(state_forgets_what_ended),
         cmocka_unit_test(a_pick_counts_at_once),
@@ -609,6 +633,7 @@ int main(void) {
         cmocka_unit_test(right_predictions_are_believed),
         cmocka_unit_test(a_bias_is_taken_off),
         cmocka_unit_test(useless_predictions_lose_their_weight),
+        cmocka_unit_test(old_answers_are_forgotten),
         cmocka_unit_test(broken_answers_teach_nothing),
         cmocka_unit_test(a_limit_caps_what_is_believed),
         cmocka_unit_test(receipts_say_why),

@@ -259,6 +259,21 @@ static void the_newest_is_put_back(void **state) {
     free_own(&load);
 }
 
+/* Room for 1,000: 501 and 495 would fit, but a hundredth stays free for what grows. */
+static void a_hundredth_of_the_memory_is_kept_back(void **state) {
+    (void)state;
+    sim_load load = own_load(2, (const double[]){0, 0.001}, (const int[]){500, 495}, (const int[]){3, 3});
+    route_replica r = replica(line, 8, 1000);
+    sim_answer *a = simulate(&r, 1, &load, &(sim_run_options){.policy = ROUTE_STATE});
+    assert_true(a[1].first_s > a[0].end_s);
+    r = replica(line, 8, 1007); /* 996 are within 0.99 of it */
+    free(a);
+    a = simulate(&r, 1, &load, &(sim_run_options){.policy = ROUTE_STATE});
+    assert_true(a[1].first_s < a[0].end_s);
+    free(a);
+    free_own(&load);
+}
+
 static void what_cannot_fit_is_refused_or_cut(void **state) {
     (void)state;
     sim_load load = own_load(3, (const double[]){0, 5, 10}, (const int[]){300, 200, 50}, (const int[]){5, 100, 5});
@@ -480,6 +495,51 @@ static void intervals(void **state) {
     assert_true(fabs(gain.high / gain.times / exp(half) - 1) < 1e-6);
     assert_true(fabs(gain.low * gain.high / gain.times / gain.times - 1) < 1e-9);
     sim_results_free(r, 6);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* What a sweep says of a run is what the run's answers say. */
+static void a_sweep_sums_up_its_runs(void **state) {
+    (void)state;
+    sim_result r[6];
+    double delay_s[400], mean_s = 0, first_s = 0, tokens = 0;
+    sweep_of(1, 2, r);
+    const sim_case *c = r[1].of;
+    sim_load_options options = c->load;
+    options.seed = 6; /* the second seed */
+    sim_load load = draw(&options);
+    sim_answer *a = simulate(c->replica, c->n_replicas, &load, &(sim_run_options){.policy = r[1].policy, .seed = 6});
+    for (int i = 0; i < 400; i++) {
+        delay_s[i] = a[i].end_s - load.arrival_s[i];
+        mean_s += delay_s[i] / 400;
+        first_s += (a[i].first_s - load.arrival_s[i]) / 400;
+        tokens += a[i].tokens / 400.0;
+    }
+    qsort(delay_s, 400, sizeof(*delay_s), by_value);
+    near(r[1].seed[1].mean_s, mean_s);
+    near(r[1].seed[1].first_s, first_s);
+    near(r[1].seed[1].tokens, tokens);
+    near(r[1].seed[1].p50_s, delay_s[199]); /* nearest rank */
+    near(r[1].seed[1].p99_s, delay_s[395]);
+    free(a);
+    sim_load_free(&load);
+    sim_results_free(r, 6);
+}
+
+/* The best in the mean need not be the best at the 99th percentile. */
+static void the_best_is_by_mean_or_by_p99(void **state) {
+    (void)state;
+    const sim_result r[] = {{.policy = ROUTE_BOTH, .mean = {.mean_s = 1, .p99_s = 1}},
+                            {.policy = ROUTE_ROUND_ROBIN, .mean = {.mean_s = 2, .p99_s = 9}},
+                            {.policy = ROUTE_LEAST_TOKENS, .mean = {.mean_s = 3, .p99_s = 8}},
+                            {.policy = ROUTE_STATE, .mean = {.mean_s = 1, .p99_s = 1}}};
+    assert_ptr_equal(sim_best_usual(r, 4, false), &r[1]);
+    assert_ptr_equal(sim_best_usual(r, 4, true), &r[2]);
+    assert_null(sim_best_usual(r, 1, true));
 }
 
 static void routers_share_or_do_not(void **state) {
@@ -766,6 +826,18 @@ static void pools_by_spec(void **state) {
     assert_int_equal(fleet.replica[2].method, 1);
     near(predict_reads(fleet.replica[2].profile, 500), 64);
     sim_fleet_close(&fleet);
+    engine.calibrate = "tests/data/predict/measured.csv"; /* the base's factors hold for every method */
+    if (sim_fleet_open(&engine, "packed", &fleet, &error))
+        fail_msg("%s", error.text);
+    predict_profile_options base = predict_profile_options_of(fleet.profile[0]),
+                            other = predict_profile_options_of(fleet.profile[1]);
+    for (int stage = 0; stage < PREDICT_STAGES; stage++) {
+        assert_true(fabs(base.terms[stage].operators - 1) > 0.01);
+        near(other.terms[stage].operators, base.terms[stage].operators);
+        near(other.terms[stage].attention, base.terms[stage].attention);
+    }
+    sim_fleet_close(&fleet);
+    engine.calibrate = NULL;
     static const char *const bad[][2] = {{"plain*0", "\"plain*0\" is not"},    {"plain,,small", "\"\" is not"},
                                          {"plain*2x", "\"plain*2x\" is not"},  {"", "\"\" is not"},
                                          {"nothing", "attention-nothing.csv"}, {"plain*400", "is not METHOD"}};
@@ -780,6 +852,29 @@ static void pools_by_spec(void **state) {
     assert_non_null(strstr(error.text, "--budget: packed is 1.5"));
 }
 
+static void the_study_s_methods_are_known(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        double share;
+        int budget;
+    } known[] = {{"kivi", 0.32, 0}, {"gear", 0.35, 0}, {"h2o", 1, 512}, {"stream", 1, 512}};
+    char directory[4200];
+    static sim_fleet fleet;
+    pleat_error error = {""};
+    sim_engine engine = sim_engine_default();
+    snprintf(directory, sizeof(directory), "%s", env_reference("paper-data/throughput/profile/operators.csv"));
+    *strrchr(directory, '/') = 0;
+    engine.directory = directory;
+    for (int i = 0; i < 4; i++) {
+        if (sim_fleet_open(&engine, known[i].name, &fleet, &error))
+            fail_msg("%s", error.text);
+        near(fleet.replica[1].token_bytes, known[i].share * 524288);
+        near(fleet.replica[1].most_kept_tokens, known[i].budget);
+        sim_fleet_close(&fleet);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_request),
@@ -791,6 +886,7 @@ int main(void) {
         cmocka_unit_test(littles_law),
         cmocka_unit_test(every_request_ends_once),
         cmocka_unit_test(the_newest_is_put_back),
+        cmocka_unit_test(a_hundredth_of_the_memory_is_kept_back),
         cmocka_unit_test(what_cannot_fit_is_refused_or_cut),
         cmocka_unit_test(full_batches_wait),
         cmocka_unit_test(capacity_is_what_is_done_without_pause),
@@ -800,6 +896,8 @@ int main(void) {
         cmocka_unit_test(built_in_growth),
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(intervals),
+        cmocka_unit_test(a_sweep_sums_up_its_runs),
+        cmocka_unit_test(the_best_is_by_mean_or_by_p99),
         cmocka_unit_test(routers_share_or_do_not),
         cmocka_unit_test(traces_of_three_forms),
         cmocka_unit_test(bad_traces_are_named_by_line),
@@ -809,6 +907,7 @@ int main(void) {
         cmocka_unit_test(sizes_and_growth_files),
         cmocka_unit_test(results_come_back_from_a_store),
         cmocka_unit_test(pools_by_spec),
+        cmocka_unit_test(the_study_s_methods_are_known),
     };
     return cmocka_run_group_tests(tests, open_profiles, close_profiles);
 }

@@ -118,6 +118,45 @@ static void conditions_say_what_was_simulated(void **state) {
     json_decref(all);
 }
 
+static json_t *results_of(const char *options) {
+    char line[600];
+    snprintf(line, sizeof(line), OWN "--methods packed -n 300 --seeds 1 --policies power-of-two,state --json %s",
+             options);
+    json_t *all = run_json(line), *results = json_incref(json_object_get(all, "results"));
+    json_decref(all);
+    return results;
+}
+
+/* Whatever an option is for, the figures hear of it. */
+static void every_option_changes_the_figures(void **state) {
+    (void)state;
+    static const char *const changes[][2] = {
+        {"", "--rate 11"},
+        {"", "--utilisation 0.9"},
+        {"", "--arrivals gamma:3"},
+        {"", "--stale 5000"},
+        {"", "--routers 3"},
+        {"--routers 3", "--routers 3 --unshared"},
+        {"", "--length-noise 0.5"},
+        {"", "--calibrate tests/data/predict/measured.csv"},
+        {"", "--batch 3"},
+        {"--batch 100", "--batch 100 --step-tokens 101"},
+        {"", "--max-answer 50"},
+        {"", "--context 60"},
+        {"", "--memory 0.3"},
+        {"--memory 0.3", "--memory 0.3 --token 600"},
+        {"--memory 0.3", "--memory 0.3 --kv packed=0.2"},
+        {"", "--budget packed=20"},
+    };
+    for (size_t i = 0; i < sizeof(changes) / sizeof(*changes); i++) {
+        json_t *a = results_of(changes[i][0]), *b = results_of(changes[i][1]);
+        if (json_equal(a, b))
+            fail_msg("%s and %s give the same", changes[i][0], changes[i][1]);
+        json_decref(a);
+        json_decref(b);
+    }
+}
+
 static void the_same_whatever_the_threads(void **state) {
     (void)state;
     static char first[sizeof(output)];
@@ -138,6 +177,20 @@ static void people_get_tables(void **state) {
     assert_non_null(strstr(output, "\nrandom "));
     assert_null(strstr(output, "\nboth "));
     assert_non_null(strstr(output, "\nno growth is known of packed: "));
+    assert_null(strstr(output, " refused "));
+    assert_int_equal(run(OWN "--methods packed -n 100 --seeds 1 --policies state --context 60"), 0);
+    assert_non_null(strstr(output, " requests were refused (no replica could hold the prompt), 0 answers cut"));
+}
+
+static void people_see_the_study_s_figures_beside(void **state) {
+    (void)state;
+    char line[4700];
+    snprintf(line, sizeof(line), "--profile %s --lengths tests/data/lengths.csv --methods kivi -n 50 --seeds 1",
+             profile_directory());
+    assert_int_equal(run(line), 0);
+    const char *both = strstr(output, "\nboth ");
+    assert_non_null(both);
+    assert_int_equal(strncmp(strchr(both + 1, '\n') - 12, "1.44x    6.3\n", 13), 0);
 }
 
 static void a_page_and_a_store(void **state) {
@@ -385,8 +438,10 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(json_has_the_fields),
         cmocka_unit_test(conditions_say_what_was_simulated),
+        cmocka_unit_test(every_option_changes_the_figures),
         cmocka_unit_test(the_same_whatever_the_threads),
         cmocka_unit_test(people_get_tables),
+        cmocka_unit_test(people_see_the_study_s_figures_beside),
         cmocka_unit_test(a_page_and_a_store),
         cmocka_unit_test(the_page_has_table_8),
         cmocka_unit_test(traces_drive_it),

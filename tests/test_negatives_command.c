@@ -249,6 +249,11 @@ static void a_page_shows_tables_and_curves(void **state) {
     assert_non_null(strstr(page_row("By task", "few-shot"), "<td>2</td><td>1</td><td>1</td><td>1</td>"));
     assert_non_null(strstr(page_row("By data set", "lcc"), "<td>2</td><td>1</td><td>1</td><td>0</td>"));
     page_shows("What the negative samples score", "a + b", "%.1f", 90);
+    assert_non_null(strstr(page_text(), "<th scope=\"col\" class=\"words\">task</th>")); /* as its cells stand */
+    if (page_drawings(0)) {
+        assert_non_null(strstr(page_text(), "rotate(20")); /* names of tasks are wider than their places */
+        assert_int_equal(page_count("all together"), 4);   /* two tables, the drawing and its key: not "a + b + ..." */
+    }
     unlink(path);
 }
 

@@ -90,6 +90,8 @@ static void a_store_gives_the_same(void **state) {
     assert_non_null(strstr(page_row("What the throughput predictor says", "plain, decode"), "these points"));
     assert_int_equal(page_drawings(2), 2);
     page_shows("Errors by batch and length", "1", "%+.1f", 100 * error);
+    assert_non_null(strstr(page_text(), ">+")); /* too fast is no better than too slow */
+    assert_null(strstr(page_text(), "var(--good)"));
     PROGRAM_REFUSES(1, "holds no gear; it holds plain", "predict", "throughput", "query", "--store", db, "--method",
                     "gear", "--batch", "1", "--prompt", "8");
     unlink(db);

@@ -161,7 +161,7 @@ static void put_scores_of(const view *v, unsigned mask, text *page) {
 static void begin_scores(const view *v, text *page) {
     html_table_head(page);
     html_head(page, "negative for all of");
-    html_head(page, "task");
+    html_head_words(page, "task");
     html_head(page, "samples");
     html_head(page, "%s", v->plan->base_name);
     for (int i = 0; i < v->plan->n; i++)
@@ -201,14 +201,17 @@ static void put_curve(const view *v, unsigned mask, int index, plot *p, text *pl
     text_puts(&p->script, "EOD\n");
     text_printf(plots, "%s$n%d using 1:2 with lines lw 2 %s lc rgb %s title ", plots->n ? ", " : "plot ", index, dash,
                 colour);
-    put_name(v, mask, &name);
+    if (mask == v->all && v->plan->n > 1)
+        text_puts(&name, "all together");
+    else
+        put_name(v, mask, &name);
     plot_quote(plots, name.bytes ? name.bytes : "");
     text_free(&name);
 }
 
 static void begin_curves(plot *p) {
     text_puts(&p->script, "set xlabel 'threshold: loses this share of its score or more, %'\nset yrange [0:*]\n"
-                          "set ylabel 'negative samples'\n");
+                          "set ylabel 'negative samples'\nset key samplen 2\n");
 }
 
 static void end_curves(plot *p, text *plots, const char *title, text *page) {
@@ -254,7 +257,7 @@ static void put_shares(const view *v, text *page) {
     plot p = plot_begin("negativetasks", 340);
     text *s = &p.script, plots = {0};
     text_puts(s, "set style data histograms\nset style histogram clustered gap 1\nset style fill solid noborder\n"
-                 "set ylabel 'negative, % of the benign'\nset yrange [0:*]\nset xtics rotate by 0\n$c << EOD\n");
+                 "set ylabel 'negative, % of the benign'\nset yrange [0:*]\nset xtics rotate by -20\n$c << EOD\n");
     for (int i = 0; i < v->n_classes; i++) {
         text_printf(s, "\"%s\"", v->classes[i][0] ? v->classes[i] : "?");
         for (int k = 0; k < v->plan->n; k++) {

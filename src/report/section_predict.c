@@ -121,8 +121,7 @@ static void put_error(const predict_case *c, const predict_point *p, text *page)
     }
     double predicted = predict_rate(c->profile, p->stage, p->batch, p->prompt_tokens), error = predicted / p->rate - 1;
     double depth = fmin(fabs(error) / full_error, 1);
-    text_printf(page, "<td class=\"heat\" style=\"background:rgba(var(--%s),%.2f)\" title=\"",
-                error >= 0 ? "good" : "bad", 0.7 * depth);
+    text_printf(page, "<td class=\"heat\" style=\"background:rgba(var(--bad),%.2f)\" title=\"", 0.7 * depth);
     html_printf(page, "measured %.4g, predicted %.4g tokens/s%s", p->rate, predicted,
                 p->fitted ? "; fitted on, not scored" : "");
     text_printf(page, "\">%+.1f%s</td>", 100 * error, p->fitted ? "*" : "");
@@ -158,10 +157,9 @@ static void put_all(const predict_case *list, int n, text *page) {
     for (int stage = PREDICT_STAGES - 1; stage >= 0; stage--)
         put_scatter(list, n, (predict_stage)stage, page);
     html_fold(page, "Errors by batch and length");
-    html_note(
-        page,
-        "Predicted over measured - 1 in percent; rows: batch; columns: tokens in the prompt. Green: predicted too "
-        "fast, red: too slow. * fitted on.");
+    html_note(page,
+              "Predicted over measured - 1 in percent; rows: batch; columns: tokens in the prompt. The redder, the "
+              "further off; +: predicted too fast. * fitted on.");
     for (int i = 0; i < n; i++)
         for (int stage = PREDICT_STAGES - 1; stage >= 0; stage--)
             if (has_stage(&list[i], (predict_stage)stage))

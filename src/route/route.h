@@ -40,7 +40,7 @@ typedef struct route_replica {
     double kv_bytes;                /* memory for KV pages */
     double token_bytes;             /* of one kept token */
     double most_kept_tokens;        /* an evicting method keeps at most so many of a request; 0: all */
-    int most_context_tokens;        /* prompt and answer; 0: no limit */
+    int most_context_tokens;        /* a prompt and its first token; 0: no limit */
     int most_batch;                 /* requests that a step takes at most */
     int step_tokens;                /* tokens that a step takes at most: chunked prefill */
 } route_replica;

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include <string.h>
 
+enum { MOST_CHUNKS = 64 }; /* prompts that a step takes at most */
 static const double reserve = 0.01;
 
 bool sim_replica_open(sim_replica *s, const route_replica *r, const sim_load *load, sim_answer *answer) {
@@ -43,8 +44,8 @@ void sim_replica_close(sim_replica *s) {
 
 /* ---- one request ---- */
 
-static int prompt_of(const sim_replica *s,
-                     int id) { /* what is to be prefilled: after a preemption the answer so far too */
+/* What is to be prefilled: after a preemption the answer so far too. */
+static int prompt_of(const sim_replica *s, int id) {
     return s->load->prompt[id] + s->answer[id].tokens;
 }
 
@@ -150,7 +151,7 @@ static void make_room(sim_replica *s, double now_s) {
 
 /* ---- steps ---- */
 
-/* Calls for each prompt part of this step, oldest first, with the tokens it gets. */
+/* The tokens that prompt part i gets of a step, taken off its budget; asked of each in turn, oldest first. */
 static int share(const sim_replica *s, int i, int *budget) {
     int left = prompt_of(s, s->part[i].id) - s->part[i].done, tokens = left < *budget ? left : *budget;
     *budget -= tokens;
@@ -162,7 +163,6 @@ static int prompt_budget(const sim_replica *s) {
 }
 
 static void begin_step(sim_replica *s, double now_s) {
-    enum { MOST_CHUNKS = 64 };
     predict_chunk chunk[MOST_CHUNKS];
     predict_step step = {.chunk = chunk};
     make_room(s, now_s);
@@ -203,7 +203,6 @@ static void finish_decodes(sim_replica *s, int n) {
 }
 
 static void finish_step(sim_replica *s) {
-    enum { MOST_CHUNKS = 64 };
     int budget = prompt_budget(s), n_done = 0, n_decoded = s->n;
     s->n_steps++;
     for (int i = 0; i < s->n_part && budget && i < MOST_CHUNKS; i++) {

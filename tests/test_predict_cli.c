@@ -98,6 +98,20 @@ static void a_store_gives_the_same(void **state) {
     unlink(page);
 }
 
+/* A profile without measured points answers queries; there is nothing to score. */
+static void a_profile_alone_is_not_scored(void **state) {
+    (void)state;
+    const char *db = env_temp("profile-alone.db");
+    json_decref(JSON("fit", "--profile", SMALL, "--method", "plain", "--store", db));
+    json_decref(JSON("query", "--store", db, "--method", "plain", "--batch", "1", "--prompt", "8"));
+    PROGRAM_REFUSES(1, "holds no measured points to score", "predict", "throughput", "eval", "--store", db);
+    PROGRAM_REFUSES(1, "holds no measured points to score", "predict", "throughput", "eval", "--store", db, "--method",
+                    "plain");
+    PROGRAM_REFUSES(1, "run 1 holds no gear, nor any measured method", "predict", "throughput", "query", "--store", db,
+                    "--method", "gear", "--batch", "1", "--prompt", "8");
+    unlink(db);
+}
+
 static void a_fifth_is_not_scored(void **state) {
     (void)state;
     json_t *o = JSON("eval", "--profile", SMALL, "--measured", MEASURED, "--method", "plain", "--correct-fifth", "5");
@@ -132,6 +146,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(files_are_scored),
         cmocka_unit_test(a_store_gives_the_same),
+        cmocka_unit_test(a_profile_alone_is_not_scored),
         cmocka_unit_test(a_fifth_is_not_scored),
         cmocka_unit_test(wrong_requests_get_a_sentence),
     };

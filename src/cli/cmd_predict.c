@@ -150,7 +150,13 @@ static int print_fit(const settings *s, const cases *c) {
 /* ---- eval ---- */
 
 static pleat_status eval(const settings *s, cases *c, pleat_error *error) {
+    int n_points = 0;
     pleat_status status = load(s, false, c, error);
+    for (int i = 0; i < c->n && !status; i++)
+        n_points += c->list[i].points.n;
+    if (!status && !n_points)
+        status = err_set(error, PLEAT_EINPUT, "run %lld of %.300s holds no measured points to score",
+                         (long long)c->run->id, s->store);
     for (int i = 0; i < c->n && !status; i++) {
         if (s->fifth != UINT64_MAX)
             status = predict_case_correct(&c->list[i], s->fifth, error);

@@ -213,8 +213,8 @@ static pleat_status refuse_method(store *s, const store_run *run, const char *me
     }
     free(list);
     if (!status)
-        status = err_set(error, PLEAT_EINPUT, "run %lld holds no %.60s; it holds %.300s", (long long)run->id, method,
-                         names.n ? names.bytes : "no method");
+        status = err_set(error, PLEAT_EINPUT, "run %lld holds no %.60s%s%.300s", (long long)run->id, method,
+                         names.n ? "; it holds " : ", nor any measured method", names.n ? names.bytes : "");
     text_free(&names);
     return status;
 }

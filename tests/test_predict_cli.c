@@ -67,6 +67,25 @@ static void files_are_scored(void **state) {
     json_decref(short_reads);
 }
 
+static void people_get_tables_and_maps(void **state) {
+    (void)state;
+    program_result r =
+        PROGRAM("predict", "throughput", "eval", "--profile", SMALL, "--measured", MEASURED, "--method", "plain");
+    static const char *const lines[] = {"plain            prefill     2       4.5 %\n",
+                                        "plain, prefill: predicted over measured - 1, in %\n  batch       8\n",
+                                        "\n      1  -91.2   -88.3 \n"};
+    assert_int_equal(r.code, 0);
+    for (int i = 0; i < 3; i++)
+        if (!strstr(r.out, lines[i]))
+            fail_msg("there is no \"%s\" in\n%s", lines[i], r.out);
+    program_free(&r);
+    r = PROGRAM("predict", "throughput", "query", "--profile", SMALL, "--method", "plain", "--batch", "2", "--prompt",
+                "8", "--stage", "decode");
+    assert_int_equal(strncmp(r.out, "plain, decode, batch 2, 8 tokens: ", 34), 0);
+    assert_null(strstr(r.out, "prefill"));
+    program_free(&r);
+}
+
 static void a_store_gives_the_same(void **state) {
     (void)state;
     const char *db = env_temp("predict-cli.db"), *page = env_temp("predict.html");
@@ -144,11 +163,9 @@ int main(int argc, char **argv) {
     (void)argc;
     program_find(argv[0]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(files_are_scored),
-        cmocka_unit_test(a_store_gives_the_same),
-        cmocka_unit_test(a_profile_alone_is_not_scored),
-        cmocka_unit_test(a_fifth_is_not_scored),
-        cmocka_unit_test(wrong_requests_get_a_sentence),
+        cmocka_unit_test(files_are_scored),       cmocka_unit_test(people_get_tables_and_maps),
+        cmocka_unit_test(a_store_gives_the_same), cmocka_unit_test(a_profile_alone_is_not_scored),
+        cmocka_unit_test(a_fifth_is_not_scored),  cmocka_unit_test(wrong_requests_get_a_sentence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

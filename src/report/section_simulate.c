@@ -28,10 +28,6 @@ static const sim_result *best_usual(const sim_kept *k, int i, bool p99) {
     return sim_best_usual(&k->results[k->first[i]], n_of_case(k, i), p99);
 }
 
-static bool is_usual(route_policy policy) {
-    return policy >= ROUTE_ROUND_ROBIN && policy <= ROUTE_LEAST_TOKENS;
-}
-
 /* ---- pools: the cases of one name stand together ---- */
 
 static int pool_end(const sim_kept *k, int from) {
@@ -203,7 +199,7 @@ static void put_curves(const sim_kept *k, int from, int nth, bool p99, text *pag
     snprintf(name, sizeof(name), "route%c%c%c", 'a' + nth / 26, 'a' + nth % 26, p99 ? 'p' : 'm');
     plot p = plot_begin(name, 340);
     for (int policy = 0; policy < ROUTE_POLICIES; policy++) {
-        if (is_usual((route_policy)policy) || !put_curve(k, from, (route_policy)policy, p99, &p.script))
+        if (sim_is_usual((route_policy)policy) || !put_curve(k, from, (route_policy)policy, p99, &p.script))
             continue;
         int series = policy == ROUTE_STATE ? 0 : policy < ROUTE_ROUND_ROBIN ? policy + 1 : ROUTE_ROUND_ROBIN + 1;
         text_printf(&plots, ", $p%d using 1:2 with linespoints pt 7 ps 0.5 lw %d lc rgb %s title ", policy,

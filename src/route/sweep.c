@@ -217,10 +217,14 @@ sim_gain sim_gain_p99(const sim_result *a, const sim_result *b) {
     return gain(a, b, true);
 }
 
+bool sim_is_usual(route_policy policy) {
+    return policy >= ROUTE_ROUND_ROBIN && policy <= ROUTE_LEAST_TOKENS;
+}
+
 const sim_result *sim_best_usual(const sim_result *r, int n_policies, bool p99) {
     const sim_result *best = NULL;
     for (int i = 0; i < n_policies; i++)
-        if (r[i].policy >= ROUTE_ROUND_ROBIN && r[i].policy <= ROUTE_LEAST_TOKENS &&
+        if (sim_is_usual(r[i].policy) &&
             (!best || (p99 ? r[i].mean.p99_s < best->mean.p99_s : r[i].mean.mean_s < best->mean.mean_s)))
             best = &r[i];
     return best;

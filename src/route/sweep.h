@@ -55,7 +55,9 @@ typedef struct sim_gain { /* how many times less delay: the geometric mean over 
 sim_gain sim_gain_mean(const sim_result *a, const sim_result *b);
 sim_gain sim_gain_p99(const sim_result *a, const sim_result *b);
 
-/* The best of the usual policies (round-robin to least-tokens) of a case by mean, or by p99; NULL: none was run. */
+/* One of the policies that serving has without this project: round-robin to least-tokens. */
+bool sim_is_usual(route_policy policy);
+/* The best of the usual policies of a case by mean, or by p99; NULL: none was run. */
 const sim_result *sim_best_usual(const sim_result *case_results, int n_policies, bool p99);
 
 /* The study's Table 8: mean end-to-end seconds, 4 A6000, 10 requests/s; NAN where it has none. */

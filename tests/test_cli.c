@@ -485,6 +485,32 @@ static void methods_lists_the_fixed_fields(void **state) {
     json_decref(r);
 }
 
+/* The table of combinations: each in --json, a line for each policy and split, refusals with their sentence. */
+static void methods_says_what_goes_with_what(void **state) {
+    (void)state;
+    json_t *r = PROGRAM_JSON("methods"), *c;
+    program_result shown = PROGRAM("methods");
+    size_t i, n_refused = 0;
+    assert_int_equal(list_of(r, "combinations"),
+                     list_of(r, "formats") * list_of(r, "policies") * list_of(r, "splits") * 2);
+    json_array_foreach(json_object_get(r, "combinations"), i, c) {
+        const json_t *refusal = json_object_get(c, "refusal");
+        bool possible = json_is_true(json_object_get(c, "possible"));
+        char line[40];
+        assert_int_equal(possible, json_is_null(refusal));
+        assert_true(possible || strstr(shown.out, json_string_value(refusal)));
+        n_refused += !possible;
+        snprintf(line, sizeof(line), "  %-10s %-8s ", text_of(c, "policy"), text_of(c, "split"));
+        assert_non_null(strstr(shown.out, line));
+        assert_true(!strcmp(text_of(c, "prefix"), "none") == (int_of(c, "prefix_tokens") == 0));
+    }
+    assert_true(n_refused > 0 && n_refused < list_of(r, "combinations") / 2);
+    assert_non_null(strstr(shown.out, "  all        even     64/64   64/512 "));
+    assert_non_null(strstr(shown.out, "refused: streaming+pin: pin keeps tokens"));
+    program_free(&shown);
+    json_decref(r);
+}
+
 static void inspect_says_what_the_engine_takes(void **state) {
     (void)state;
     struct stat info;
@@ -571,6 +597,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(ctrl_c_ends_the_answer_and_then_the_chat),
         cmocka_unit_test(a_model_that_shrinks_ends_the_program_in_a_sentence),
         cmocka_unit_test(methods_lists_the_fixed_fields),
+        cmocka_unit_test(methods_says_what_goes_with_what),
         cmocka_unit_test(inspect_says_what_the_engine_takes),
         cmocka_unit_test(a_bar_comes_after_two_seconds_on_a_terminal_alone),
     };

@@ -1,14 +1,14 @@
 /* cmd_methods.c - `pleat methods`: what methods.def holds. */
 #include "cli/commands.h"
 #include "cli/print.h"
-#include "kv/method.h"
+#include "kv/capability.h"
 #include <stdio.h>
 #include <string.h>
 
 static const command self = {
     .name = "methods",
     .summary =
-        "Every format, policy, split and preset with its paper and parameters.\n"
+        "Every format, policy, split and preset with its paper and parameters, and what goes with what.\n"
         "A method joins them: FORMAT+POLICY+SPLIT, each NAME[:key=value,...]; or a preset; or both sides apart:\n"
         "k=NAME(key=value),v=NAME(key=value).",
     .arguments = "",
@@ -63,6 +63,44 @@ static json_t *preset_json(const char *name, const char *spec) {
     return json_pack("{s:s,s:s,s:o}", "name", name, "spec", spec, "sealed_bytes", bytes);
 }
 
+/* ---- what goes with what ---- */
+
+static json_t *combination_json(const kv_format *format, const kv_policy *policy, const kv_split *split, bool bounded) {
+    static const char *const kinds[] = {
+        [KV_REUSE_NONE] = "none", [KV_REUSE_F16] = "f16", [KV_REUSE_SEALED] = "sealed", [KV_REUSE_COPY] = "copy"};
+    kv_capability c = kv_capability_of(format, policy, split, bounded, NULL);
+    bool possible = !*c.refusal.text;
+    return json_pack("{s:s,s:s,s:s,s:s,s:b,s:s?,s:s,s:i,s:b}", "format", format->name, "policy", policy->name, "split",
+                     split->name, "prefill", bounded ? "bounded" : "exact", "possible", possible, "refusal",
+                     possible ? NULL : c.refusal.text, "prefix", kinds[c.reuse], "prefix_tokens", c.grid_tokens,
+                     "windowed", c.windowed);
+}
+
+static json_t *all_combinations(void) {
+    json_t *list = json_array();
+    for (int p = 0; kv_policies[p]; p++)
+        for (int s = 0; kv_splits[s]; s++)
+            for (int f = 0; kv_formats[f]; f++)
+                for (int bounded = 0; bounded < 2; bounded++)
+                    json_array_append_new(list, combination_json(kv_formats[f], kv_policies[p], kv_splits[s], bounded));
+    return list;
+}
+
+/* The modifiers that a policy may refuse. */
+static json_t *all_modifiers(void) {
+    static const char *const names[] = {"critical", "pin"};
+    json_t *list = json_array();
+    for (int p = 0; kv_policies[p]; p++)
+        for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+            kv_capability c = kv_capability_of(kv_formats[0], kv_policies[p], kv_splits[0], false, names[i]);
+            bool possible = !*c.refusal.text;
+            json_array_append_new(list,
+                                  json_pack("{s:s,s:s,s:b,s:s?}", "policy", kv_policies[p]->name, "modifier", names[i],
+                                            "possible", possible, "refusal", possible ? NULL : c.refusal.text));
+        }
+    return list;
+}
+
 static json_t *all_parts(void) {
     json_t *formats = json_array(), *policies = json_array(), *splits = json_array(), *presets = json_array();
     for (int i = 0; kv_formats[i]; i++)
@@ -73,8 +111,8 @@ static json_t *all_parts(void) {
         add(splits, kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params);
     for (int i = 0; kv_presets[i].name; i++)
         json_array_append_new(presets, preset_json(kv_presets[i].name, kv_presets[i].spec));
-    return json_pack("{s:o,s:o,s:o,s:o}", "formats", formats, "policies", policies, "splits", splits, "presets",
-                     presets);
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "formats", formats, "policies", policies, "splits", splits, "presets",
+                     presets, "combinations", all_combinations(), "modifiers", all_modifiers());
 }
 
 static const char *text_of(const json_t *object, const char *key) {
@@ -97,6 +135,74 @@ static void print_parts(const json_t *all, const char *kind, const char *title) 
     }
 }
 
+/* "64/512": a prompt is taken over in multiples of so many tokens under exact and bounded prefill; "-": not at all;
+ * "c": as a copy. */
+static void print_cell(const kv_capability c[2]) {
+    char cell[32] = "";
+    size_t n = 0;
+    for (int bounded = 0; bounded < 2; bounded++) {
+        const char *slash = bounded ? "/" : "";
+        if (*c[bounded].refusal.text)
+            n += (size_t)snprintf(cell + n, sizeof(cell) - n, "%sno", slash);
+        else if (c[bounded].grid_tokens)
+            n += (size_t)snprintf(cell + n, sizeof(cell) - n, "%s%d%s", slash, c[bounded].grid_tokens,
+                                  c[bounded].reuse == KV_REUSE_COPY ? "c" : "");
+        else
+            n += (size_t)snprintf(cell + n, sizeof(cell) - n, "%s-", slash);
+    }
+    printf(" %-7s", cell);
+}
+
+/* One line: the cells of every format, or the sentence with which the first one is refused. */
+static void print_combination(const kv_policy *policy, const kv_split *split) {
+    kv_capability first = kv_capability_of(kv_formats[0], policy, split, false, NULL);
+    bool windowed = true;
+    printf("  %-10s %-8s", policy->name, split->name);
+    if (*first.refusal.text) {
+        printf(" refused: %s\n", first.refusal.text);
+        return;
+    }
+    for (int f = 0; kv_formats[f]; f++) {
+        kv_capability c[2];
+        for (int bounded = 0; bounded < 2; bounded++) {
+            c[bounded] = kv_capability_of(kv_formats[f], policy, split, bounded, NULL);
+            windowed = windowed && c[bounded].windowed;
+        }
+        print_cell(c);
+    }
+    printf(" %s\n", windowed ? "yes" : "no");
+}
+
+static void print_combinations(void) {
+    printf("\nWhat goes with what\n"
+           "  A cell: tokens of which an earlier prompt's pages are taken over a multiple, under prefill:exact and\n"
+           "  prefill:bounded; c: not as shared pages, but as a copy of the cache at that point; -: nothing is taken\n"
+           "  over. Sliding-window layers keep their window: formats act on them, policies do not.\n  %-10s %-8s",
+           "policy", "split");
+    for (int f = 0; kv_formats[f]; f++)
+        printf(" %-7s", kv_formats[f]->name);
+    printf(" windowed\n");
+    for (int p = 0; kv_policies[p]; p++)
+        for (int s = 0; kv_splits[s]; s++)
+            print_combination(kv_policies[p], kv_splits[s]);
+}
+
+static void print_modifiers(const json_t *all) {
+    size_t i;
+    json_t *m;
+    printf("\nModifiers\n"
+           "  prefill:exact|bounded   a prompt stays fp16 until its end, or is compressed on the method's grid\n"
+           "  sinks:n=N               positions below N are never evicted\n"
+           "  pin                     marked spans (a system prompt) are never evicted\n"
+           "  critical                attention is weighed by the values' norms, in two stages\n"
+           "  layers:...              other formats for some layers: first=N,last=N,format=NAME, or 0-3=NAME, or "
+           "file=PATH\n");
+    json_array_foreach(json_object_get(all, "modifiers"), i, m) {
+        if (text_of(m, "refusal"))
+            printf("  refused: %s+%s: %s\n", text_of(m, "policy"), text_of(m, "modifier"), text_of(m, "refusal"));
+    }
+}
+
 int cmd_methods(int argc, char **argv) {
     bool json = false;
     int n_arguments, n_threads = 0;
@@ -114,9 +220,9 @@ int cmd_methods(int argc, char **argv) {
     print_parts(all, "formats", "Formats: how keys and values are stored");
     print_parts(all, "policies", "\nPolicies: which tokens stay");
     print_parts(all, "splits", "\nSplits: how a budget is shared among layers and heads");
-    printf(
-        "\nModifiers\n  prefill:exact|bounded   a prompt stays fp16 until its end, or is compressed every 512 tokens\n"
-        "  sinks:n=N               positions below N are never evicted\n\nPresets\n");
+    print_modifiers(all);
+    print_combinations();
+    printf("\nPresets\n");
     json_array_foreach(json_object_get(all, "presets"), i, preset)
         printf("  %-14s %s\n", text_of(preset, "name"), text_of(preset, "spec"));
     json_decref(all);

@@ -511,6 +511,39 @@ static void methods_says_what_goes_with_what(void **state) {
     json_decref(r);
 }
 
+static void quality_prints_its_table_and_goes_on(void **state) {
+    (void)state;
+    char path[300];
+    snprintf(path, sizeof(path), "%s", env_temp("quality.db"));
+    static const char *const fields[] = {"perplexity", "kl_mean", "bytes_per_token", "top1_agreement"};
+    for (int again = 0; again < 2; again++) { /* the second time from the store */
+        json_t *r = PROGRAM_JSON("quality", "-m", model, "--methods", "int8,streaming:sinks=4,recent=28", "--ctx",
+                                 "128", "--scored", "20", "--windows", again ? "2" : "1", "--store", path);
+        json_t *row = json_array_get(json_object_get(r, "rows"), 2);
+        assert_int_equal(list_of(r, "rows"), 3);
+        assert_int_equal(list_of(r, "needles"), 0);
+        assert_string_equal(text_of(row, "method"), "streaming:sinks=4,recent=28");
+        assert_int_equal(int_of(row, "ctx"), 128);
+        assert_int_equal(int_of(row, "tokens"), again ? 40 : 20);
+        assert_int_equal(int_of(r, "run"), 1);
+        assert_true(int_of(row, "kv_peak_bytes") > int_of(row, "kv_bytes"));
+        for (int i = 0; i < 4; i++)
+            assert_true(json_is_real(json_object_get(row, fields[i])));
+        json_decref(r);
+    }
+    program_result shown = PROGRAM("quality", "-m", model, "--methods", "int8,streaming:sinks=4,recent=28", "--ctx",
+                                   "128", "--scored", "20", "--store", path);
+    assert_int_equal(shown.code, 0);
+    assert_non_null(strstr(shown.out, "| int8 "));
+    assert_non_null(strstr(shown.out, "2 windows of 128 tokens, 40 positions scored"));
+    program_free(&shown);
+    PROGRAM_REFUSES(1, "scored positions", "quality", "-m", model, "--methods", "int8", "--ctx", "128", "--store",
+                    path);
+    PROGRAM_REFUSES(1, "the model's context", "quality", "-m", model, "--methods", "int8", "--ctx", "0", "--needle",
+                    "8192", "--store", path);
+    unlink(path);
+}
+
 static void inspect_says_what_the_engine_takes(void **state) {
     (void)state;
     struct stat info;
@@ -598,6 +631,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_model_that_shrinks_ends_the_program_in_a_sentence),
         cmocka_unit_test(methods_lists_the_fixed_fields),
         cmocka_unit_test(methods_says_what_goes_with_what),
+        cmocka_unit_test(quality_prints_its_table_and_goes_on),
         cmocka_unit_test(inspect_says_what_the_engine_takes),
         cmocka_unit_test(a_bar_comes_after_two_seconds_on_a_terminal_alone),
     };

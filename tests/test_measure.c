@@ -4,10 +4,12 @@
 #include "engine/generate.h"
 #include "measure/assets.h"
 #include "measure/lengths.h"
+#include "measure/needle.h"
 #include "measure/quality.h"
 #include "measure/throughput.h"
 #include "support/env.h"
 #include "support/tiny_model.h"
+#include "text/chat.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,16 +42,21 @@ typedef struct bed {
             fail_msg("\"%s\" does not say \"%s\"", error->text, word);                                                 \
     } while (0)
 
-static bed open_bed(bool spm, size_t pool_bytes) {
+static bed open_long_bed(bool spm, size_t pool_bytes, int context) {
     bed b = {.path = env_temp("measure.gguf")};
     tiny_options o = tiny_default();
     o.spm = spm;
+    o.context = context ? context : o.context;
     tiny_write(b.path, &o);
     pleat_engine_options options = {.n_threads = 2, .pool_bytes = pool_bytes};
     OK(pleat_model_open(b.path, 1, &b.model, error));
     OK(pleat_engine_open(b.model, &options, &b.engine, error));
     b.n_vocab = pleat_model_describe(b.model).n_vocab;
     return b;
+}
+
+static bed open_bed(bool spm, size_t pool_bytes) {
+    return open_long_bed(spm, pool_bytes, 0);
 }
 
 static void close_bed(bed *b) {
@@ -92,16 +99,19 @@ static int32_t *window_ids(const bed *b, const char *words, size_t n_bytes, int 
     return all;
 }
 
-/* Logits of positions ctx/2 to ctx - 2, decoded one by one behind a compressed prompt: [ctx/2 - 1][n_vocab]. */
-static float *decode_logits(const bed *b, const pleat_method *method, const int32_t *ids, int ctx, size_t *kv_bytes) {
-    int n = ctx - 1 - ctx / 2;
+/* Logits of positions n_prompt to ctx - 2, decoded one by one behind a compressed prompt: [ctx - 1 -
+ * n_prompt][n_vocab].
+ */
+static float *decode_logits(const bed *b, const pleat_method *method, const int32_t *ids, int n_prompt, int ctx,
+                            size_t *kv_bytes) {
+    int n = ctx - 1 - n_prompt;
     float *logits = malloc((size_t)n * (size_t)b->n_vocab * sizeof(*logits));
     pleat_seq *seq;
     OK(pleat_seq_open(b->engine, method, &seq, error));
-    OK(pleat_prefill(b->engine, seq, ids, ctx / 2, true, PLEAT_LOGITS_NONE, NULL, error));
+    OK(pleat_prefill(b->engine, seq, ids, n_prompt, true, PLEAT_LOGITS_NONE, NULL, error));
     for (int i = 0; i < n; i++) {
-        pleat_item item = {seq,          &ids[ctx / 2 + i], 1,
-                           PLEAT_DECODE, PLEAT_LOGITS_LAST, logits + (size_t)i * (size_t)b->n_vocab};
+        pleat_item item = {seq,          &ids[n_prompt + i], 1,
+                           PLEAT_DECODE, PLEAT_LOGITS_LAST,  logits + (size_t)i * (size_t)b->n_vocab};
         OK(pleat_step(b->engine, &item, 1, error));
     }
     *kv_bytes = pleat_seq_describe(seq).kv_bytes;
@@ -203,13 +213,13 @@ static void f16_beside_f16_differs_by_nothing(void **state) {
 }
 
 static void check_window(const bed *b, const measure_methods *m, const store_window *got, const char *words,
-                         size_t n_bytes, int ctx, int window) {
-    int n_windows, n = ctx - 1 - ctx / 2;
+                         size_t n_bytes, int n_prompt, int ctx, int window) {
+    int n_windows, n = ctx - 1 - n_prompt;
     size_t kv_bytes;
     int32_t *ids = window_ids(b, words, n_bytes, ctx, window, &n_windows);
-    float *base = decode_logits(b, m->method[0], ids, ctx, &kv_bytes);
+    float *base = decode_logits(b, m->method[0], ids, n_prompt, ctx, &kv_bytes);
     for (int k = 0; k < m->n; k++) {
-        float *logits = decode_logits(b, m->method[k], ids, ctx, &kv_bytes);
+        float *logits = decode_logits(b, m->method[k], ids, n_prompt, ctx, &kv_bytes);
         int same = 0;
         assert_int_equal(got[k].n, n);
         assert_int_equal(got[k].window, window);
@@ -223,11 +233,12 @@ static void check_window(const bed *b, const measure_methods *m, const store_win
                 q_best = q[v] > q[q_best] ? v : q_best;
             }
             same += p_best == q_best;
-            assert_true(fabs((double)got[k].nll[i] - (q_sum - (double)q[ids[ctx / 2 + i + 1]])) < 1e-5);
+            assert_true(fabs((double)got[k].nll[i] - (q_sum - (double)q[ids[n_prompt + i + 1]])) < 1e-5);
             assert_true(fabs((double)got[k].kl[i] - kl) < 1e-6 + 1e-4 * kl);
         }
         assert_int_equal(got[k].same_best, same);
         assert_int_equal(got[k].kv_bytes, kv_bytes);
+        assert_true(got[k].kv_peak_bytes >= pleat_model_describe(b->model).f16_token_bytes * (size_t)n_prompt);
         free(logits);
     }
     free(base);
@@ -247,11 +258,11 @@ static void methods_are_what_each_gives_alone(void **state) {
     quality_result all[8];
     int n_windows;
     assert_int_equal(m.n, 5);
-    OK(quality_text_open(b.model, &m, words, n_bytes, CTX, 2, &t, &n_windows, error));
+    OK(quality_text_open(b.model, &m, words, n_bytes, CTX, 0, 2, &t, &n_windows, error));
     assert_int_equal(n_windows, 2);
     for (int w = 0; w < 2; w++) {
         OK(quality_window_measure(b.engine, &m, t, w, got[w], NULL, error));
-        check_window(&b, &m, got[w], words, n_bytes, CTX, w);
+        check_window(&b, &m, got[w], words, n_bytes, CTX / 2, CTX, w);
     }
     OK(quality_methods(b.engine, &m, words, n_bytes, CTX, 2, all, NULL, error));
     for (int i = 0; i < m.n; i++) { /* joined: plain sums over both windows */
@@ -283,7 +294,136 @@ static void methods_are_what_each_gives_alone(void **state) {
     close_bed(&b);
 }
 
+static void fewer_positions_are_scored_behind_a_longer_prompt(void **state) {
+    (void)state;
+    enum { CTX = 288, SCORED = 40 };
+    bed b = open_bed(true, 0);
+    size_t n_bytes;
+    const char *words = assets_text(&n_bytes);
+    measure_methods m = methods_of(&b, "kivi:bits=2,residual=64,h2o:heavy=4,recent=60");
+    store_window got[8];
+    quality_text *t;
+    int n_windows;
+    REFUSED(quality_text_open(b.model, &m, words, n_bytes, CTX, CTX / 2, 1, &t, &n_windows, error), PLEAT_EINPUT,
+            "144 scored positions");
+    OK(quality_text_open(b.model, &m, words, n_bytes, CTX, SCORED, 1, &t, &n_windows, error));
+    OK(quality_window_measure(b.engine, &m, t, 0, got, NULL, error));
+    check_window(&b, &m, got, words, n_bytes, CTX - 1 - SCORED, CTX, 0);
+    for (int i = 0; i < m.n; i++)
+        quality_window_free(&got[i]);
+    quality_text_close(t);
+    measure_methods_free(&m);
+    close_bed(&b);
+}
+
+/* ---- needles ---- */
+
+/* The answer of one method to a whole prompt of its own. */
+static char *text_alone(const bed *b, const pleat_method *method, const char *prompt, size_t n_bytes, int max_tokens) {
+    int32_t *ids;
+    int n;
+    generate_stream s = {.logits = malloc((size_t)b->n_vocab * sizeof(float))};
+    generate_options o = {.max_tokens = max_tokens, .sampling = pleat_sampling_default()};
+    chat_message message = {"user", prompt, n_bytes};
+    OK(chat_encode(b->model->tok, b->model->file, CHAT_CHATML, &message, 1, 0, &ids, &n, error));
+    OK(pleat_seq_open(b->engine, method, &s.seq, error));
+    OK(pleat_seq_expect(s.seq, max_tokens, error));
+    OK(pleat_prefill(b->engine, s.seq, ids, n, true, PLEAT_LOGITS_LAST, s.logits, error));
+    s.history = ids;
+    s.n_history = s.cap_history = n;
+    OK(generate_run(b->engine, &s, 1, &o, NULL, NULL, error));
+    pleat_seq_close(s.seq);
+    free(s.history);
+    free(s.logits);
+    return s.answer.bytes;
+}
+
+static void needles_are_asked_as_in_prompts_of_their_own(void **state) {
+    (void)state;
+    enum { N = 1400, ROUND = 1 };
+    bed b = open_long_bed(false, 0, 2048);
+    size_t n_bytes;
+    const char *words = assets_text(&n_bytes);
+    measure_methods m = methods_of(&b, "kivi:bits=2,residual=64,snapkv:keep=100,h2o:heavy=20,recent=80");
+    store_answer answers[NEEDLE_DEPTHS * 4];
+    bool found[NEEDLE_DEPTHS * 4];
+    needle *n;
+    double before = 0;
+    OK(needle_open(b.model, words, n_bytes, N, ROUND, &n, error));
+    OK(needle_measure(b.engine, &m, n, answers, found, NULL, error));
+    assert_string_equal(needle_data_set(n), "needle-1400");
+    for (int i = 0; i < NEEDLE_DEPTHS; i++) {
+        text prompt = {0};
+        needle_prompt(n, i, &prompt);
+        char told[60], *at = strstr(prompt.bytes, needle_fact(n, i, told, sizeof(told)));
+        assert_non_null(at); /* where it should lie, give or take the frame and a line */
+        double depth = (double)(at - prompt.bytes) / (double)prompt.n;
+        assert_true(fabs(depth - needle_depth_percent(i) / 100.0) < 0.3);
+        assert_true(i == 0 || (depth > before && depth < before + 0.3));
+        before = depth;
+        for (int k = 0; k < m.n; k++) {
+            const store_answer *a = &answers[i * m.n + k];
+            char *alone = text_alone(&b, m.method[k], prompt.bytes, prompt.n, 16);
+            if (strcmp(a->text ? a->text : "", alone ? alone : ""))
+                fail_msg("%s, question %d: \"%s\" is not \"%s\"", a->label, i, a->text, alone);
+            assert_string_equal(a->label, m.label[k]);
+            assert_true(a->prompt_tokens <= N - 16 && a->prompt_tokens > N - 200);
+            free(alone);
+            free((char *)a->text);
+        }
+        text_free(&prompt);
+    }
+    needle_close(n);
+    REFUSED(needle_open(b.model, words, n_bytes, 4096, 0, &n, error), PLEAT_EINPUT, "context has 2048");
+    REFUSED(needle_open(b.model, words, n_bytes, 600, 0, &n, error), PLEAT_EINPUT, "at least");
+    REFUSED(needle_open(b.model, words, 3000, N, 9, &n, error), PLEAT_EINPUT, "too few tokens");
+    measure_methods_free(&m);
+    close_bed(&b);
+}
+
+static void needles_are_found_by_those_who_keep_them(void **state) {
+    (void)state;
+    bed b = {.path = env_model("smollm2-135m")};
+    if (env_sanitized())
+        env_skip("a prompt of 1,000 tokens takes too long under sanitizers");
+    size_t n_bytes;
+    const char *words = assets_text(&n_bytes);
+    pleat_engine_options options = {.n_threads = 2};
+    OK(pleat_model_open(b.path, 2, &b.model, error));
+    OK(pleat_engine_open(b.model, &options, &b.engine, error));
+    measure_methods m = methods_of(&b, "int8,streaming:sinks=4,recent=100");
+    store_answer answers[NEEDLE_DEPTHS * 3];
+    bool found[NEEDLE_DEPTHS * 3];
+    int n_found[3] = {0};
+    needle *n;
+    OK(needle_open(b.model, words, n_bytes, 1024, 0, &n, error));
+    OK(needle_measure(b.engine, &m, n, answers, found, NULL, error));
+    for (int i = 0; i < NEEDLE_DEPTHS * m.n; i++) {
+        n_found[i % m.n] += found[i];
+        free((char *)answers[i].text);
+    }
+    assert_true(n_found[0] > 0); /* a small model mixes cities up, but not always */
+    assert_int_equal(n_found[1], n_found[0]);
+    assert_int_equal(n_found[2], 0);
+    needle_close(n);
+    measure_methods_free(&m);
+    pleat_engine_close(b.engine);
+    pleat_model_close(b.model);
+}
+
 /* ---- lists of methods ---- */
+
+static void all_methods_are_the_presets(void **state) {
+    (void)state;
+    bed b = open_bed(false, 0);
+    measure_methods m = methods_of(&b, "all");
+    int n = 0;
+    for (; kv_presets[n].name; n++)
+        assert_string_equal(m.label[n], kv_presets[n].name);
+    assert_int_equal(m.n, n);
+    measure_methods_free(&m);
+    close_bed(&b);
+}
 
 static void lists_of_methods_are_cut_at_specs(void **state) {
     (void)state;
@@ -576,7 +716,11 @@ int main(void) {
         cmocka_unit_test(perplexity_refuses),
         cmocka_unit_test(f16_beside_f16_differs_by_nothing),
         cmocka_unit_test(methods_are_what_each_gives_alone),
+        cmocka_unit_test(fewer_positions_are_scored_behind_a_longer_prompt),
+        cmocka_unit_test(needles_are_asked_as_in_prompts_of_their_own),
+        cmocka_unit_test(needles_are_found_by_those_who_keep_them),
         cmocka_unit_test(lists_of_methods_are_cut_at_specs),
+        cmocka_unit_test(all_methods_are_the_presets),
         cmocka_unit_test(prompts_are_read),
         cmocka_unit_test(answers_are_what_each_gives_alone),
         cmocka_unit_test(the_grid_is_complete_and_resumes),

@@ -213,7 +213,8 @@ static void windows_come_back(void **state) {
                       .kl = kl,
                       .same_best = 2,
                       .kept_share = 0.125,
-                      .kv_bytes = 640};
+                      .kv_bytes = 640,
+                      .kv_peak_bytes = 1280};
     OK(store_windows_put(s, run, &w, 1, error));
     OK(store_windows_put(s, run, &w, 1, error)); /* replaces it */
     store_windows got;
@@ -228,6 +229,7 @@ static void windows_come_back(void **state) {
     assert_int_equal(got.window[0].same_best, 2);
     assert_true(got.window[0].kept_share == 0.125);
     assert_int_equal(got.window[0].kv_bytes, 640);
+    assert_int_equal(got.window[0].kv_peak_bytes, 1280);
     store_windows_free(&got);
     store_close(s);
     remove_file(path);

@@ -2,6 +2,8 @@
  * stopped, nothing was lost and nothing measured twice. */
 #include "base/rng.h"
 #include "engine/engine.h"
+#include "measure/assets.h"
+#include "measure/quality_run.h"
 #include "measure/study.h"
 #include "support/env.h"
 #include "support/tiny_model.h"
@@ -328,11 +330,117 @@ static void a_full_disk_is_one_sentence(void **state) {
     unlink(model_path);
 }
 
+/* ---- the quality table ---- */
+
+static pleat_status run_quality(const char *model_path, const char *store_path, int n_windows, store_begun *begun,
+                                quality_table *table, const measure_watch *watch, pleat_error *error) {
+    pleat_model *model = NULL;
+    pleat_engine *engine = NULL;
+    store *db = NULL;
+    measure_methods methods = {.n = 0};
+    pleat_engine_options options = {.n_threads = 1, .pool_bytes = 64 << 20};
+    pleat_status status = pleat_model_open(model_path, 1, &model, error);
+    status = status ? status : pleat_engine_open(model, &options, &engine, error);
+    status = status ? status : measure_methods_parse("kivi-2,streaming:sinks=4,recent=60", model, &methods, error);
+    status = status ? status : store_open(store_path, true, &db, error);
+    if (!status) {
+        quality_plan plan = {.methods = &methods,
+                             .text_name = "words",
+                             .ctx = {512, 256},
+                             .n_ctx = 2,
+                             .n_windows = n_windows,
+                             .n_scored = 40,
+                             .needle = {1024},
+                             .n_needles = 1,
+                             .n_rounds = 2};
+        plan.text = assets_text(&plan.text_bytes);
+        status = quality_run(engine, &plan, db, STORE_GO_ON, begun, watch, error);
+    }
+    if (!status && table)
+        status = quality_table_read(db, begun->id, table, error);
+    store_close(db);
+    measure_methods_free(&methods);
+    pleat_engine_close(engine);
+    pleat_model_close(model);
+    return status;
+}
+
+/* In a child that is killed behind its n-th word of progress. */
+static void kill_quality(const char *model_path, const char *store_path, int n) {
+    int ends[2];
+    char byte;
+    assert_int_equal(pipe(ends), 0);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        store_begun begun;
+        const measure_watch watch = {write_byte, &ends[1]};
+        _exit(run_quality(model_path, store_path, 2, &begun, NULL, &watch, NULL) ? 1 : 0);
+    }
+    close(ends[1]);
+    while (n-- > 0 && read(ends[0], &byte, 1) == 1)
+        ;
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    close(ends[0]);
+}
+
+static void check_table(const quality_table *a, const quality_table *b) {
+    assert_int_equal(a->n_rows, b->n_rows);
+    for (int i = 0; i < a->n_rows; i++) {
+        assert_string_equal(a->row[i].label, b->row[i].label);
+        assert_int_equal(a->row[i].ctx, b->row[i].ctx);
+        assert_memory_equal(&a->row[i].result, &b->row[i].result, sizeof(a->row[i].result));
+    }
+    assert_int_equal(a->n_found, b->n_found);
+    for (int i = 0; i < a->n_found; i++) {
+        assert_string_equal(a->found[i].label, b->found[i].label);
+        assert_int_equal(a->found[i].n_rounds, b->found[i].n_rounds);
+        assert_memory_equal(a->found[i].found, b->found[i].found, sizeof(a->found[i].found));
+    }
+}
+
+static void a_killed_quality_table_goes_on(void **state) {
+    (void)state;
+    const char *model_path = env_temp("quality.gguf"), *whole_path = env_temp("whole-quality.db"),
+               *path = env_temp("killed-quality.db");
+    tiny_options o = tiny_default();
+    o.context = 1024;
+    tiny_write(model_path, &o);
+    int n_tells = 0, n_more = 0;
+    store_begun begun;
+    quality_table whole, after, more;
+    const measure_watch watch = {count_tell, &n_tells}, again = {count_tell, &n_more};
+    OK(run_quality(model_path, whole_path, 2, &begun, &whole, &watch, error));
+    assert_int_equal(whole.n_rows, 2 * 3); /* sizes by methods */
+    assert_int_equal(whole.row[0].ctx, 256);
+    assert_int_equal(whole.row[0].result.tokens, 2 * 40);
+    assert_int_equal(whole.n_found, 3);
+    assert_int_equal(whole.found[0].n_rounds, 2);
+    for (int share = 1; share <= 4; share++) /* what is left grows less, so every kill but the last falls inside */
+        kill_quality(model_path, path, n_tells * share / 5);
+    OK(run_quality(model_path, path, 2, &begun, &after, &again, error));
+    assert_true(begun.resumed && n_more < n_tells); /* something was kept */
+    check_table(&whole, &after);
+    n_more = 0;
+    OK(run_quality(model_path, path, 3, &begun, &more, &again, error)); /* a window more of each size joins the run */
+    assert_true(begun.resumed && n_more > 0 && n_more < n_tells);
+    assert_int_equal(more.n_rows, whole.n_rows);
+    assert_int_equal(more.row[0].result.windows, 3);
+    quality_table_free(&whole);
+    quality_table_free(&after);
+    quality_table_free(&more);
+    remove_store(path);
+    remove_store(whole_path);
+    unlink(model_path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_killed_study_goes_on),
         cmocka_unit_test(a_finished_study_measures_nothing),
         cmocka_unit_test(a_full_disk_is_one_sentence),
+        cmocka_unit_test(a_killed_quality_table_goes_on),
     };
     return cmocka_run_group_tests_name("study", tests, NULL, NULL);
 }

@@ -18,6 +18,7 @@ static const struct {
     {"study", "measure whether compression pays here, and write a report", cmd_study},
     {"bench", "throughput over batch sizes, lengths and methods", cmd_bench},
     {"perplexity", "perplexity of a text, and what a method costs in KL", cmd_perplexity},
+    {"quality", "perplexity, KL, bytes and retrieval of every method, in one table", cmd_quality},
     {"negatives", "which samples compression breaks", cmd_negatives},
     {"predict", "throughput of a method, batch and length, from a profile or a bench", cmd_predict},
     {"simulate", "the router's policies under a load, in simulated time", cmd_simulate},

@@ -64,8 +64,11 @@ static pleat_status add(measure_methods *m, const char *spec, size_t n, const pl
 pleat_status measure_methods_parse(const char *list, const pleat_model *model, measure_methods *out,
                                    pleat_error *error) {
     measure_methods m = {.n = 0};
+    bool all = !strcmp(list, "all");
     pleat_status status = add(&m, "f16", 3, model, error);
-    for (const char *at = list; !status;) {
+    for (int i = 0; all && kv_presets[i].name && !status; i++)
+        status = add(&m, kv_presets[i].name, strlen(kv_presets[i].name), model, error);
+    for (const char *at = list; !all && !status;) {
         size_t n = spec_end(at);
         status = add(&m, at, n, model, error);
         if (!at[n])

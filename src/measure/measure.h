@@ -13,8 +13,8 @@ typedef struct measure_methods {
 } measure_methods;
 
 /* A list of specs separated by commas (those inside parentheses or between a colon and the next "+" or known start of a
- * spec do not count: separate specs that have commas of their own with ";"). f16 is put first when it is missing.
- * PLEAT_EINPUT names the bad one. Free with measure_methods_free. */
+ * spec do not count: separate specs that have commas of their own with ";"), or "all": every preset. f16 is put first
+ * when it is missing. PLEAT_EINPUT names the bad one. Free with measure_methods_free. */
 pleat_status measure_methods_parse(const char *list, const pleat_model *model, measure_methods *out,
                                    pleat_error *error);
 void measure_methods_free(measure_methods *methods);

@@ -102,6 +102,7 @@ pleat_status quality_join(const store_window *w, int n, quality_result *out, ple
     out->top1_agreement = (double)same_best / n_kl;
     out->kept_share = w[n - 1].kept_share;
     out->kv_bytes = w[n - 1].kv_bytes;
+    out->kv_peak_bytes = w[n - 1].kv_peak_bytes;
     free(kl);
     return PLEAT_OK;
 }
@@ -207,6 +208,7 @@ pleat_status quality_perplexity(pleat_engine *engine, const char *text, size_t t
 
 struct quality_text {
     windows w;
+    int n_prompt; /* tokens of a window that are prefilled */
 };
 
 /* Tokens of a prompt of n that a lane keeps, or that its queries read; 0: the policy leaves out none. */
@@ -224,10 +226,10 @@ static int acts_on(const kv_method *m, int n) {
     return least == INT_MAX ? 0 : least;
 }
 
-static pleat_status check_budgets(const measure_methods *methods, int ctx, pleat_error *error) {
+static pleat_status check_budgets(const measure_methods *methods, int n_prompt, int ctx, pleat_error *error) {
     for (int i = 0; i < methods->n; i++) {
         const kv_method *m = methods->method[i];
-        int n = acts_on(m, ctx / 2);
+        int n = acts_on(m, n_prompt);
         if (n >= ctx / 2)
             return err_set(
                 error, PLEAT_EINPUT,
@@ -242,10 +244,15 @@ static pleat_status check_budgets(const measure_methods *methods, int ctx, pleat
 }
 
 pleat_status quality_text_open(const pleat_model *model, const measure_methods *methods, const char *text,
-                               size_t text_bytes, int ctx, int most_windows, quality_text **out, int *n_windows,
-                               pleat_error *error) {
+                               size_t text_bytes, int ctx, int n_scored, int most_windows, quality_text **out,
+                               int *n_windows, pleat_error *error) {
     windows w;
-    pleat_status status = check_budgets(methods, ctx, error);
+    int n_prompt = n_scored ? ctx - 1 - n_scored : ctx / 2;
+    if (n_scored && n_prompt < ctx / 2)
+        return err_set(error, PLEAT_EINPUT,
+                       "%d scored positions of a window of %d tokens; at most half of it, %d, are possible", n_scored,
+                       ctx, ctx - 1 - ctx / 2);
+    pleat_status status = check_budgets(methods, n_prompt, ctx, error);
     status = status ? status : cut_windows(model, text, text_bytes, ctx, most_windows, &w, error);
     if (status)
         return status;
@@ -255,6 +262,7 @@ pleat_status quality_text_open(const pleat_model *model, const measure_methods *
         return err_set(error, PLEAT_EMEMORY, "no memory for the windows of a text");
     }
     t->w = w;
+    t->n_prompt = n_prompt;
     *n_windows = w.n;
     *out = t;
     return PLEAT_OK;
@@ -280,11 +288,11 @@ typedef struct race {
     float *logits; /* [methods->n][n_vocab] */
     store_window *out;
     const int32_t *ids; /* [ctx] */
-    int ctx, n_vocab;
+    int ctx, n_prompt, n_vocab;
 } race;
 
 static pleat_status open_race(race *r, int window, pleat_error *error) {
-    int n = r->methods->n, n_scored = r->ctx - 1 - r->ctx / 2;
+    int n = r->methods->n, n_scored = r->ctx - 1 - r->n_prompt;
     bool ok = true;
     for (int i = 0; i < n; i++) {
         r->out[i] = (store_window){.label = r->methods->label[i],
@@ -304,11 +312,11 @@ static pleat_status open_seqs(race *r, pleat_error *error) {
     pleat_status status = pleat_seq_open(r->engine, r->methods->method[0], &prompt, error);
     if (status)
         return status;
-    status = pleat_seq_expect(prompt, r->ctx / 2, error);
+    status = pleat_seq_expect(prompt, r->ctx - 1 - r->n_prompt, error);
     for (int i = 0; i < r->methods->n; i++)
         engine_seq_want(prompt, r->methods->method[i]);
     status =
-        status ? status : pleat_prefill(r->engine, prompt, r->ids, r->ctx / 2, false, PLEAT_LOGITS_NONE, NULL, error);
+        status ? status : pleat_prefill(r->engine, prompt, r->ids, r->n_prompt, false, PLEAT_LOGITS_NONE, NULL, error);
     for (int i = 0; i < r->methods->n && !status; i++) {
         status = pleat_seq_fork(r->engine, prompt, r->methods->method[i], &r->seq[i], error);
         status = status ? status : engine_seq_end_prompt(r->engine, r->seq[i], error);
@@ -332,7 +340,7 @@ static void score_position(race *r, int32_t next) {
 
 static pleat_status decode(race *r, const measure_watch *watch, pleat_error *error) {
     pleat_item items[MEASURE_MOST_METHODS];
-    int n = r->methods->n, first = r->ctx / 2;
+    int n = r->methods->n, first = r->n_prompt;
     pleat_status status = PLEAT_OK;
     for (int i = first; i < r->ctx - 1 && !status; i++) {
         for (int k = 0; k < n; k++)
@@ -357,6 +365,7 @@ pleat_status quality_window_measure(pleat_engine *engine, const measure_methods 
               .out = out,
               .ids = t->w.ids + (size_t)window * (size_t)t->w.ctx,
               .ctx = t->w.ctx,
+              .n_prompt = t->n_prompt,
               .n_vocab = engine_model(engine)->n_vocab};
     measure_tell(watch, 0, 1, "text, one prefill for all methods");
     pleat_status status = open_race(&r, window, error);
@@ -366,6 +375,7 @@ pleat_status quality_window_measure(pleat_engine *engine, const measure_methods 
         if (!status) {
             pleat_seq_stats stats = pleat_seq_describe(r.seq[i]);
             out[i].kv_bytes = stats.kv_bytes;
+            out[i].kv_peak_bytes = stats.kv_peak_bytes;
             out[i].kept_share = (double)stats.kept_tokens_total / ((double)stats.n_lanes * stats.n_tokens);
         } else {
             quality_window_free(&out[i]);
@@ -393,7 +403,7 @@ pleat_status quality_methods(pleat_engine *engine, const measure_methods *method
     quality_text *t = NULL;
     int n = 0;
     pleat_status status =
-        quality_text_open(engine_model(engine), methods, text, text_bytes, ctx, most_windows, &t, &n, error);
+        quality_text_open(engine_model(engine), methods, text, text_bytes, ctx, 0, most_windows, &t, &n, error);
     if (status)
         return status;
     store_window *all = calloc((size_t)n * MEASURE_MOST_METHODS, sizeof(*all)); /* [method][window] */

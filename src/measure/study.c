@@ -241,7 +241,7 @@ pleat_status study_run(pleat_engine *engine, const study_plan *plan, store *db, 
     pleat_status status = PLEAT_OK;
     w.watch = (measure_watch){tell, &w};
     if (plan->quality_windows) /* first: a method that it refuses is told before hours of work */
-        status = quality_text_open(engine_model(engine), plan->grid.methods, bytes, n_bytes, plan->quality_ctx,
+        status = quality_text_open(engine_model(engine), plan->grid.methods, bytes, n_bytes, plan->quality_ctx, 0,
                                    plan->quality_windows, &r.text, &r.n_windows, error);
     status = status ? status : begin(&w, "study", study_options(plan), how, error);
     status = status ? status : read_rest(&w, plan, &r, error);

@@ -48,6 +48,8 @@ static const char *const steps[] = {
     "CREATE TABLE simulation (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, pool TEXT NOT NULL,"
     " policy TEXT NOT NULL, utilisation REAL, rate REAL, seeds INTEGER, mean_s REAL, p50_s REAL, p99_s REAL, ci95 REAL,"
     " figures BLOB, UNIQUE (run, pool, rate, policy));",
+    /* 3 */
+    "ALTER TABLE window ADD COLUMN kv_peak_bytes INTEGER;",
 };
 enum { SCHEMA = sizeof(steps) / sizeof(*steps) };
 

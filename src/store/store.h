@@ -142,12 +142,13 @@ void store_scores_free(store_scores *scores);
 
 typedef struct store_window { /* one window of a text, decoded through one method's cache beside f16's */
     const char *label, *spec, *text_name;
-    int ctx, window;   /* tokens of a window; which one */
-    int n;             /* scored positions */
-    float *nll, *kl;   /* [n] in the order of the positions: -log p(next token), KL from f16 */
-    int same_best;     /* positions with f16's best next token */
-    double kept_share; /* live slots / tokens seen, at the end */
-    size_t kv_bytes;   /* at the end */
+    int ctx, window;      /* tokens of a window; which one */
+    int n;                /* scored positions */
+    float *nll, *kl;      /* [n] in the order of the positions: -log p(next token), KL from f16 */
+    int same_best;        /* positions with f16's best next token */
+    double kept_share;    /* live slots / tokens seen, at the end */
+    size_t kv_bytes;      /* at the end */
+    size_t kv_peak_bytes; /* most held at a time, the fp16 prompt included; 0 in studies of before schema 3 */
 } store_window;
 
 /* Puts one window of all methods together; each replaces the run's row of the same label, text, ctx and window. */

@@ -12,9 +12,9 @@ static pleat_status put(store *s, int64_t run, const store_window *w, pleat_erro
     pleat_status status = store_prepare(
         s,
         "INSERT OR REPLACE INTO window (run, label, spec, text_name, ctx, window, nll, kl, same_best, kept_share,"
-        " kv_bytes) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-        &q, error, "itttiibbidi", run, w->label, w->spec, w->text_name, (int64_t)w->ctx, (int64_t)w->window, w->nll,
-        n_bytes, w->kl, n_bytes, (int64_t)w->same_best, w->kept_share, (int64_t)w->kv_bytes);
+        " kv_bytes, kv_peak_bytes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        &q, error, "itttiibbidii", run, w->label, w->spec, w->text_name, (int64_t)w->ctx, (int64_t)w->window, w->nll,
+        n_bytes, w->kl, n_bytes, (int64_t)w->same_best, w->kept_share, (int64_t)w->kv_bytes, (int64_t)w->kv_peak_bytes);
     return status ? status : store_do(s, q, error);
 }
 
@@ -46,7 +46,8 @@ static pleat_status read_row(const store *s, sqlite3_stmt *q, store_window *w, p
                         .window = sqlite3_column_int(q, 4),
                         .same_best = sqlite3_column_int(q, 7),
                         .kept_share = sqlite3_column_double(q, 8),
-                        .kv_bytes = (size_t)sqlite3_column_int64(q, 9)};
+                        .kv_bytes = (size_t)sqlite3_column_int64(q, 9),
+                        .kv_peak_bytes = (size_t)sqlite3_column_int64(q, 10)};
     w->nll = read_floats(q, 5, &w->n);
     w->kl = read_floats(q, 6, &n_kl);
     if (!w->nll || !w->kl)
@@ -63,8 +64,8 @@ pleat_status store_windows_read(store *s, int64_t run, store_windows *out, pleat
     int cap = 0, code;
     pleat_status status =
         store_prepare(s,
-                      "SELECT label, spec, text_name, ctx, window, nll, kl, same_best, kept_share, kv_bytes"
-                      " FROM window WHERE run=? ORDER BY id",
+                      "SELECT label, spec, text_name, ctx, window, nll, kl, same_best, kept_share, kv_bytes,"
+                      " kv_peak_bytes FROM window WHERE run=? ORDER BY id",
                       &q, error, "i", run);
     if (status)
         return status;

@@ -1,12 +1,13 @@
-/* test_life.c - the life of a cache beyond one run: prompts taken over from earlier ones give the bits of a cold run,
- * tenants never meet, memory pressure lets go, caches move out and in bit for bit, damaged and foreign files are
- * refused. The list of methods is methods.def's. */
+/* test_life.c - the life of a cache beyond one run: long prompts taken over from earlier ones give the bits of a cold
+ * run, tenants never meet, memory pressure lets go, caches move out and in bit for bit, damaged and foreign files are
+ * refused. Every method in every turn of a life, on shorter prompts: test_matrix.c. */
 #include "base/hash.h"
 #include "base/rng.h"
 #include "kv/image.h"
 #include "kv/share.h"
 #include "support/bed.h"
 #include "support/env.h"
+#include "support/trail.h"
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -39,28 +40,6 @@ static int32_t *prompt_of(const bed *b, int variant, int *n) {
     for (int i = N_COMMON; variant && i < *n; i++)
         ids[i] = bed_token(b, i + 1000 * variant);
     return ids;
-}
-
-typedef struct trail { /* the logits of a prompt's last token and of every decode step after it */
-    float *logits;
-    int n_vocab, n;
-} trail;
-
-static trail trail_new(const bed *b) {
-    return (trail){.logits = malloc((size_t)(N_DECODE + 1) * (size_t)b->n_vocab * sizeof(float)),
-                   .n_vocab = b->n_vocab};
-}
-
-static float *trail_next(trail *t) {
-    return t->logits + (size_t)t->n++ * (size_t)t->n_vocab;
-}
-
-static void trail_compare(const trail *a, const trail *b, const char *what) {
-    assert_int_equal(a->n, b->n);
-    for (int i = 0; i < a->n; i++)
-        if (memcmp(a->logits + (size_t)i * (size_t)a->n_vocab, b->logits + (size_t)i * (size_t)a->n_vocab,
-                   (size_t)a->n_vocab * sizeof(float)))
-            fail_msg("%s: step %d of %d differs in its bits", what, i, a->n);
 }
 
 static void decode_on(const bed *b, pleat_seq *seq, int n, trail *t) {
@@ -99,42 +78,41 @@ static int expected_reuse(const bed *b, const char *spec) {
 
 static void compare_with_cold(tiny_options o, const char *spec) {
     bed b = open_with(o, (size_t)512 << 20);
-    trail cold = trail_new(&b), first = trail_new(&b), warm = trail_new(&b);
+    trail cold = trail_new(&b, N_DECODE + 1), first = trail_new(&b, N_DECODE + 1), warm = trail_new(&b, N_DECODE + 1);
     request(&b, spec, 1, NULL, &cold);
     assert_int_equal(request(&b, spec, 0, "", &first), 0);
     int n_reused = request(&b, spec, 1, "", &warm), want = expected_reuse(&b, spec);
     if (n_reused != want)
         fail_msg("%s: %d tokens were reused, not %d", spec, n_reused, want);
     trail_compare(&cold, &warm, spec);
-    free(cold.logits);
-    free(first.logits);
-    free(warm.logits);
+    trail_free(&cold);
+    trail_free(&first);
+    trail_free(&warm);
     bed_close(&b);
 }
 
-static const char *const joined[] = {"int8+prefill:bounded",    "kivi-4+prefill:bounded",
-                                     "kivi-2+h2o-512",          "int8+streaming-512+prefill:bounded",
-                                     "h2o-512+prefill:bounded", "kivi-4+h2o-512+prefill:bounded",
-                                     "f16+prefill:bounded",     "k=int8,v=kivi(bits=2)+prefill:bounded"};
+/* Over several grid points. */
+static const char *const joined[] = {"f16",
+                                     "keydiff-512+prefill:bounded",
+                                     "kitty-2+prefill:bounded",
+                                     "int8+prefill:bounded",
+                                     "kivi-4+prefill:bounded",
+                                     "kivi-2+h2o-512",
+                                     "int8+streaming-512+prefill:bounded",
+                                     "h2o-512+prefill:bounded",
+                                     "kivi-4+h2o-512+prefill:bounded",
+                                     "f16+prefill:bounded",
+                                     "k=int8,v=kivi(bits=2)+prefill:bounded"};
 enum { N_JOINED = sizeof(joined) / sizeof(*joined) };
 
-/* Every preset as it is and bounded, and some that are joined. */
-static void for_each_spec(void (*check)(tiny_options, const char *), tiny_options o) {
-    char spec[256];
-    for (int i = 0; kv_presets[i].name; i++) {
-        check(o, kv_presets[i].name);
-        if (!env_all() && (i % 2 || env_sanitized()))
-            continue;
-        snprintf(spec, sizeof(spec), "%s+prefill:bounded", kv_presets[i].name);
-        check(o, spec);
-    }
+static void for_each_joined(void (*check)(tiny_options, const char *)) {
     for (int i = 0; i < N_JOINED; i++)
-        check(o, joined[i]);
+        check(long_model(), joined[i]);
 }
 
 static void a_reused_prompt_gives_the_bits_of_a_cold_run(void **state) {
     (void)state;
-    for_each_spec(compare_with_cold, long_model());
+    for_each_joined(compare_with_cold);
 }
 
 static void windowed_layers_are_reused_as_far_as_they_reach(void **state) {
@@ -156,7 +134,7 @@ static void what_is_offered_is_what_a_cold_run_computes(void **state) {
         int n, n_reused;
         int32_t *ids = prompt_of(&b, 2 + i, &n);
         ids = realloc(ids, (size_t)CONTEXT * sizeof(*ids));
-        trail t = trail_new(&b);
+        trail t = trail_new(&b, N_DECODE + 1);
         request(&b, specs[i], 2 + i, "", &t);
         for (int k = 0; n < CONTEXT - 1; k++)
             ids[n++] = bed_token(&b, 77 + 1 + k);
@@ -165,7 +143,7 @@ static void what_is_offered_is_what_a_cold_run_computes(void **state) {
         /* f16 offers its answer too; a lossy method its prompt alone. */
         assert_int_equal(n_reused, expected[i] / 64 * 64);
         pleat_seq_close(seq);
-        free(t.logits);
+        trail_free(&t);
         free(ids);
     }
     bed_close(&b);
@@ -174,7 +152,7 @@ static void what_is_offered_is_what_a_cold_run_computes(void **state) {
 static void salts_and_methods_never_meet(void **state) {
     (void)state;
     bed b = open_with(long_model(), (size_t)512 << 20);
-    trail t = trail_new(&b);
+    trail t = trail_new(&b, N_DECODE + 1);
     request(&b, "kivi-4+prefill:bounded", 0, "tenant a", &t);
     t.n = 0;
     assert_int_equal(request(&b, "kivi-4+prefill:bounded", 0, "tenant b", &t), 0);
@@ -186,7 +164,7 @@ static void salts_and_methods_never_meet(void **state) {
     assert_int_equal(request(&b, "f16", 0, "tenant a", &t), 0);
     t.n = 0;
     assert_true(request(&b, "int8", 0, "tenant a", &t) > 0); /* before its event an exact prompt is f16's */
-    free(t.logits);
+    trail_free(&t);
     bed_close(&b);
 }
 
@@ -197,13 +175,13 @@ static void held_prompts_give_way_to_running_ones(void **state) {
     bed_close(&b);
     b = bed_open(long_model(), (pleat_engine_options){
                                    .n_threads = 1, .pool_bytes = need + need / 2, .prefix_bytes = (size_t)1 << 30});
-    trail t = trail_new(&b);
+    trail t = trail_new(&b, N_DECODE + 1);
     for (int variant = 0; variant < 4; variant++) {
         t.n = 0;
         request(&b, "f16", variant, variant % 2 ? "odd" : "even", &t); /* fails the test if the pool is full */
     }
     assert_true(kv_pool_used_bytes(engine_pool(b.engine)) > 0);
-    free(t.logits);
+    trail_free(&t);
     bed_close(&b);
 }
 
@@ -244,13 +222,13 @@ static void the_budget_of_held_prompts_holds(void **state) {
     (void)state;
     size_t budget = (size_t)1 << 20;
     bed b = open_with(long_model(), budget);
-    trail t = trail_new(&b);
+    trail t = trail_new(&b, N_DECODE + 1);
     for (int variant = 0; variant < 3; variant++) {
         t.n = 0;
         request(&b, "f16", variant, "", &t);
         assert_true(kv_pool_used_bytes(engine_pool(b.engine)) <= budget);
     }
-    free(t.logits);
+    trail_free(&t);
     bed_close(&b);
 }
 
@@ -273,7 +251,7 @@ static void compare_with_unmoved(tiny_options o, const char *spec) {
     bed b = open_with(o, 0);
     int n;
     int32_t *ids = prompt_of(&b, 0, &n);
-    trail still = trail_new(&b), moved = trail_new(&b);
+    trail still = trail_new(&b, N_DECODE + 1), moved = trail_new(&b, N_DECODE + 1);
     request(&b, spec, 0, NULL, &still);
     pleat_error error = {""};
     pleat_seq *seq = bed_seq(&b, spec);
@@ -288,14 +266,14 @@ static void compare_with_unmoved(tiny_options o, const char *spec) {
     trail_compare(&still, &moved, spec);
     pleat_seq_close(seq);
     free(ids);
-    free(still.logits);
-    free(moved.logits);
+    trail_free(&still);
+    trail_free(&moved);
     bed_close(&b);
 }
 
 static void a_moved_cache_goes_on_bit_for_bit(void **state) {
     (void)state;
-    for_each_spec(compare_with_unmoved, long_model());
+    for_each_joined(compare_with_unmoved);
     tiny_options o = long_model();
     o.arch = "gemma3";
     o.window = 100;
@@ -362,7 +340,7 @@ static void a_kept_file_goes_on_in_another_engine(void **state) {
     pleat_error error = {""};
     pleat_seq *seq;
     bed b = open_with(long_model(), 0);
-    trail still = trail_new(&b), kept = trail_new(&b);
+    trail still = trail_new(&b, N_DECODE + 1), kept = trail_new(&b, N_DECODE + 1);
     char *path = saved(&b, "kivi-2+h2o-512", N, &tokens);
     seq = bed_seq(&b, "kivi-2+h2o-512");
     bed_prefill(&b, seq, tokens, N, trail_next(&still));
@@ -383,8 +361,8 @@ static void a_kept_file_goes_on_in_another_engine(void **state) {
     free(path);
     free(tokens);
     free(loaded);
-    free(still.logits);
-    free(kept.logits);
+    trail_free(&still);
+    trail_free(&kept);
 }
 
 static void refused(const bed *b, const char *path, const char *why) {

@@ -168,6 +168,36 @@ static void salts_and_methods_never_meet(void **state) {
     bed_close(&b);
 }
 
+/* Tokens that a new prompt takes over of one that was told otherwise: pinned spans, tokens expected. */
+static int reused_when_told(const char *spec, int pin, int expect, int pin_other, int expect_other) {
+    bed b = open_with(long_model(), (size_t)512 << 20);
+    int n, n_reused = 0;
+    int32_t *ids = prompt_of(&b, 0, &n);
+    for (int i = 0; i < 2; i++) {
+        pleat_seq *seq = bed_seq(&b, spec);
+        assert_int_equal(pleat_seq_pin(seq, i ? pin_other : pin, 20, NULL), PLEAT_OK);
+        assert_int_equal(pleat_seq_expect(seq, i ? expect_other : expect, NULL), PLEAT_OK);
+        assert_int_equal(pleat_seq_reuse(seq, ids, n, "", &n_reused, NULL), PLEAT_OK);
+        if (!i)
+            bed_prefill(&b, seq, ids, n, NULL);
+        pleat_seq_close(seq);
+    }
+    free(ids);
+    bed_close(&b);
+    return n_reused;
+}
+
+/* A copy of an evicted cache is for those alone who would have kept the same. */
+static void copies_are_for_those_who_were_told_the_same(void **state) {
+    (void)state;
+    assert_int_equal(reused_when_told("h2o-512+pin+prefill:bounded", 30, 5, 30, 6), 1024);
+    assert_int_equal(reused_when_told("h2o-512+pin+prefill:bounded", 30, 5, 31, 5), 0);
+    assert_int_equal(reused_when_told("h2o-512+prefill:bounded", 30, 5, 31, 5), 1024);
+    assert_int_equal(reused_when_told("kivi-4+pin+prefill:bounded", 30, 5, 31, 5), 1024); /* evicts nothing */
+    assert_int_equal(reused_when_told("rocket-512+prefill:bounded", 30, 5, 30, 5), 1024);
+    assert_int_equal(reused_when_told("rocket-512+prefill:bounded", 30, 5, 30, 100), 0);
+}
+
 static void held_prompts_give_way_to_running_ones(void **state) {
     (void)state;
     bed b = bed_open(long_model(), (pleat_engine_options){.n_threads = 1});
@@ -498,6 +528,7 @@ int main(void) {
         cmocka_unit_test(windowed_layers_are_reused_as_far_as_they_reach),
         cmocka_unit_test(what_is_offered_is_what_a_cold_run_computes),
         cmocka_unit_test(salts_and_methods_never_meet),
+        cmocka_unit_test(copies_are_for_those_who_were_told_the_same),
         cmocka_unit_test(held_prompts_give_way_to_running_ones),
         cmocka_unit_test(held_pages_never_overrun_a_tight_pool),
         cmocka_unit_test(the_budget_of_held_prompts_holds),

@@ -88,7 +88,7 @@ typedef struct ask {
     float temperature;
 } ask;
 
-static pleat_status submit(desk *d, ask q, answer *a, uint64_t *id, pleat_error *error) {
+static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uint64_t *id, pleat_error *error) {
     pleat_method *method;
     if (pleat_method_parse(q.spec, d->bed.model, &method, error))
         fail_msg("%s", error->text);
@@ -99,6 +99,7 @@ static pleat_status submit(desk *d, ask q, answer *a, uint64_t *id, pleat_error 
                          .max_tokens = q.max_tokens,
                          .ignore_end = true,
                          .sampling = pleat_sampling_default(),
+                         .pin_tokens = pin_tokens,
                          .tenant = q.tenant};
     spec.sampling.temperature = q.temperature;
     spec.sampling.seed = 11;
@@ -106,6 +107,10 @@ static pleat_status submit(desk *d, ask q, answer *a, uint64_t *id, pleat_error 
     pleat_method_free(method);
     free(ids);
     return status;
+}
+
+static pleat_status submit(desk *d, ask q, answer *a, uint64_t *id, pleat_error *error) {
+    return submit_pinned(d, q, 0, a, id, error);
 }
 
 static void must_submit(desk *d, ask q, answer *a, uint64_t *id) {
@@ -233,6 +238,49 @@ static void without_a_place_to_move_to_the_youngest_ends(void **state) {
 }
 
 /* ---- what a request may ask ---- */
+
+/* The greedy answer of the engine alone, told what a request says. */
+static void answer_of_engine(const desk *d, ask q, int pin_tokens, int32_t *to) {
+    int32_t *ids = prompt_of(d, q.n_prompt, q.variant);
+    float *logits = malloc((size_t)d->bed.n_vocab * sizeof(*logits));
+    pleat_sampling greedy = pleat_sampling_default();
+    pleat_seq *seq = bed_seq(&d->bed, q.spec);
+    if (pin_tokens)
+        assert_int_equal(pleat_seq_pin(seq, 0, pin_tokens, NULL), PLEAT_OK);
+    assert_int_equal(pleat_seq_expect(seq, q.max_tokens, NULL), PLEAT_OK);
+    bed_prefill(&d->bed, seq, ids, q.n_prompt, logits);
+    for (int i = 0; i < q.max_tokens; i++) {
+        assert_int_equal(pleat_sample(d->bed.engine, &greedy, logits, NULL, 0, &to[i], NULL), PLEAT_OK);
+        bed_decode(&d->bed, seq, to[i], logits);
+    }
+    pleat_seq_close(seq);
+    free(logits);
+    free(ids);
+}
+
+/* Marked tokens and the answer's length reach the cache. */
+static void caches_are_told_what_a_request_says(void **state) {
+    (void)state;
+    enum { N = 24 };
+    static const ask list[] = {{"keydiff:keep=64+pin", "", 300, 0, N, 0},
+                               {"keydiff:keep=64+pin", "", 300, 0, N, 0},
+                               {"rocket:budget=64,window=8", "", 300, 0, N, 0}};
+    static const int pins[] = {40, 0, 0};
+    uint64_t id;
+    desk d = desk_open(0, 0, (scheduler_options){0});
+    answer *a = answers(3);
+    int32_t want[3][N];
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(submit_pinned(&d, list[i], pins[i], &a[i], &id, NULL), PLEAT_OK);
+        run_dry(&d);
+        answer_of_engine(&d, list[i], pins[i], want[i]);
+        assert_int_equal(a[i].n, N);
+        assert_memory_equal(a[i].id, want[i], sizeof(want[i]));
+    }
+    assert_memory_not_equal(want[0], want[1], sizeof(want[0])); /* it made a difference */
+    desk_close(&d);
+    free(a);
+}
 
 static void logprobs_are_those_of_the_model(void **state) {
     (void)state;
@@ -493,6 +541,7 @@ int main(void) {
         cmocka_unit_test(ends_are_held_back_until_min_tokens),
         cmocka_unit_test(the_sink_ends_a_request),
         cmocka_unit_test(the_context_is_a_clear_end),
+        cmocka_unit_test(caches_are_told_what_a_request_says),
         cmocka_unit_test(what_cannot_be_is_refused_at_once),
         cmocka_unit_test(tenants_take_turns),
         cmocka_unit_test(a_large_request_is_not_passed_over_for_good),

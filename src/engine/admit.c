@@ -196,6 +196,9 @@ static request **next_waiting(scheduler *s, double now) {
 
 static pleat_status start(scheduler *s, request *r, pleat_error *error) {
     pleat_status status = pleat_seq_open(s->engine, &r->method, &r->seq, error);
+    if (!status && r->pin_tokens)
+        status = pleat_seq_pin(r->seq, 0, r->pin_tokens, error);
+    status = status ? status : pleat_seq_expect(r->seq, r->max_tokens, error);
     if (!status && !r->prompt_logprobs)
         status = pleat_seq_reuse(r->seq, r->tokens, r->n_prompt, r->tenant, &r->n_done, error);
     if (status)

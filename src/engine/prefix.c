@@ -50,7 +50,8 @@ prefix_figures prefix_describe(const prefix *p) {
 
 /* ---- keys ---- */
 
-void prefix_root(const kv_method *method, const kv_model *model, const char *salt, prefix_path *path) {
+void prefix_root(const kv_cache *cache, const kv_model *model, const char *salt, prefix_path *path) {
+    const kv_method *method = kv_cache_method(cache);
     struct sha256_ctx sha;
     const char *what = "f16";
     *path = (prefix_path){.kind = kv_share_kind_of(method, model)};
@@ -60,6 +61,10 @@ void prefix_root(const kv_method *method, const kv_model *model, const char *sal
         what = method->spec;
     sha256_init(&sha);
     sha256_update(&sha, strlen(what) + 1, (const uint8_t *)what);
+    if (path->kind == KV_SHARE_NONE) {
+        uint64_t told = kv_image_told(cache);
+        sha256_update(&sha, sizeof(told), (const uint8_t *)&told);
+    }
     if (salt)
         sha256_update(&sha, strlen(salt), (const uint8_t *)salt);
     sha256_digest(&sha, sizeof(path->key), path->key);

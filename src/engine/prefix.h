@@ -27,8 +27,8 @@ typedef struct prefix_path {
 pleat_status prefix_open(const kv_model *model, kv_pool *pool, size_t budget_bytes, prefix **out, pleat_error *error);
 void prefix_close(prefix *p); /* gives every page back; NULL is fine */
 
-/* The path of a prompt's beginning. salt NULL: "". */
-void prefix_root(const kv_method *method, const kv_model *model, const char *salt, prefix_path *path);
+/* The path of the beginning of the prompt that an empty cache will take. salt NULL: "". */
+void prefix_root(const kv_cache *cache, const kv_model *model, const char *salt, prefix_path *path);
 /* The most of tokens [0, n_most) that is held: an empty cache takes it over and the path goes there. Returns the tokens
  * taken over, 0 for none. When memory ran out on the way the cache is left empty. */
 pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, int n_most, kv_cache *cache, int *n_found,

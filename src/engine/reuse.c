@@ -30,7 +30,7 @@ pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens
     *n_reused = 0;
     if (!e->prefix)
         return PLEAT_OK;
-    prefix_root(method, &e->model->kv, salt, &seq->path);
+    prefix_root(seq->cache, &e->model->kv, salt, &seq->path);
     pleat_status status =
         prefix_find(e->prefix, &seq->path, tokens, kv_share_most_tokens(method, n_tokens), seq->cache, n_reused, error);
     if (status)

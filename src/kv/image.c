@@ -420,3 +420,14 @@ void kv_image_free(kv_image *image) {
 bool kv_image_at_grid(const kv_cache *cache) {
     return cache->in_prompt && cache->prompt_from == 0 && cache_grid_point(cache, cache->n_seen);
 }
+
+uint64_t kv_image_told(const kv_cache *cache) {
+    enum { LONG_PROMPT = 1 << 16 };
+    const kv_policy *p = cache->method.policy;
+    const kv_config *c = &cache->method.policy_config;
+    int n = cache->max_new;
+    bool sized = p->kept_tokens &&
+                 p->kept_tokens(c, KV_MAX_LAYERS, LONG_PROMPT, n) != p->kept_tokens(c, KV_MAX_LAYERS, LONG_PROMPT, 0);
+    uint64_t told = cache->method.pin ? hash_bytes(cache->pin, (size_t)cache->n_pins * sizeof(*cache->pin), 1) : 0;
+    return sized ? hash_bytes(&n, sizeof(n), told) : told;
+}

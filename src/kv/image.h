@@ -20,7 +20,10 @@ pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *
 pleat_status kv_image_spec(const kv_image *image, const char **spec, pleat_error *error);
 void kv_image_free(kv_image *image);
 
+/* A hash of what a cache was told apart from its tokens, as far as its images depend on it: pinned spans under `pin`, and
+ * the tokens expected where the policy keeps so many the fewer. */
+uint64_t kv_image_told(const kv_cache *cache);
 /* True inside a first prompt, at a grid point whose event has just happened: what the image then holds depends on the
- * tokens so far alone. */
+ * tokens so far and what kv_image_told says. */
 bool kv_image_at_grid(const kv_cache *cache);
 #endif

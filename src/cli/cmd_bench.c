@@ -186,7 +186,7 @@ int cmd_bench(int argc, char **argv) {
     int n_arguments;
     const option options[] = {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
-        {"methods", 0, OPTION_TEXT, &s.methods, "A,B", "specs or presets", 0, 0},
+        {"methods", 0, OPTION_TEXT, &s.methods, "A,B", "specs or presets; all: every preset", 0, 0},
         {"batch", 0, OPTION_INTS, &s.batch, "1,8", "sequences at once", 1, 512},
         {"prompt", 0, OPTION_INTS, &s.prompt, "512,4096", "tokens of each prompt", 1, 1 << 22},
         {"repeats", 0, OPTION_INT, &s.repeats, "N", "of each point", 1, STORE_MOST_REPEATS},

@@ -161,7 +161,7 @@ int cmd_study(int argc, char **argv) {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
         {"full", 0, OPTION_FLAG, &s.full, NULL, "the large grid, long answers (hours); options after it change it", 0,
          0},
-        {"methods", 0, OPTION_TEXT, &s.methods, "A,B", "specs or presets", 0, 0},
+        {"methods", 0, OPTION_TEXT, &s.methods, "A,B", "specs or presets; all: every preset", 0, 0},
         {"batch", 0, OPTION_INTS, &s.batch, "1,4", "sequences at once", 1, 512},
         {"prompt", 0, OPTION_INTS, &s.prompt, "256,1024", "tokens of each prompt of the throughput grid", 1, 1 << 22},
         {"repeats", 0, OPTION_INT, &s.repeats, "N", "of each point", 1, STORE_MOST_REPEATS},

@@ -226,7 +226,7 @@ static void held_pages_never_overrun_a_tight_pool(void **state) {
         int n;
         int32_t *ids = prompt_of(&b, 0, &n);
         pleat_seq *seq = bed_seq(&b, specs[i]);
-        trail t = trail_new(&b);
+        trail t = trail_new(&b, N_DECODE + 1);
         bed_prefill(&b, seq, ids, n, trail_next(&t));
         decode_on(&b, seq, N_DECODE, &t);
         size_t peak = pleat_seq_describe(seq).kv_peak_bytes;

@@ -198,6 +198,21 @@ static void copies_are_for_those_who_were_told_the_same(void **state) {
     assert_int_equal(reused_when_told("rocket-512+prefill:bounded", 30, 5, 30, 100), 0);
 }
 
+static void only_an_empty_sequence_takes_over(void **state) {
+    (void)state;
+    bed b = open_with(long_model(), (size_t)512 << 20);
+    int n, n_reused;
+    int32_t *ids = prompt_of(&b, 0, &n);
+    pleat_error error = {""};
+    pleat_seq *seq = bed_seq(&b, "int8");
+    bed_prefill(&b, seq, ids, 100, NULL);
+    assert_int_equal(pleat_seq_reuse(seq, ids, n, "", &n_reused, &error), PLEAT_EINPUT);
+    assert_string_equal(error.text, "only an empty sequence can take over a prompt");
+    pleat_seq_close(seq);
+    free(ids);
+    bed_close(&b);
+}
+
 static void held_prompts_give_way_to_running_ones(void **state) {
     (void)state;
     bed b = bed_open(long_model(), (pleat_engine_options){.n_threads = 1});
@@ -529,6 +544,7 @@ int main(void) {
         cmocka_unit_test(what_is_offered_is_what_a_cold_run_computes),
         cmocka_unit_test(salts_and_methods_never_meet),
         cmocka_unit_test(copies_are_for_those_who_were_told_the_same),
+        cmocka_unit_test(only_an_empty_sequence_takes_over),
         cmocka_unit_test(held_prompts_give_way_to_running_ones),
         cmocka_unit_test(held_pages_never_overrun_a_tight_pool),
         cmocka_unit_test(the_budget_of_held_prompts_holds),

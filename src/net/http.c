@@ -1,13 +1,14 @@
 /* http.c - requests in and answers out, over libmicrohttpd (poll, a few threads: its epoll is edge-triggered
  * and can miss that a client left; connections that wait for the engine are suspended and not in the poll).
  *
- * What the library lets pass and this server does not: two Content-Length or Host headers, a length beside a transfer
- * encoding, any encoding but chunked, an encoded body. A body above the limit is thrown away as it comes and then
- * refused, so that the client reads the answer; one of more than four times the limit, or whose client asked first
- * (Expect), is refused at once. */
+ * What the library lets pass and this server does not: two Content-Length, Host or Authorization headers, a length
+ * beside a transfer encoding, any encoding but chunked, an encoded body, a path that %00 would end, a header's name
+ * that is no token. A body above the limit is thrown away as it comes and then refused, so that the client reads the
+ * answer; one of more than four times the limit, or whose client asked first (Expect), is refused at once. */
 #include "net/inside.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,14 +140,23 @@ void http_defer(http_exchange *x, const http_work *work, void *context) {
 /* ---- requests ---- */
 
 typedef struct head {
-    int lengths, hosts, encodings;
-    bool chunked_only, encoded, bad_length;
+    int lengths, hosts, encodings, keys;
+    bool chunked_only, encoded, bad_length, bad_name;
 } head;
+
+/* A token of RFC 9110, section 5.6.2; the library also takes "Host : x" and ": x" for headers. */
+static bool is_token(const char *name) {
+    const char *at = name;
+    while (isalnum((unsigned char)*at) || (*at && strchr("!#$%&'*+-.^_`|~", *at)))
+        at++;
+    return at > name && !*at;
+}
 
 static enum MHD_Result look(void *context, enum MHD_ValueKind kind, const char *name, const char *value) {
     head *h = context;
     (void)kind;
     value = value ? value : "";
+    h->bad_name |= !is_token(name);
     if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH)) {
         h->lengths++;
         h->bad_length |= !*value || value[strspn(value, "0123456789")];
@@ -157,6 +167,8 @@ static enum MHD_Result look(void *context, enum MHD_ValueKind kind, const char *
         h->chunked_only &= !strcasecmp(value, "chunked");
     } else if (!strcasecmp(name, MHD_HTTP_HEADER_CONTENT_ENCODING)) {
         h->encoded |= strcasecmp(value, "identity") != 0;
+    } else if (!strcasecmp(name, MHD_HTTP_HEADER_AUTHORIZATION)) {
+        h->keys++;
     }
     return MHD_YES;
 }
@@ -168,8 +180,8 @@ static int check_head(const http_exchange *x, const char *version) {
     bool is_11 = !strcmp(version, "HTTP/1.1");
     if (!is_11 && strcmp(version, "HTTP/1.0"))
         return 505;
-    if (h.lengths > 1 || h.bad_length || h.hosts > 1 || (is_11 && !h.hosts) || (h.lengths && h.encodings) ||
-        h.encodings > 1)
+    if (h.bad_name || h.lengths > 1 || h.bad_length || h.hosts > 1 || (is_11 && !h.hosts) ||
+        (h.lengths && h.encodings) || h.encodings > 1 || h.keys > 1)
         return 400;
     if (!h.chunked_only)
         return 501;
@@ -325,6 +337,22 @@ static void on_connection(void *context, struct MHD_Connection *c, void **own,
         free(client);
 }
 
+/* Percent-decodes in place and gives the length; what is not %XY, and %00, which would end the path, stays as it is. */
+static size_t on_escapes(void *context, struct MHD_Connection *c, char *s) {
+    char *out = s;
+    (void)context;
+    (void)c;
+    for (const char *in = s; *in; in++) {
+        unsigned byte = 0;
+        if (*in == '%' && isxdigit((unsigned char)in[1]) && isxdigit((unsigned char)in[2]))
+            byte = (unsigned)strtoul((char[]){in[1], in[2], 0}, NULL, 16);
+        *out++ = byte ? (char)byte : *in;
+        in += byte ? 2 : 0;
+    }
+    *out = 0;
+    return (size_t)(out - s);
+}
+
 /* ---- life ---- */
 
 static void on_log(void *context, const char *format, va_list arguments) {
@@ -341,7 +369,8 @@ static pleat_status start(http_server *s, pleat_error *error) {
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)o->n_threads, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)o->connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(o->stall_seconds + 0.999), MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
+        MHD_OPTION_UNESCAPE_CALLBACK, on_escapes, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
     return s->daemon ? PLEAT_OK : err_set(error, PLEAT_EIO, "the HTTP threads cannot be started");
 }
 

@@ -164,9 +164,14 @@ static void allow_origin(const server *s, http_exchange *x) {
 }
 
 static bool is_json(const http_exchange *x) {
+    static const char *const types[] = {"application/json", "text/plain",
+                                        "application/x-www-form-urlencoded"}; /* curl -d without a header */
     const char *type = http_header(x, "Content-Type");
-    return !type || !strncasecmp(type, "application/json", 16) || !strncasecmp(type, "text/plain", 10) ||
-           !strncasecmp(type, "application/x-www-form-urlencoded", 33); /* curl -d without a header */
+    size_t n = type ? strcspn(type, "; \t") : 0;
+    for (size_t i = 0; type && i < sizeof(types) / sizeof(*types); i++)
+        if (strlen(types[i]) == n && !strncasecmp(type, types[i], n))
+            return true;
+    return !type;
 }
 
 static void route(server *s, http_exchange *x) {

@@ -115,6 +115,10 @@ static void the_server_says_what_it_has(void **state) {
         n_ends += json_integer_value(json_array_get(tokens, i)) == 258;
     assert_int_equal(n_ends, 1); /* the turn's own; what a user writes stays text */
     json_decref(a);
+    a = desk_ask(&d, "/tokenizer_info", NULL);
+    assert_int_equal(number(a, "model_max_length"), 1000);
+    assert_true(json_is_string(json_object_get(a, "eos_token")));
+    json_decref(a);
     web_answer page = web_ask(d.port, "GET /", NULL, NULL);
     assert_int_equal(page.status, 200);
     assert_non_null(strstr(page.body.bytes, "<title>pleat</title>"));

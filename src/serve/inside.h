@@ -42,6 +42,7 @@ void tell_models(server *s, http_exchange *x);
 void tell_methods(server *s, http_exchange *x);
 void tell_tokens(server *s, http_exchange *x);
 void tell_text(server *s, http_exchange *x);
+void tell_tokenizer(server *s, http_exchange *x); /* what lm-eval asks before it tokenises here */
 void tell_live(server *s, http_exchange *x);
 void tell_ready(server *s, http_exchange *x);
 void tell_metrics(server *s, http_exchange *x);

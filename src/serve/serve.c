@@ -133,6 +133,7 @@ static const struct {
     {"/v1/methods", "GET", false, ROUTE_TELL, tell_methods},
     {"/tokenize", "POST", false, ROUTE_TELL, tell_tokens},
     {"/detokenize", "POST", false, ROUTE_TELL, tell_text},
+    {"/tokenizer_info", "GET", false, ROUTE_TELL, tell_tokenizer},
     {"/health", "GET", true, ROUTE_TELL, tell_ready},
     {"/readyz", "GET", true, ROUTE_TELL, tell_ready},
     {"/livez", "GET", true, ROUTE_TELL, tell_live},

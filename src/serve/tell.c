@@ -121,6 +121,22 @@ void tell_tokens(server *s, http_exchange *x) {
     json_decref(body);
 }
 
+static json_t *token_text(const pleat_model *model, int32_t id) {
+    size_t n;
+    const char *bytes = id < 0 ? NULL : pleat_token_bytes(model, id, true, &n);
+    json_t *value = bytes ? json_stringn(bytes, n) : NULL;
+    return value ? value : json_null();
+}
+
+void tell_tokenizer(server *s, http_exchange *x) {
+    const pleat_model *model = s->world.model;
+    answer(x, 200,
+           json_pack("{s:s,s:o,s:o,s:n,s:b,s:i}", "tokenizer_class", "pleat", "bos_token",
+                     token_text(model, tokenizer_bos(model->tok)), "eos_token",
+                     token_text(model, tokenizer_eos(model->tok)), "pad_token", "add_bos_token",
+                     tokenizer_adds_bos(model->tok), "model_max_length", s->world.context_tokens));
+}
+
 static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
     size_t i;
     const json_t *item;

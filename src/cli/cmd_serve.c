@@ -4,6 +4,7 @@
  * line "name = value" each ("#" begins a comment). So it knows what the command line knows, and refuses the rest. */
 #include "cli/commands.h"
 #include "cli/print.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -236,9 +237,8 @@ static void stop_signals(sigset_t *set) {
     sigaddset(set, SIGINT);
 }
 
-static bool signalled(const sigset_t *set, double seconds) {
-    struct timespec wait = {.tv_sec = (time_t)seconds, .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    return sigtimedwait(set, NULL, &wait) > 0;
+static bool signalled(const sigset_t *set) {
+    return sigtimedwait(set, NULL, &(struct timespec){0}) > 0;
 }
 
 /* Until a first signal; then until all answers are sent, the time is over, or a second one. */
@@ -248,9 +248,9 @@ static void wait_for_end(const settings *s, server *serving, const sigset_t *set
         ;
     fprintf(stderr, "pleat serve: shutting down; waiting up to %g s for the answers under way\n", s->drain_seconds);
     serve_drain(serving);
-    for (double left = s->drain_seconds; left > 0 && !serve_drained(serving, 0.05); left -= 0.05)
-        if (signalled(set, 0))
-            return;
+    double end = clock_seconds() + s->drain_seconds;
+    while (clock_seconds() < end && !serve_drained(serving, 0.05) && !signalled(set))
+        ;
 }
 
 static pleat_status open_all(const settings *s, const serve_options *o, pleat_model **model, pleat_engine **engine,

@@ -10,6 +10,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -22,6 +23,15 @@ int web_connect(int port) {
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)))
         fail_msg("the server cannot be reached at port %d", port);
+    return fd;
+}
+
+int web_connect_path(const char *path) {
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)))
+        fail_msg("the server cannot be reached at %s", path);
     return fd;
 }
 

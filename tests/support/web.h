@@ -13,6 +13,7 @@ typedef struct web_answer {
 } web_answer;
 
 int web_connect(int port);
+int web_connect_path(const char *path); /* a Unix socket */
 /* false: the server has hung up. */
 bool web_send(int fd, const char *bytes, size_t n);
 bool web_puts(int fd, const char *s);

@@ -87,6 +87,12 @@ static void memory_is_planned_and_said(void **state) {
     assert_true(memory(&s, "weights_bytes") > 0 && memory(&s, "work_bytes") > 0);
     assert_int_equal(memory(&s, "total_bytes"), memory(&s, "weights_bytes") + memory(&s, "work_bytes") + 72000000);
     stop(&s);
+    s = START("-m", model_path(), "--port", "0", "--pool", "64MB"); /* what is admitted fits: nothing is moved out */
+    assert_int_equal(memory(&s, "moved_bytes"), 0);
+    stop(&s);
+    s = START("-m", model_path(), "--port", "0", "--pool", "64MB", "--overcommit", "2");
+    assert_int_equal(memory(&s, "moved_bytes"), 16000000);
+    stop(&s);
     PROGRAM_REFUSES(1, "are free", "serve", "-m", model_path(), "--port", "0", "--pool", "900TB");
 }
 

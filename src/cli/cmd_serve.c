@@ -182,7 +182,7 @@ static pleat_status make_plan(const settings *s, const pleat_model *model, plan 
     pleat_status status = read_size("pool", s->pool, &p->pool, error);
     p->pool = s->pool ? p->pool : taken / 2;
     p->prefix = p->pool / 4;
-    p->moved = p->pool / 4;
+    p->moved = s->overcommit > 1 ? p->pool / 4 : 0; /* what is admitted fits the pool otherwise */
     status = status ? status : read_size("prefix", s->prefix, &p->prefix, error);
     status = status ? status : read_size("moved", s->moved, &p->moved, error);
     if (status)
@@ -343,7 +343,8 @@ static int parse(settings *s, int argc, char **argv) {
         {"step-tokens", 0, OPTION_INT, &s->step_tokens, "N", "tokens of a step, a multiple of 64", 64, 1 << 16},
         {"pool", 0, OPTION_TEXT, &s->pool, "SIZE", "KV pool (4GB, 512MB); else half of the free memory", 0, 0},
         {"prefix", 0, OPTION_TEXT, &s->prefix, "SIZE", "of it, for earlier prompts; else a quarter, 0: off", 0, 0},
-        {"moved", 0, OPTION_TEXT, &s->moved, "SIZE", "memory for caches moved out; else a quarter of the pool", 0, 0},
+        {"moved", 0, OPTION_TEXT, &s->moved, "SIZE",
+         "for caches moved out; else a quarter of the pool, 0 without --overcommit", 0, 0},
         {"moved-dir", 0, OPTION_TEXT, &s->moved_dir, "D", "folder for those that do not fit there", 0, 0},
         {"overcommit", 0, OPTION_FLOAT, &s->overcommit, "X", "admitted bytes over the pool's", 1, 100},
         {"drain-seconds", 0, OPTION_FLOAT, &s->drain_seconds, "S", "for answers under way after SIGTERM", 0, 86400},

@@ -246,8 +246,8 @@ static void wait_for_end(const settings *s, server *serving, const sigset_t *set
     int number;
     while (sigwait(set, &number))
         ;
-    fprintf(stderr, "pleat serve: shutting down; waiting up to %g s for the answers under way\n", s->drain_seconds);
     serve_drain(serving);
+    fprintf(stderr, "pleat serve: shutting down; waiting up to %g s for the answers under way\n", s->drain_seconds);
     double end = clock_seconds() + s->drain_seconds;
     while (clock_seconds() < end && !serve_drained(serving, 0.05) && !signalled(set))
         ;

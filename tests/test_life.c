@@ -277,6 +277,48 @@ static void the_budget_of_held_prompts_holds(void **state) {
     bed_close(&b);
 }
 
+static uint8_t *slurp(const char *path, size_t *n) {
+    struct stat st;
+    FILE *from = fopen(path, "rb");
+    assert_non_null(from);
+    assert_int_equal(fstat(fileno(from), &st), 0);
+    uint8_t *bytes = malloc((size_t)st.st_size);
+    *n = fread(bytes, 1, (size_t)st.st_size, from);
+    fclose(from);
+    return bytes;
+}
+
+/* docs/prefix_cache.md has a row for each preset: what it shares under exact and under bounded, and at which grid. */
+static void the_manual_says_what_is_shared(void **state) {
+    (void)state;
+    bed b = open_with(long_model(), 0);
+    const kv_model *model = &engine_model(b.engine)->kv;
+    size_t n;
+    uint8_t *doc = slurp("docs/prefix_cache.md", &n);
+    for (int i = 0; kv_presets[i].name; i++) {
+        char row[300], cell[2][64], spec[256];
+        for (int bounded = 0; bounded < 2; bounded++) {
+            kv_method method;
+            snprintf(spec, sizeof(spec), "%s+prefill:%s", kv_presets[i].name, bounded ? "bounded" : "exact");
+            assert_int_equal(kv_method_parse(spec, model, &method, NULL), PLEAT_OK);
+            kv_share_kind kind = kv_share_kind_of(&method, model);
+            int grid = kv_share_grid_tokens(&method, kind), first = kv_share_first_tokens(&method, model, kind);
+            const char *name = kind == KV_SHARE_F16 ? "fp16" : kind == KV_SHARE_SEALED ? "sealed" : "image";
+            if (!grid)
+                strcpy(cell[bounded], "-");
+            else if (first != grid)
+                snprintf(cell[bounded], sizeof(cell[bounded]), "%s, %d + %d", name, first - grid, grid);
+            else
+                snprintf(cell[bounded], sizeof(cell[bounded]), "%s, %d", name, grid);
+        }
+        snprintf(row, sizeof(row), "\n| `%s` | %s | %s |\n", kv_presets[i].name, cell[0], cell[1]);
+        if (!memmem(doc, n, row, strlen(row)))
+            fail_msg("docs/prefix_cache.md has no row %s", row + 1);
+    }
+    free(doc);
+    bed_close(&b);
+}
+
 /* ---- out and in ---- */
 
 static void move(pleat_seq *seq, const char *path) {
@@ -359,17 +401,6 @@ static char *saved(const bed *b, const char *spec, int n_tokens, int32_t **token
     return path;
 }
 
-static uint8_t *slurp(const char *path, size_t *n) {
-    struct stat st;
-    FILE *from = fopen(path, "rb");
-    assert_non_null(from);
-    assert_int_equal(fstat(fileno(from), &st), 0);
-    uint8_t *bytes = malloc((size_t)st.st_size);
-    *n = fread(bytes, 1, (size_t)st.st_size, from);
-    fclose(from);
-    return bytes;
-}
-
 static void spill(const char *path, const uint8_t *bytes, size_t n) {
     FILE *to = fopen(path, "wb");
     assert_non_null(to);
@@ -408,6 +439,52 @@ static void a_kept_file_goes_on_in_another_engine(void **state) {
     free(loaded);
     trail_free(&still);
     trail_free(&kept);
+}
+
+/* Where docs/cache_image.md says that things are; another layout needs another version. */
+static void a_kept_file_is_laid_out_as_its_manual_says(void **state) {
+    (void)state;
+    enum { N = 100, HEAD = 24 + 4 * N };
+    size_t n;
+    int32_t *tokens;
+    bed b = open_with(long_model(), 0);
+    const kv_model *model = &engine_model(b.engine)->kv;
+    char *path = saved(&b, "int8", N, &tokens);
+    uint8_t *bytes = slurp(path, &n), *image = bytes + HEAD;
+    const struct {
+        size_t at, n;
+        uint64_t value;
+    } number[] = {{8, 8, N},
+                  {16, 8, hash_bytes(tokens, N * sizeof(*tokens), 0)},
+                  {HEAD + 8, 4, 1},
+                  {HEAD + 12, 4, (uint64_t)model->n_layer},
+                  {HEAD + 16, 4, (uint64_t)model->n_head_kv},
+                  {HEAD + 20, 4, (uint64_t)model->head_dim},
+                  {HEAD + 24, 8, 0x0102030405060708u},
+                  {HEAD + 32, 8, n - HEAD},
+                  {HEAD + 40, 8, model->fingerprint},
+                  {HEAD + 2096, 4, N},          /* tokens seen */
+                  {HEAD + 2096 + 27, 4, N},     /* slots of the first lane: all of them, */
+                  {HEAD + 2096 + 31, 4, N},     /* all alive, */
+                  {HEAD + 2096 + 43, 4, 64},    /* a page of K sealed, */
+                  {HEAD + 2096 + 80 + 8, 4, 2}, /* the third at position 2 */
+                  {n - 8, 8, hash_bytes(image, n - HEAD - 8, 1)}};
+    assert_memory_equal(bytes, "PLEATSQ", 8);
+    assert_memory_equal(bytes + 24, tokens, N * sizeof(*tokens));
+    assert_memory_equal(image, "PLEATKV", 8);
+    assert_string_equal((char *)image + 48, "int8:group=32,axis=token,tail=0");
+    for (size_t i = 0; i < sizeof(number) / sizeof(*number); i++) {
+        uint64_t value = 0;
+        memcpy(&value, bytes + number[i].at, number[i].n);
+        if (value != number[i].value)
+            fail_msg("byte %zu of a kept file: %llu, not %llu", number[i].at, (unsigned long long)value,
+                     (unsigned long long)number[i].value);
+    }
+    unlink(path);
+    free(path);
+    free(bytes);
+    free(tokens);
+    bed_close(&b);
 }
 
 static void refused(const bed *b, const char *path, const char *why) {
@@ -547,6 +624,8 @@ int main(void) {
         cmocka_unit_test(only_an_empty_sequence_takes_over),
         cmocka_unit_test(held_prompts_give_way_to_running_ones),
         cmocka_unit_test(held_pages_never_overrun_a_tight_pool),
+        cmocka_unit_test(the_manual_says_what_is_shared),
+        cmocka_unit_test(a_kept_file_is_laid_out_as_its_manual_says),
         cmocka_unit_test(the_budget_of_held_prompts_holds),
         cmocka_unit_test(a_moved_cache_goes_on_bit_for_bit),
         cmocka_unit_test(a_moved_out_sequence_takes_part_in_no_step),

@@ -3,17 +3,21 @@
 
 Needs llama-cpp-python (tried with 0.3.36) and numpy in some Python of your own; neither pleat nor its tests depend on them.
 
-    python3 scripts/golden/make_golden.py OUT_DIR [tokens] [greedy] [logits] [perplexity] [--model NAME]...
+    python3 scripts/golden/make_golden.py OUT_DIR [tokens] [greedy] [logits] [perplexity] [--model NAME]... [--wide]
 
-Without a part named, all parts are made; without --model, all four models. Models are taken from
+Without a part named, all parts are made; without --model, all four models. --wide: greedy text from the same weights written
+out as F32 (needs gguf, and disk for a temporary file), so that no activation is rounded to 8 bits. Models are taken from
 $PLEAT_HOME/models/NAME.gguf (default ~/.cache/pleat). What the files hold stands in tests/data/golden/README.md."""
 import ctypes
 import math
 import os
 import sys
+import tempfile
 
 import llama_cpp as L
 import numpy as np
+
+from make_perplexity import widen
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODELS = ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma3-270m"]
@@ -53,10 +57,10 @@ def path(name):
 
 
 class Engine:
-    def __init__(self, name, n_ctx=0, vocab_only=False):
+    def __init__(self, name, n_ctx=0, vocab_only=False, file=None):
         params = L.llama_model_default_params()
         params.vocab_only = vocab_only
-        self.model = L.llama_model_load_from_file(path(name).encode(), params)
+        self.model = L.llama_model_load_from_file((file or path(name)).encode(), params)
         self.vocab = L.llama_model_get_vocab(self.model)
         self.n_vocab = L.llama_vocab_n_tokens(self.vocab)
         self.ctx = None
@@ -119,8 +123,8 @@ def make_tokens(name, out):
     engine.close()
 
 
-def make_greedy(name, out):
-    engine = Engine(name, n_ctx=1024)
+def make_greedy(name, out, file=None):
+    engine = Engine(name, n_ctx=1024, file=file)
     with open(os.path.join(out, "greedy-%s.txt" % name), "w") as f:
         for prompt in PROMPTS:
             text = prompt.encode() if prompt else open(TEXT, "rb").read()[3000:3800]
@@ -134,6 +138,12 @@ def make_greedy(name, out):
                 f.write("step %d %.4f %d %.4f\n" % (first, log_p[first], second, log_p[second]))
                 logits = engine.decode([int(first)], len(ids) + step, False)
     engine.close()
+
+
+def make_greedy_wide(name, out):
+    with tempfile.TemporaryDirectory() as folder:
+        widen(path(name), folder + "/wide.gguf")
+        make_greedy(name, out, folder + "/wide.gguf")
 
 
 def make_logits(name, out):
@@ -170,8 +180,11 @@ def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     out, names, parts, rest = sys.argv[1], [], [], sys.argv[2:]
+    wide = "--wide" in rest
     while rest:
         word = rest.pop(0)
+        if word == "--wide":
+            continue
         names.append(rest.pop(0)) if word == "--model" else parts.append(word)
     quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
     L.llama_log_set(quiet, None)
@@ -181,7 +194,7 @@ def main():
             if part == "tokens":
                 make_tokens(name, out)
             elif part == "greedy":
-                make_greedy(name, out)
+                (make_greedy_wide if wide else make_greedy)(name, out)
             elif part == "logits" and name == "smollm2-135m":
                 make_logits(name, out)
             elif part == "perplexity":

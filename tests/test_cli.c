@@ -93,8 +93,8 @@ static void every_command_has_help_with_an_example(void **state) {
         snprintf(words, sizeof(words), "\n  pleat %s", name);
         const char *example = strstr(r.out, "\nExample:");
         bool group = strstr(r.out, "--help` says more") != NULL; /* of commands below it */
-        if (!group && (!example || !strstr(example, words) || !strstr(r.out, "--json")))
-            fail_msg("%s: no example or no --json in: %s", name, r.out);
+        if (!group && (!example || !strstr(example, words) || !strstr(r.out, "--json") || !strstr(r.out, "--threads")))
+            fail_msg("%s: no example, no --json or no --threads in: %s", name, r.out);
         program_free(&r);
         program_free(&h);
         n++;
@@ -107,6 +107,18 @@ static void every_command_has_help_with_an_example(void **state) {
     all = program_run((const char *const[]){NULL}, NULL, 0);
     assert_true(all.code == 2 && all.n_out == 0 && strstr(all.err, "Usage: pleat COMMAND"));
     program_free(&all);
+}
+
+/* A broken PATH, so that a check that went on would end at once, another way. */
+static void check_takes_all_or_nothing(void **state) {
+    (void)state;
+    static const char *const wrong[] = {"--foo", "--all extra", "--all --all", "\"\" x"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+        char line[100];
+        snprintf(line, sizeof(line), "PATH=/nonexistent ./check %s 2>/dev/null", wrong[i]);
+        int status = system(line);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 2);
+    }
 }
 
 static void wrong_usage_is_2_and_one_sentence(void **state) {
@@ -462,8 +474,8 @@ static void a_model_that_shrinks_ends_the_program_in_a_sentence(void **state) {
 static void methods_lists_the_fixed_fields(void **state) {
     (void)state;
     json_t *r = PROGRAM_JSON("methods");
-    static const char *const kinds[] = {"formats", "policies", "splits"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const kinds[] = {"formats", "policies", "splits", "modifiers"};
+    for (int i = 0; i < 4; i++) {
         size_t k;
         json_t *part;
         assert_true(list_of(r, kinds[i]) > 0);
@@ -475,6 +487,13 @@ static void methods_lists_the_fixed_fields(void **state) {
     }
     size_t k;
     json_t *preset;
+    program_result all = PROGRAM("methods");
+    static const char *const modifiers[] = {"  prefill ", "  sinks ",    "  pin ",
+                                            "  layers ",  "  critical ", "    vnorm "};
+    for (int i = 0; i < 6; i++)
+        if (!strstr(all.out, modifiers[i]))
+            fail_msg("pleat methods does not list%s", modifiers[i]);
+    program_free(&all);
     assert_true(list_of(r, "presets") >= 6);
     json_array_foreach(json_object_get(r, "presets"), k, preset) {
         text_of(preset, "spec");
@@ -615,6 +634,7 @@ int main(int argc, char **argv) {
     alarm(600);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_command_has_help_with_an_example),
+        cmocka_unit_test(check_takes_all_or_nothing),
         cmocka_unit_test(wrong_usage_is_2_and_one_sentence),
         cmocka_unit_test(failures_are_1_and_one_sentence),
         cmocka_unit_test(models_are_found_by_name),

@@ -87,7 +87,7 @@ static json_t *all_combinations(void) {
 }
 
 /* The modifiers that a policy may refuse. */
-static json_t *all_modifiers(void) {
+static json_t *modified_policies(void) {
     static const char *const names[] = {"critical", "pin"};
     json_t *list = json_array();
     for (int p = 0; kv_policies[p]; p++)
@@ -101,6 +101,28 @@ static json_t *all_modifiers(void) {
     return list;
 }
 
+/* Modifiers are the parser's own; a spec has each at most once. */
+static json_t *all_modifiers(void) {
+    static const struct {
+        const char *name, *paper, *summary;
+        const kv_param *params;
+    } list[] = {
+        {"prefill", "", "prefill:exact: a prompt stays fp16 until its end; prefill:bounded: compressed at grid points",
+         NULL},
+        {"sinks", "", "sinks:n=N: positions below N are never evicted", NULL},
+        {"pin", "", "spans of a sequence that the caller marks are never evicted", NULL},
+        {"layers", "",
+         "other formats for some layers: layers:first=N,last=N,format=NAME, layers:LAYERS=NAME or layers:file=PATH",
+         NULL},
+        {"critical", "arXiv 2502.03805", "attention is weighed by the values' norm inside each head's budget",
+         kv_critical_params},
+    };
+    json_t *modifiers = json_array();
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        add(modifiers, list[i].name, list[i].paper, list[i].summary, list[i].params);
+    return modifiers;
+}
+
 static json_t *all_parts(void) {
     json_t *formats = json_array(), *policies = json_array(), *splits = json_array(), *presets = json_array();
     for (int i = 0; kv_formats[i]; i++)
@@ -111,8 +133,9 @@ static json_t *all_parts(void) {
         add(splits, kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params);
     for (int i = 0; kv_presets[i].name; i++)
         json_array_append_new(presets, preset_json(kv_presets[i].name, kv_presets[i].spec));
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "formats", formats, "policies", policies, "splits", splits, "presets",
-                     presets, "combinations", all_combinations(), "modifiers", all_modifiers());
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "formats", formats, "policies", policies, "splits", splits,
+                     "modifiers", all_modifiers(), "presets", presets, "combinations", all_combinations(), "modified",
+                     modified_policies());
 }
 
 static const char *text_of(const json_t *object, const char *key) {
@@ -187,17 +210,10 @@ static void print_combinations(void) {
             print_combination(kv_policies[p], kv_splits[s]);
 }
 
-static void print_modifiers(const json_t *all) {
+static void print_refused_modifiers(const json_t *all) {
     size_t i;
     json_t *m;
-    printf("\nModifiers\n"
-           "  prefill:exact|bounded   a prompt stays fp16 until its end, or is compressed on the method's grid\n"
-           "  sinks:n=N               positions below N are never evicted\n"
-           "  pin                     marked spans (a system prompt) are never evicted\n"
-           "  critical                attention is weighed by the values' norms, in two stages\n"
-           "  layers:...              other formats for some layers: first=N,last=N,format=NAME, or 0-3=NAME, or "
-           "file=PATH\n");
-    json_array_foreach(json_object_get(all, "modifiers"), i, m) {
+    json_array_foreach(json_object_get(all, "modified"), i, m) {
         if (text_of(m, "refusal"))
             printf("  refused: %s+%s: %s\n", text_of(m, "policy"), text_of(m, "modifier"), text_of(m, "refusal"));
     }
@@ -220,7 +236,8 @@ int cmd_methods(int argc, char **argv) {
     print_parts(all, "formats", "Formats: how keys and values are stored");
     print_parts(all, "policies", "\nPolicies: which tokens stay");
     print_parts(all, "splits", "\nSplits: how a budget is shared among layers and heads");
-    print_modifiers(all);
+    print_parts(all, "modifiers", "\nModifiers: at most one of each");
+    print_refused_modifiers(all);
     print_combinations();
     printf("\nPresets\n");
     json_array_foreach(json_object_get(all, "presets"), i, preset)

@@ -123,7 +123,7 @@ static int usage(const char *sentence) {
 int cmd_negatives(int argc, char **argv) {
     settings s = {.thresholds = "0.1", .as = "own"};
     negatives_result result = {.n_thresholds = 0};
-    int n_arguments;
+    int n_arguments, n_threads = 0;
     const option options[] = {
         {"scores", 0, OPTION_TEXT, &s.scores, "FILE", "the score file (- for standard input)", 0, 0},
         {"methods", 0, OPTION_TEXT, &s.methods, "A,B", "algorithm or algorithm/config; all but the base if not given",
@@ -142,6 +142,7 @@ int cmd_negatives(int argc, char **argv) {
         {"output", 'o', OPTION_TEXT, &s.output, "FILE", "where their scores go, a CSV for --scores", 0, 0},
         {"report", 0, OPTION_TEXT, &s.report, "FILE",
          "a page with tables and curves (its tables are of the first threshold)", 0, 0},
+        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };

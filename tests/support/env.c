@@ -1,10 +1,13 @@
 /* env.c - see env.h. */
 #include "support/env.h"
+#include <ftw.h>
+#include <glob.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
@@ -43,11 +46,36 @@ bool env_all(void) {
     return all && *all;
 }
 
+static char temp_names[300]; /* what all names of this program match */
+static pid_t temp_owner;
+
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *where) {
+    (void)info;
+    (void)type;
+    (void)where;
+    return remove(path);
+}
+
+/* Not in children of the program, which inherit this. */
+static void remove_temps(void) {
+    glob_t found;
+    if (getpid() != temp_owner || glob(temp_names, 0, NULL, &found))
+        return;
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        nftw(found.gl_pathv[i], remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    globfree(&found);
+}
+
 const char *env_temp(const char *tag) {
     static char path[8][300];
     static int next;
     const char *folder = getenv("TMPDIR");
     char *out = path[next++ % 8];
+    if (!temp_owner) {
+        temp_owner = getpid();
+        snprintf(temp_names, sizeof(temp_names), "%s/pleat-test-%ld-*", folder ? folder : "/tmp", (long)temp_owner);
+        atexit(remove_temps);
+    }
     snprintf(out, sizeof(path[0]), "%s/pleat-test-%ld-%s", folder ? folder : "/tmp", (long)getpid(), tag);
     return out;
 }

@@ -10,7 +10,8 @@ bool env_sanitized(void); /* built under ASan */
 bool env_all(void);       /* PLEAT_ALL: long tests too */
 /* Skips the test with a line. */
 void env_skip(const char *why);
-/* A new file name under the system's folder for temporary files; the same until the program ends for the same tag. */
+/* A new file name under the system's folder for temporary files; the same until the program ends for the same tag. What
+ * is left there, files beside it whose names begin alike, folders too, goes when the program ends. */
 const char *env_temp(const char *tag);
 /* A file of tests/data, malloc'ed and ended by 0; the test fails when it is not there. */
 char *env_data(const char *name, size_t *n_bytes);

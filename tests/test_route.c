@@ -471,6 +471,35 @@ static void others_requests_count_until_the_next_word(void **state) {
     route_close(t);
 }
 
+static void same_delay(route_table *a, route_table *b) {
+    route_receipt x = choose(a, ROUTE_STATE, 100, (const float[]){50}),
+                  y = choose(b, ROUTE_STATE, 100, (const float[]){50});
+    assert_true(x.harm_s > 0);
+    assert_true(fabs(x.wait_s - y.wait_s) < 1e-9 && fabs(x.decode_s - y.decode_s) < 1e-9);
+    assert_true(fabs(x.tail_s - y.tail_s) < 1e-6 * y.tail_s && fabs(x.harm_s - y.harm_s) < 1e-6 * y.harm_s);
+}
+
+/* To `state` two of another router's beside one of 400 tokens are three of these; beside none, they are like the new
+ * request half way. */
+static void others_requests_are_like_those_known(void **state) {
+    (void)state;
+    route_table *told = open_table(1, NULL, 1), *own = open_table(1, NULL, 1);
+    route_progress(told, put(told, 1, 0, 100, (const float[]){400}), 100);
+    route_observe(told, 0, 3, 600);
+    for (int i = 0; i < 3; i++)
+        route_progress(own, put(own, 1, 0, 100, (const float[]){400}), 100);
+    same_delay(told, own);
+    route_close(told);
+    route_close(own);
+    told = open_table(1, NULL, 1), own = open_table(1, NULL, 1);
+    route_observe(told, 0, 2, 250);
+    for (int i = 0; i < 2; i++)
+        route_progress(own, put(own, 1, 0, 100, (const float[]){50}), 25);
+    same_delay(told, own);
+    route_close(told);
+    route_close(own);
+}
+
 /* ---- trust ---- */
 
 /* What an idle replica believes of an answer, told to be so long. */
@@ -630,6 +659,7 @@ int main(void) {
         cmocka_unit_test(refusals_have_reasons),
         cmocka_unit_test(context_is_a_limit),
         cmocka_unit_test(others_requests_count_until_the_next_word),
+        cmocka_unit_test(others_requests_are_like_those_known),
         cmocka_unit_test(right_predictions_are_believed),
         cmocka_unit_test(a_bias_is_taken_off),
         cmocka_unit_test(useless_predictions_lose_their_weight),

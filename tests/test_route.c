@@ -532,6 +532,19 @@ static double always_300(double u) {
     return 300;
 }
 
+static float told_300(double u) {
+    (void)u;
+    return 300;
+}
+
+/* All are told 300, and are log-normal: believed is their mean, exp(5.5 + 0.7^2 / 2), not the lower median. */
+static void the_mean_is_believed(void **state) {
+    (void)state;
+    route_table *t = teach(told_300, right);
+    assert_true(fabs(believed(t, 300) / exp(5.5 + 0.245) - 1) < 0.05);
+    route_close(t);
+}
+
 static void right_predictions_are_believed(void **state) {
     (void)state;
     route_table *t = teach(as_it_is, right);
@@ -660,6 +673,7 @@ int main(void) {
         cmocka_unit_test(context_is_a_limit),
         cmocka_unit_test(others_requests_count_until_the_next_word),
         cmocka_unit_test(others_requests_are_like_those_known),
+        cmocka_unit_test(the_mean_is_believed),
         cmocka_unit_test(right_predictions_are_believed),
         cmocka_unit_test(a_bias_is_taken_off),
         cmocka_unit_test(useless_predictions_lose_their_weight),

@@ -677,8 +677,11 @@ static void sharegpt_that_breaks_off(void **state) {
     static const char whole[] =
         "[ {\"id\": \"a\", \"conversations\": [{\"from\": \"human\", \"value\": \"12345\"},"
         " {\"from\": \"gpt\", \"value\": \"a } \\\" ] {\"}, {\"from\": \"human\", \"value\": \"more\"}]},\n"
-        " {\"id\": \"b\", \"conversations\": [{\"from\": \"gpt\", \"value\": \"first\"}]},\n"
-        " {\"id\": \"c\", \"conversations\": []},\n"
+        " {\"id\": \"b\", \"conversations\": [{\"from\": \"gpt\", \"value\": \"first\"},"
+        " {\"from\": \"human\", \"value\": \"second\"}]},\n"
+        " {\"id\": \"c\", \"conversations\": [{\"from\": \"human\", \"value\": \"to\"},"
+        " {\"from\": \"human\", \"value\": \"himself\"}]},\n"
+        " {\"id\": \"g\", \"conversations\": []},\n"
         " {\"id\": \"d\", \"conversations\": [{\"from\": \"human\", \"value\": \"12345678901234567890\"},"
         " {\"from\": \"gpt\", \"value\": \"long\"}]},\n"
         " {\"id\": \"e\", \"conversations\": [{\"from\": \"human\", \"value\": "
@@ -693,7 +696,7 @@ static void sharegpt_that_breaks_off(void **state) {
     assert_int_equal(s.n, 2);
     assert_true(s.size[0].prompt == 2 && s.size[0].answer == 3); /* 5 and 9 characters */
     assert_true(s.size[1].prompt == 1 && s.size[1].answer == 1); /* four, of more bytes */
-    assert_string_equal(s.note, "2 of 5 conversations: 2 begin otherwise, 1 are too long");
+    assert_string_equal(s.note, "2 of 6 conversations: 3 begin otherwise, 1 are too long");
     sim_sizes_free(&s);
     snprintf(text, sizeof(text), "%s,\n {\"id\": \"f\", \"conversations\": [{\"from\": \"human\", \"value\": \"cut }]}",
              whole);
@@ -702,7 +705,7 @@ static void sharegpt_that_breaks_off(void **state) {
     assert_int_equal(sim_sizes_sharegpt(path, 0, &s, &error), PLEAT_OK);
     assert_int_equal(s.n, 3);
     assert_string_equal(s.note,
-                        "3 of 5 conversations: 2 begin otherwise, 0 are too long; the file breaks off after them");
+                        "3 of 6 conversations: 3 begin otherwise, 0 are too long; the file breaks off after them");
     sim_sizes_free(&s);
     remove(path);
 }

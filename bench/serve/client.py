@@ -110,12 +110,12 @@ def long_texts(n, seed, least, most, answer=64):
 # ---- servers ----
 
 class Server:
-    """A server of ours or llama.cpp's, started here: KIND:KV with KIND pleat or llama."""
-    def __init__(self, text, model, threads, slots, context, pool):
+    """A server of ours or llama.cpp's, started here: KIND:KV with KIND pleat or llama; more: further options of ours."""
+    def __init__(self, text, model, threads, slots, context, pool, more=()):
         self.text, (kind, kv) = text, text.split(":", 1)
         if kind == "pleat":
             command = [os.path.join(ROOT, "build", "pleat"), "serve", "-m", model, "--port", "0", "--json", "--method", kv,
-                       "--threads", str(threads), "--max-running", str(slots), "--pool", pool]
+                       "--threads", str(threads), "--max-running", str(slots), "--pool", pool, *more]
         else:
             binary = os.environ.get("LLAMA_SERVER") or sys.exit("LLAMA_SERVER must name llama.cpp's llama-server")
             self.port = 18200 + os.getpid() % 700

@@ -2,7 +2,6 @@
  * table is told what is wrong (a status and OpenAI's error object) or is hung up on, and the next good request answers.
  * A server that is silent fails the test by the client's time limit (web.h). */
 #include "support/desk.h"
-#include "support/env.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

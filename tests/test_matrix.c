@@ -4,6 +4,7 @@
  *
  * The factors' levels come from methods.def, so a new line there is in the matrix by itself. Usually a set of rows runs
  * in which every two levels of two factors meet (built greedily); with PLEAT_ALL every method meets every life. */
+#include "base/rng.h"
 #include "kv/capability.h"
 #include "support/env.h"
 #include "support/small.h"
@@ -16,7 +17,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-enum { N_COMMON = 600, N_OTHER = 70, N_DECODE = 12, N_TURN = 40, N_LOGITS = 2 * N_DECODE + 2, N_COMPANY = 90 };
+enum { N_COMMON = 600, N_OTHER = 110, N_DECODE = 12, N_TURN = 40, N_LOGITS = 2 * N_DECODE + 2, N_COMPANY = 90 };
 enum { FORMAT, POLICY, SPLIT, PREFILL, MODIFIER, SHAPE, CUT, REUSE, MOVE, COMPANY, N_FACTORS };
 enum { MOST_LEVELS = 64, MOST_PART = 200, MOST_SPEC = 400 };
 
@@ -159,10 +160,11 @@ static void step(life *l, const int32_t *ids, int n, pleat_phase phase) {
 
 static void prompt(life *l, const int32_t *ids, int n) {
     for (int at = 0, piece; at < n; at += piece) {
-        int left = n - at;
-        piece = pleat_seq_cut(l->b->engine, l->seq, left < l->cut ? left : l->cut);
+        bool moves = l->move_at == MOVE_IN_PROMPT && at == 0;
+        int left = n - at, most = moves ? PAGE_TOKENS : l->cut; /* so that something is left behind the move */
+        piece = pleat_seq_cut(l->b->engine, l->seq, left < most ? left : most);
         step(l, ids + at, piece, piece == left ? PLEAT_PROMPT_END : PLEAT_PROMPT);
-        if (l->move_at == MOVE_IN_PROMPT && at == 0 && piece < left)
+        if (moves && piece < left)
             move(l->seq, NULL, l->spec);
     }
 }
@@ -292,13 +294,14 @@ static int gain(bool (*met)[MOST_LEVELS][N_FACTORS][MOST_LEVELS], bool (*never)[
     return n;
 }
 
-/* Fills the factors of a row that are open, each with the level that brings most new pairs; turn: where ties begin. */
+/* Fills the factors of a row that are open, each with the level that brings most new pairs; ties are drawn, so that
+ * rows whose pairs have all met still mix the factors. */
 static void complete(bool (*met)[MOST_LEVELS][N_FACTORS][MOST_LEVELS],
-                     bool (*never)[MOST_LEVELS][N_FACTORS][MOST_LEVELS], row *r, int turn) {
+                     bool (*never)[MOST_LEVELS][N_FACTORS][MOST_LEVELS], row *r, int number) {
     for (int f = 0; f < N_FACTORS; f++) {
-        int best = -1, most = -1;
+        int best = -1, most = -1, start = (int)(rng_u64(1, (uint64_t)number, (uint64_t)f) % (uint64_t)n_levels[f]);
         for (int k = 0; r->level[f] < 0 && k < n_levels[f]; k++) {
-            int i = (k + turn) % n_levels[f], n = gain(met, never, r, f, i);
+            int i = (k + start) % n_levels[f], n = gain(met, never, r, f, i);
             if (n > most) {
                 most = n;
                 best = i;

@@ -114,7 +114,10 @@ void move_forget(pleat_seq *seq) {
 
 static pleat_status fresh_cache(pleat_seq *seq, kv_cache **out, pleat_error *error) {
     kv_method method = *kv_cache_method(seq->cache);
-    return kv_cache_open(&seq->engine->model->kv, &method, seq->engine->pages, out, error);
+    pleat_status status = kv_cache_open(&seq->engine->model->kv, &method, seq->engine->pages, out, error);
+    if (!status && seq->offers)
+        kv_cache_share(*out);
+    return status;
 }
 
 pleat_status pleat_seq_move_out(pleat_seq *seq, const char *path, pleat_error *error) {

@@ -116,7 +116,7 @@ static pleat_status fresh_cache(pleat_seq *seq, kv_cache **out, pleat_error *err
     kv_method method = *kv_cache_method(seq->cache);
     pleat_status status = kv_cache_open(&seq->engine->model->kv, &method, seq->engine->pages, out, error);
     if (!status && seq->offers)
-        kv_cache_share(*out);
+        kv_cache_share(*out, seq->path.kind == KV_SHARE_F16);
     return status;
 }
 

@@ -853,7 +853,7 @@ static void a_pool_of_the_peak_is_enough(void **state) {
     static const int lengths[] = {865, 1023, 200};
     char spec[KV_MAX_SPEC_BYTES];
     for (int i = 0; kv_presets[i].name; i++)
-        for (int k = 0; k < 6; k++) {
+        for (int k = 0; k < 6; k += env_sanitized() ? 3 : 1) {
             snprintf(spec, sizeof(spec), "%s+prefill:%s", kv_presets[i].name, k % 2 ? "bounded" : "exact");
             drive_shape shape = k == 4 ? windowed : plain;
             size_t peak = run_in_pool(shape, spec, lengths[k / 2], POOL);

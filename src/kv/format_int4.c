@@ -10,46 +10,27 @@
  * Keys with a large bias (Qwen2.5: one channel of 200 and more): per token, such a channel takes the range of its whole
  * group, whose other 31 channels are lost (docs/page_formats.md has the figures). axis=channel is the remedy: a bias is
  * constant along a channel and goes into the minimum. Bytes per token and KV head: d / 2 + 4 d / group a side. */
-#include "kv/method.h"
-#include "base/status.h"
-#include "kv/page_affine.h"
-
-enum { GROUP, AXIS, TAIL };
-enum { AXIS_TOKEN, AXIS_CHANNEL };
+#include "kv/integers.h"
 
 static const kv_param params[] = {
     {"group", "elements that share a scale and a minimum", "32|64|row", 0, 0, 2, true},
-    {"axis", "groups of K lie along", "token|channel", AXIS_TOKEN, 0, 1, true},
+    {"axis", "groups of K lie along", "token|channel", 0, 0, 1, true},
     {"tail", "newest tokens kept in fp16, a multiple of 64", NULL, 0, 0, 1 << 20, true},
     {0},
 };
 
 static affine affine_of(const kv_config *c, kv_side side, int d) {
-    bool by_token = side == KV_V || c->value[AXIS] == AXIS_TOKEN;
-    int row = by_token ? d : PAGE_TOKENS;
-    return (affine){.bits = 4,
-                    .by_token = by_token,
-                    .group = c->value[GROUP] == 0   ? 32
-                             : c->value[GROUP] == 1 ? 64
-                                                    : row};
+    return integers_affine(c, side, d, 4, false);
 }
 
 static pleat_status check(const kv_config *c, kv_side side, int d, pleat_error *error) {
     affine a = affine_of(c, side, d);
-    if ((int)c->value[TAIL] % PAGE_TOKENS)
-        return err_set(error, PLEAT_EINPUT, "int4: tail=%d is not a multiple of %d", (int)c->value[TAIL], PAGE_TOKENS);
-    if (d && a.by_token && d % a.group)
-        return err_set(error, PLEAT_EINPUT, "int4: heads of %d elements cannot be cut in groups of %d", d, a.group);
-    return PLEAT_OK;
+    return integers_check("int4", c, &a, d, error);
 }
 
 static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
     affine a = affine_of(c, side, d);
-    *out = (kv_geometry){.page_bytes = affine_page_bytes(&a, side, d),
-                         .run_pages = 1,
-                         .keep_tokens = (int)c->value[TAIL],
-                         .step_tokens = PAGE_TOKENS,
-                         .row_writable = a.by_token};
+    *out = integers_geometry(c, &a, side, d);
 }
 
 static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,

@@ -9,9 +9,9 @@
  * Quantiser: s = (max - min) / (2^b - 1), s and min rounded to fp16 first, codes taken against the rounded ones, half
  * to even; a range whose scale is below fp16's normal numbers gives s = 0 (the authors divide by it).
  *
- * params=8 (a deviation) keeps scale and minimum of a group in a byte each, against ranges of the page in fp16: the
- * minimum is rounded down and the scale up, so that every value stays inside its group's range. Such a page is written
- * whole.
+ * With params=16 the pages are page_affine's. params=8 (a deviation) keeps scale and minimum of a group in a byte each,
+ * against ranges of the page in fp16: the minimum is rounded down and the scale up, so that every value stays inside
+ * its group's range. Such a page is written whole.
  *
  *   page     codes [64 x d] (page_codes.c), then
  *   params=16   scales fp16 [n], minima fp16 [n]                 n: K 64 / group x d, V d / group x 64
@@ -21,7 +21,7 @@
  * Bytes per token and KV head, K and V: 2 * (d * bits / 8 + 4 d / group) with params=16. */
 #include "kv/method.h"
 #include "base/status.h"
-#include "kv/page_codes.h"
+#include "kv/page_affine.h"
 #include "kv/quantise.h"
 #include <math.h>
 #include <string.h>
@@ -29,8 +29,7 @@
 enum { BITS, GROUP, RESIDUAL, VSEAL, PARAMS };
 enum { VSEAL_PAGE, VSEAL_TOKEN };
 enum { MOST_MAPS = PAGE_CODES_MOST_MAPS };
-#define F16_LEAST 0x1p-14f
-#define F16_MOST  65504.0f
+#define F16_MOST 65504.0f
 
 static const kv_param params[] = {
     {"bits", "of a code", "4|2", 0, 0, 1, true},
@@ -49,6 +48,10 @@ static int group_of(const kv_config *c) {
     return c->value[GROUP] == 0 ? 32 : 64;
 }
 
+static affine affine_of(const kv_config *c) {
+    return (affine){.bits = bits_of(c), .group = group_of(c)};
+}
+
 static bool packed_params(const kv_config *c) {
     return c->value[PARAMS] == 1;
 }
@@ -59,6 +62,10 @@ static int n_groups(const kv_config *c, kv_side side, int d) {
 
 static int n_maps(const kv_config *c, kv_side side, int d) {
     return n_groups(c, side, d) * (side == KV_K ? d : PAGE_TOKENS);
+}
+
+static size_t packed_bytes(const kv_config *c, kv_side side, int d) {
+    return (page_codes_bytes(bits_of(c), d) + 2 * (size_t)n_maps(c, side, d) + 4 * sizeof(f16) + 63) / 64 * 64;
 }
 
 static pleat_status check(const kv_config *c, kv_side side, int d, pleat_error *error) {
@@ -74,10 +81,10 @@ static pleat_status check(const kv_config *c, kv_side side, int d, pleat_error *
 }
 
 static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
-    size_t n = (size_t)n_maps(c, side, d);
-    size_t bytes = page_codes_bytes(bits_of(c), d) + (packed_params(c) ? 2 * n + 4 * sizeof(f16) : 2 * n * sizeof(f16));
+    affine a = affine_of(c);
     int residual = (int)c->value[RESIDUAL];
-    *out = (kv_geometry){.page_bytes = (bytes + 63) / 64 * 64, .run_pages = 1};
+    *out = (kv_geometry){.page_bytes = packed_params(c) ? packed_bytes(c, side, d) : affine_page_bytes(&a, side, d),
+                         .run_pages = 1};
     out->keep_tokens = side == KV_K ? 0 : residual;
     out->step_tokens = side == KV_K ? residual : c->value[VSEAL] == VSEAL_TOKEN ? 1 : PAGE_TOKENS;
     out->row_writable = side == KV_V && !packed_params(c);
@@ -89,40 +96,17 @@ typedef struct range {
     float low, high;
 } range;
 
-static f16 nearest(float x) {
-    return f16_from_f32(x > F16_MOST ? F16_MOST : x < -F16_MOST ? -F16_MOST : x);
-}
-
 /* The least half that is at least x (x not negative), and the greatest that is at most x. */
 static f16 at_least(float x) {
-    f16 h = nearest(x);
+    f16 h = affine_nearest(x);
     return f16_to_f32(h) < x && x <= F16_MOST ? (f16)(h + 1) : h;
 }
 
 static f16 at_most(float x) {
-    f16 h = nearest(x);
+    f16 h = affine_nearest(x);
     if (f16_to_f32(h) <= x)
         return h;
     return h == 0 ? 0x8001 : h & 0x8000 ? (f16)(h + 1) : (f16)(h - 1);
-}
-
-static quantise_levels levels_of(const kv_config *c) {
-    return (quantise_levels){0, 0, (float)((1 << bits_of(c)) - 1)};
-}
-
-static f16 *maps16(uint8_t *page, int bits, int d) {
-    return (f16 *)(page + page_codes_bytes(bits, d));
-}
-
-/* Rounds a range to fp16 scale and minimum and stores them as map i of n. */
-static void store_map(uint8_t *page, int bits, int d, int n, int i, range r, float *scale, float *minimum) {
-    f16 s = nearest((r.high - r.low) / (float)((1 << bits) - 1)), m = nearest(r.low);
-    if (f16_to_f32(s) < F16_LEAST)
-        s = 0;
-    maps16(page, bits, d)[i] = s;
-    maps16(page, bits, d)[n + i] = m;
-    *scale = f16_to_f32(s);
-    *minimum = f16_to_f32(m);
 }
 
 /* The ranges of all groups of a page as bytes; scale and minimum [n] are what they stand for. */
@@ -156,70 +140,65 @@ static void store_packed_maps(uint8_t *page, int bits, int d, int n, const range
     memcpy(minima + n, head, sizeof(head));
 }
 
-static void seal_k(const kv_config *c, int d, const float *x, uint8_t *page) {
-    int bits = bits_of(c), tall = group_of(c), groups = PAGE_TOKENS / tall, n = groups * d;
-    range r[MOST_MAPS];
-    float scale[MOST_MAPS], minimum[MOST_MAPS], low[KV_MAX_HEAD_DIM], high[KV_MAX_HEAD_DIM];
-    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    for (int g = 0; g < groups; g++) {
-        quantise_ranges(x + g * tall * d, d, tall, low, high);
-        for (int j = 0; j < d; j++) {
+/* The ranges of a page's groups: [groups][d] of K, [groups][64] of V. */
+static void find_ranges(const kv_config *c, kv_side side, int d, const float *x, range *r) {
+    int group = group_of(c);
+    float low[KV_MAX_HEAD_DIM], high[KV_MAX_HEAD_DIM];
+    for (int g = 0; side == KV_K && g < n_groups(c, side, d); g++) {
+        quantise_ranges(x + g * group * d, d, group, low, high);
+        for (int j = 0; j < d; j++)
             r[g * d + j] = (range){low[j], high[j]};
-            if (!packed_params(c))
-                store_map(page, bits, d, n, g * d + j, r[g * d + j], &scale[g * d + j], &minimum[g * d + j]);
-        }
     }
-    if (packed_params(c))
-        store_packed_maps(page, bits, d, n, r, scale, minimum);
-    for (int g = 0; g < groups; g++)
-        quantise_columns(x + g * tall * d, d, tall, minimum + g * d, scale + g * d, levels_of(c), code + g * tall * d);
-    page_codes_put_rows(bits, d, KV_K, page, code, 0, PAGE_TOKENS);
+    for (int g = 0; side == KV_V && g < n_groups(c, side, d); g++)
+        for (int t = 0; t < PAGE_TOKENS; t++) {
+            range *to = &r[g * PAGE_TOKENS + t];
+            quantise_range(x + t * d + g * group, group, &to->low, &to->high);
+        }
 }
 
-/* Rows first..first+n-1 of a page; with packed maps all 64. */
-static void seal_v(const kv_config *c, int d, const float *x, int first, int n, uint8_t *page) {
-    int bits = bits_of(c), wide = group_of(c), groups = d / wide, all = groups * PAGE_TOKENS;
+/* All 64 rows of a page. */
+static void seal_packed(const kv_config *c, kv_side side, int d, const float *x, uint8_t *page) {
+    int bits = bits_of(c), group = group_of(c);
+    quantise_levels levels = {0, 0, (float)((1 << bits) - 1)};
     range r[MOST_MAPS];
     float scale[MOST_MAPS], minimum[MOST_MAPS];
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    for (int g = 0; g < groups; g++)
-        for (int i = 0; i < n; i++) {
-            int map = g * PAGE_TOKENS + first + i;
-            quantise_range(x + i * d + g * wide, wide, &r[map].low, &r[map].high);
-            if (!packed_params(c))
-                store_map(page, bits, d, all, map, r[map], &scale[map], &minimum[map]);
+    find_ranges(c, side, d, x, r);
+    store_packed_maps(page, bits, d, n_maps(c, side, d), r, scale, minimum);
+    for (int g = 0; side == KV_K && g < n_groups(c, side, d); g++)
+        quantise_columns(x + g * group * d, d, group, minimum + g * d, scale + g * d, levels, code + g * group * d);
+    for (int g = 0; side == KV_V && g < n_groups(c, side, d); g++)
+        for (int t = 0; t < PAGE_TOKENS; t++) {
+            int map = g * PAGE_TOKENS + t, at = t * d + g * group;
+            quantise_row(x + at, group, minimum[map], scale[map], levels, code + at);
         }
-    if (packed_params(c))
-        store_packed_maps(page, bits, d, all, r, scale, minimum);
-    for (int i = 0; i < n; i++)
-        for (int g = 0; g < groups; g++) {
-            int map = g * PAGE_TOKENS + first + i, at = i * d + g * wide;
-            quantise_row(x + at, wide, minimum[map], scale[map], levels_of(c), code + at);
-        }
-    page_codes_put_rows(bits, d, KV_V, page, code, first, n);
+    page_codes_put_rows(bits, d, side, page, code, 0, PAGE_TOKENS);
 }
 
 static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
+    affine a = affine_of(c);
     (void)how;
     for (int i = 0, m; i < n; i += m) {
         int slot = (first + i) % PAGE_TOKENS;
         uint8_t *page = pages[(first + i) / PAGE_TOKENS].bytes;
         m = n - i < PAGE_TOKENS - slot ? n - i : PAGE_TOKENS - slot;
-        if (side == KV_K)
-            seal_k(c, d, x + (size_t)(i * d), page);
+        if (packed_params(c))
+            seal_packed(c, side, d, x + (size_t)(i * d), page);
         else
-            seal_v(c, d, x + (size_t)(i * d), slot, m, page);
+            affine_seal(&a, side, d, x + (size_t)(i * d), slot, m, page);
     }
 }
 
 /* ---- reading ---- */
 
 typedef struct opened_maps {
-    float scale[MOST_MAPS], minimum[MOST_MAPS], middle[MOST_MAPS];
+    float scale[MOST_MAPS], minimum[MOST_MAPS];
 } opened_maps;
 
-static void open_packed(const uint8_t *maps, int n, opened_maps *m) {
+static page_maps open_packed(const kv_config *c, kv_side side, int d, const kv_page *page, opened_maps *m) {
+    int n = n_maps(c, side, d);
+    const uint8_t *maps = page->bytes + page_codes_bytes(bits_of(c), d);
     f16 head[4];
     memcpy(head, maps + 2 * n, sizeof(head));
     float least = f16_to_f32(head[0]), minimum_step = f16_to_f32(head[1]), scale_step = f16_to_f32(head[2]);
@@ -227,55 +206,49 @@ static void open_packed(const uint8_t *maps, int n, opened_maps *m) {
         m->scale[i] = scale_step * (float)maps[i];
         m->minimum[i] = least + minimum_step * (float)maps[n + i];
     }
+    return (page_maps){
+        .n_groups = n_groups(c, side, d), .by_token = side == KV_V, .scale = m->scale, .minimum = m->minimum};
 }
 
-static page_maps open_maps(const kv_config *c, kv_side side, int d, const kv_page *page, const cpu_kernels *kernels,
-                           opened_maps *m) {
-    int n = n_maps(c, side, d);
-    const f16 *stored = maps16(page->bytes, bits_of(c), d);
-    if (packed_params(c)) {
-        open_packed((const uint8_t *)stored, n, m);
-    } else if (kernels) {
-        kernels->open_maps(stored, stored + n, n, (float)(1 << (bits_of(c) - 1)), m->scale, m->middle);
-    } else {
-        for (int i = 0; i < n; i++) {
-            m->scale[i] = f16_to_f32(stored[i]);
-            m->minimum[i] = f16_to_f32(stored[n + i]);
-        }
-    }
-    return (page_maps){.n_groups = n_groups(c, side, d),
-                       .by_token = side == KV_V,
-                       .scale = m->scale,
-                       .minimum = m->minimum,
-                       .middle = kernels && !packed_params(c) ? m->middle : NULL};
+static void fetch_packed(const kv_config *c, kv_side side, int d, const void *page) {
+    page_codes_fetch(page, page_codes_bytes(bits_of(c), d), packed_bytes(c, side, d));
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
+    affine a = affine_of(c);
     opened_maps m;
-    page_maps maps = open_maps(c, side, d, page, NULL, &m);
-    page_codes_open(bits_of(c), d, side, page->bytes, &maps, x);
-}
-
-static void fetch_maps(const kv_config *c, kv_side side, int d, const void *page) {
-    kv_geometry g;
-    geometry(c, side, d, &g);
-    page_codes_fetch(page, page_codes_bytes(bits_of(c), d), g.page_bytes);
+    if (!packed_params(c)) {
+        affine_open(&a, side, d, page->bytes, x);
+        return;
+    }
+    page_maps maps = open_packed(c, side, d, page, &m);
+    page_codes_open(a.bits, d, side, page->bytes, &maps, x);
 }
 
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
+    affine a = affine_of(c);
     opened_maps m;
-    page_maps maps = open_maps(c, KV_K, d, page, kernels, &m);
-    fetch_maps(c, KV_K, d, prefetch);
-    page_codes_score(kernels, bits_of(c), d, page->bytes, &maps, q, n_rows, s, prefetch);
+    if (!packed_params(c)) {
+        affine_score(kernels, &a, d, page->bytes, q, n_rows, s, prefetch);
+        return;
+    }
+    page_maps maps = open_packed(c, KV_K, d, page, &m);
+    fetch_packed(c, KV_K, d, prefetch);
+    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
                 float *o, const void *prefetch) {
+    affine a = affine_of(c);
     opened_maps m;
-    page_maps maps = open_maps(c, KV_V, d, page, kernels, &m);
-    fetch_maps(c, KV_V, d, prefetch);
-    page_codes_mix(kernels, bits_of(c), d, page->bytes, &maps, p, n_rows, o, prefetch);
+    if (!packed_params(c)) {
+        affine_mix(kernels, &a, d, page->bytes, p, n_rows, o, prefetch);
+        return;
+    }
+    page_maps maps = open_packed(c, KV_V, d, page, &m);
+    fetch_packed(c, KV_V, d, prefetch);
+    page_codes_mix(kernels, a.bits, d, page->bytes, &maps, p, n_rows, o, prefetch);
 }
 
 const kv_format kv_format_kivi = {

@@ -150,9 +150,10 @@ int pleat_seq_cut(const pleat_engine *engine, const pleat_seq *seq, int n_tokens
 pleat_status pleat_prefill(pleat_engine *engine, pleat_seq *seq, const int32_t *tokens, int n_tokens, bool end,
                            pleat_logits want, float *logits, pleat_error *error);
 /* An empty sequence takes over what the engine still holds of a prompt that begins with the same tokens, under the same
- * method and salt (NULL: ""; one tenant's salt never meets another's), and from then on offers its own prompt to later ones.
- * What is pinned or expected must be said before. *n_reused tokens are in the cache afterwards; the caller goes on with tokens + *n_reused, at least one. The results are
- * those of a cold run, bit for bit. What can be reused under which method: docs/methods.md.
+ * method and salt (NULL: ""; one tenant's salt never meets another's), and from then on offers its own prompt to later
+ * ones. What is pinned or expected must be said before. *n_reused tokens are in the cache afterwards; the caller goes on
+ * with tokens + *n_reused, at least one. The results are those of a cold run, bit for bit. What can be reused under
+ * which method: docs/prefix_cache.md.
  * PLEAT_EINPUT: not empty; PLEAT_EMEMORY: the sequence can only be closed. */
 pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *salt, int *n_reused,
                              pleat_error *error);

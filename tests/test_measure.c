@@ -351,7 +351,7 @@ static void needles_are_asked_as_in_prompts_of_their_own(void **state) {
     double before = 0;
     OK(needle_open(b.model, words, n_bytes, N, ROUND, &n, error));
     OK(needle_measure(b.engine, &m, n, answers, found, NULL, error));
-    assert_string_equal(needle_data_set(n), "needle-1400");
+    assert_string_equal(answers[0].data_set, "needle-1400");
     for (int i = 0; i < NEEDLE_DEPTHS; i++) {
         text prompt = {0};
         needle_prompt(n, i, &prompt);
@@ -366,6 +366,9 @@ static void needles_are_asked_as_in_prompts_of_their_own(void **state) {
             char *alone = text_alone(&b, m.method[k], prompt.bytes, prompt.n, 16);
             if (strcmp(a->text ? a->text : "", alone ? alone : ""))
                 fail_msg("%s, question %d: \"%s\" is not \"%s\"", a->label, i, a->text, alone);
+            int n_tokens, round, percent;
+            assert_true(needle_of(a->data_set, a->sample, &n_tokens, &round, &percent));
+            assert_true(n_tokens == N && round == ROUND && percent == needle_depth_percent(i));
             assert_string_equal(a->label, m.label[k]);
             assert_true(a->prompt_tokens <= N - 16 && a->prompt_tokens > N - 200);
             free(alone);

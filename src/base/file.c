@@ -6,6 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
+const char *file_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 pleat_status file_save(const char *path, const void *bytes, size_t n_bytes, pleat_error *error) {
     char part[4200];
     if ((size_t)snprintf(part, sizeof(part), "%s.part", path) >= sizeof(part))

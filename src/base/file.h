@@ -1,8 +1,10 @@
-/* file.h - writing a whole file so that a reader sees the old one or the new one. */
+/* file.h - writing a whole file so that a reader sees the old one or the new one; names. */
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 #include "pleat.h"
 
 /* Through a temporary file beside it ("PATH.part"), then renamed. PLEAT_EIO with the system's reason. */
 pleat_status file_save(const char *path, const void *bytes, size_t n_bytes, pleat_error *error);
+/* What stands behind the path's last slash. */
+const char *file_name(const char *path);
 #endif

@@ -223,9 +223,7 @@ int cmd_methods(int argc, char **argv) {
     bool json = false;
     int n_arguments, n_threads = 0;
     const option options[] = {
-        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
-        {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
-        {0}};
+        OPTION_ONE_THREAD(&n_threads), {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0}, {0}};
     int code = options_parse(&self, options, argc, argv, &n_arguments);
     if (code >= 0)
         return code;

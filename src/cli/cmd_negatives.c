@@ -142,7 +142,7 @@ int cmd_negatives(int argc, char **argv) {
         {"output", 'o', OPTION_TEXT, &s.output, "FILE", "where their scores go, a CSV for --scores", 0, 0},
         {"report", 0, OPTION_TEXT, &s.report, "FILE",
          "a page with tables and curves (its tables are of the first threshold)", 0, 0},
-        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
+        OPTION_ONE_THREAD(&n_threads),
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };

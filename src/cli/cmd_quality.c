@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "cli/watch.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "measure/assets.h"
 #include "measure/quality_run.h"
@@ -130,13 +131,10 @@ static pleat_status measure(const settings *s, pleat_model *model, const char *b
     status = status ? status : pleat_engine_open(model, &options, &engine, error);
     status = status ? status : store_open(s->store, true, &db, error);
     if (!status) {
-        const char *slash = s->file ? strrchr(s->file, '/') : NULL;
         quality_plan plan = {.methods = &methods,
                              .text = bytes,
                              .text_bytes = n_bytes,
-                             .text_name = slash     ? slash + 1
-                                          : s->file ? s->file
-                                                    : "built-in",
+                             .text_name = s->file ? file_name(s->file) : "built-in",
                              .n_windows = s->windows,
                              .n_scored = s->scored,
                              .n_rounds = s->rounds};

@@ -19,7 +19,7 @@ int cmd_report(int argc, char **argv) {
         {"store", 0, OPTION_TEXT, &path, "FILE", "the study database", 0, 0},
         {"output", 'o', OPTION_TEXT, &out, "FILE", "the page", 0, 0},
         {"run", 0, OPTION_INT, &run, "ID", "a run of the study; 0: the newest study", 0, 1 << 30},
-        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
+        OPTION_ONE_THREAD(&n_threads),
         {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
         {0},
     };

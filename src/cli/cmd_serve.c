@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -301,7 +302,7 @@ static void raise_files(void) {
 
 /* The name of a model in the API: what -m says without folders and ending. */
 static void set_alias(settings *s, char *out, size_t cap) {
-    const char *slash = strrchr(s->model, '/'), *name = slash ? slash + 1 : s->model;
+    const char *name = file_name(s->model);
     size_t n = strlen(name);
     if (n > 5 && !strcmp(name + n - 5, ".gguf"))
         n -= 5;

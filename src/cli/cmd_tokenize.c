@@ -63,7 +63,7 @@ int cmd_tokenize(int argc, char **argv) {
         {"file", 'f', OPTION_TEXT, &path, "FILE", "the text of a file (- for standard input)", 0, 0},
         {"special", 0, OPTION_FLAG, &special, NULL, "parse special-token text; add BOS and EOS as the model says", 0,
          0},
-        {"threads", 't', OPTION_INT, &n_threads, "N", "as in every command; one is all this takes", 0, 1024},
+        OPTION_ONE_THREAD(&n_threads),
         {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
         {0},
     };

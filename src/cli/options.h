@@ -20,6 +20,10 @@ typedef struct option {
     double low, high; /* of numbers */
 } option;
 
+/* -t of a command whose work is one thread's: taken as everywhere, and looked at by nobody. */
+#define OPTION_ONE_THREAD(to)                                                                                          \
+    { "threads", 't', OPTION_INT, to, "N", "as in every command; one is all this takes", 0, 1024 }
+
 typedef struct command {
     const char *name, *summary;
     const char *arguments; /* of the usage line after the options, or "" */

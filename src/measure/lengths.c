@@ -5,7 +5,6 @@
 #include "base/status.h"
 #include "engine/engine.h"
 #include "engine/generate.h"
-#include "text/chat.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,15 +96,6 @@ typedef struct pair { /* one prompt, all methods */
     int n_prompt;
 } pair;
 
-static pleat_status encode(const pleat_model *model, const char *prompt, int32_t **ids, int *n_ids,
-                           pleat_error *error) {
-    chat_format format;
-    if (chat_format_detect(model->file, &format, NULL))
-        return pleat_tokenize(model, prompt, strlen(prompt), true, ids, n_ids, error);
-    chat_message message = {"user", prompt, strlen(prompt)};
-    return chat_encode(model->tok, model->file, format, &message, 1, 0, ids, n_ids, error);
-}
-
 static pleat_status prefill(pair *p, const int32_t *ids, int max_tokens, pleat_error *error) {
     double started = clock_seconds();
     size_t n_vocab = (size_t)p->model->n_vocab;
@@ -178,7 +168,7 @@ pleat_status lengths_measure(pleat_engine *engine, const measure_methods *method
     pair p = {.engine = engine, .model = engine_model(engine), .methods = methods};
     generate_options options = {.max_tokens = max_tokens, .sampling = pleat_sampling_default()};
     int32_t *ids = NULL;
-    pleat_status status = encode(p.model, prompt->text, &ids, &p.n_prompt, error);
+    pleat_status status = measure_prompt_ids(p.model, prompt->text, strlen(prompt->text), &ids, &p.n_prompt, error);
     p.logits = mem_alloc((size_t)methods->n * (size_t)p.model->n_vocab, sizeof(*p.logits));
     if (!status && !p.logits)
         status = err_set(error, PLEAT_EMEMORY, "no memory for the logits of %d methods", methods->n);

@@ -1,4 +1,5 @@
 /* longbench_read.c - LongBench's samples and the answers of models to them, read and checked, and their scores. */
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "measure/longbench.h"
@@ -208,8 +209,7 @@ static json_t *load_lists(const char *bytes, size_t n_bytes) {
 
 /* "pred/gov_report.jsonl" is of gov_report. */
 static void set_of_name(const char *path, char *out, size_t cap) {
-    const char *base = strrchr(path, '/');
-    base = base ? base + 1 : path;
+    const char *base = file_name(path);
     snprintf(out, cap, "%.*s", (int)strcspn(base, "."), base);
 }
 

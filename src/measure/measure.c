@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "cpu/detect.h"
 #include "engine/engine.h"
+#include "text/chat.h"
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,15 @@
 void measure_tell(const measure_watch *watch, double done, double total, const char *detail) {
     if (watch && watch->update)
         watch->update(watch->context, done, total, detail);
+}
+
+pleat_status measure_prompt_ids(const pleat_model *model, const char *prompt, size_t n_bytes, int32_t **ids, int *n_ids,
+                                pleat_error *error) {
+    chat_format format;
+    if (chat_format_detect(model->file, &format, NULL))
+        return pleat_tokenize(model, prompt, n_bytes, true, ids, n_ids, error);
+    chat_message message = {"user", prompt, n_bytes};
+    return chat_encode(model->tok, model->file, format, &message, 1, 0, ids, n_ids, error);
 }
 
 double measure_step_cost(int batch, int n_tokens) {

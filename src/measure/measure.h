@@ -26,6 +26,11 @@ typedef struct measure_watch {
 } measure_watch;
 void measure_tell(const measure_watch *watch, double done, double total, const char *detail);
 
+/* The ids of a prompt that is one message of the user: in the chat format that the model's file says, plain where it
+ * says none. *ids is malloc'ed. */
+pleat_status measure_prompt_ids(const pleat_model *model, const char *prompt, size_t n_bytes, int32_t **ids, int *n_ids,
+                                pleat_error *error);
+
 /* About how long one decode step of a batch takes whose sequences hold n_tokens each, where a token of prefill takes 1:
  * good enough for the time left of a progress bar. */
 double measure_step_cost(int batch, int n_tokens);

@@ -15,7 +15,6 @@
 #include "base/status.h"
 #include "engine/engine.h"
 #include "engine/generate.h"
-#include "text/chat.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,12 +45,9 @@ int needle_depth_percent(int i) {
     return (2 * i + 1) * 100 / (2 * NEEDLE_DEPTHS);
 }
 
-const char *needle_data_set(const needle *n) {
-    return n->data_set;
-}
-
-const char *needle_sample(const needle *n, int i) {
-    return n->sample[i];
+bool needle_of(const char *data_set, const char *sample, int *n_tokens, int *round, int *depth_percent) {
+    return sscanf(data_set, "needle-%d", n_tokens) == 1 &&
+           sscanf(sample, "round %d, depth %d", round, depth_percent) == 2;
 }
 
 /* ---- prompts ---- */
@@ -112,15 +108,6 @@ static void write_haystack(const needle *n, const char *words, size_t n_bytes, t
     text_append(out, words + at, n_bytes - at);
 }
 
-static pleat_status encode(const pleat_model *model, const char *prompt, size_t n_bytes, int32_t **ids, int *n_ids,
-                           pleat_error *error) {
-    chat_format format;
-    if (chat_format_detect(model->file, &format, NULL))
-        return pleat_tokenize(model, prompt, n_bytes, true, ids, n_ids, error);
-    chat_message message = {"user", prompt, n_bytes};
-    return chat_encode(model->tok, model->file, format, &message, 1, 0, ids, n_ids, error);
-}
-
 static int common_tokens(const needle *n) {
     int common = n->n_ids[0] - 1;
     for (int i = 1; i < NEEDLE_DEPTHS; i++) {
@@ -152,7 +139,7 @@ static pleat_status write_prompts(needle *n, const pleat_model *model, int *most
         text prompt = {0};
         needle_prompt(n, i, &prompt);
         status = prompt.failed ? err_set(error, PLEAT_EMEMORY, "no memory for a prompt of %zu bytes", n->n_bytes)
-                               : encode(model, prompt.bytes, prompt.n, &n->ids[i], &n->n_ids[i], error);
+                               : measure_prompt_ids(model, prompt.bytes, prompt.n, &n->ids[i], &n->n_ids[i], error);
         text_free(&prompt);
         *most = !status && n->n_ids[i] > *most ? n->n_ids[i] : *most;
     }

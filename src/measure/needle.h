@@ -26,7 +26,7 @@ const char *needle_fact(const needle *n, int i, char *out, size_t cap);
  * same shape: the answer holds the number. PLEAT_EFULL: it does not fit in the KV memory. */
 pleat_status needle_measure(pleat_engine *engine, const measure_methods *methods, const needle *n,
                             store_answer *answers, bool *found, const measure_watch *watch, pleat_error *error);
-const char *needle_data_set(const needle *n); /* "needle-8192" */
-/* The sample's name of a question: "round 0, depth 10 %". */
-const char *needle_sample(const needle *n, int i);
+/* Which needle a stored score or answer belongs to, by its data set ("needle-8192") and sample ("round 0, depth 10 %");
+ * false: it is of something else. */
+bool needle_of(const char *data_set, const char *sample, int *n_tokens, int *round, int *depth_percent);
 #endif

@@ -60,12 +60,10 @@ static bool holds_window(const store_windows *known, const quality_plan *plan, i
 }
 
 static bool holds_round(const store_scores *known, const quality_plan *plan, int tokens, int number) {
-    char data_set[32], sample[40];
-    int n = 0;
-    snprintf(data_set, sizeof(data_set), "needle-%d", tokens);
-    snprintf(sample, sizeof(sample), "round %d,", number);
+    int n = 0, n_tokens, round, percent;
     for (int i = 0; i < known->n; i++)
-        n += !strcmp(known->score[i].data_set, data_set) && !strncmp(known->score[i].sample, sample, strlen(sample));
+        n += needle_of(known->score[i].data_set, known->score[i].sample, &n_tokens, &round, &percent) &&
+             n_tokens == tokens && round == number;
     return n >= plan->methods->n * NEEDLE_DEPTHS;
 }
 
@@ -249,8 +247,7 @@ static pleat_status count_found(quality_table *t, pleat_error *error) {
     for (int i = 0; i < t->scores.n; i++) {
         const store_score *s = &t->scores.score[i];
         int tokens, round, percent;
-        if (strcmp(s->metric, metric) || sscanf(s->data_set, "needle-%d", &tokens) != 1 ||
-            sscanf(s->sample, "round %d, depth %d", &round, &percent) != 2)
+        if (strcmp(s->metric, metric) || !needle_of(s->data_set, s->sample, &tokens, &round, &percent))
             continue;
         quality_found *f = found_of(t, tokens, s->label);
         for (int d = 0; d < NEEDLE_DEPTHS; d++)

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
@@ -21,15 +20,7 @@ static char output[1 << 18];
 
 /* Runs the command; stdout and stderr go to output. Returns the exit code. */
 static int run(const char *arguments) {
-    char line[2000];
-    snprintf(line, sizeof(line), "%s simulate %s 2>&1", program_path(), arguments);
-    FILE *f = popen(line, "r");
-    assert_non_null(f);
-    size_t n = fread(output, 1, sizeof(output) - 1, f);
-    output[n] = 0;
-    int status = pclose(f);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
+    return program_line("simulate", arguments, output, sizeof(output));
 }
 
 static json_t *run_json(const char *arguments) {

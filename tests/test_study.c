@@ -182,36 +182,38 @@ static void write_byte(void *context, double done, double total, const char *det
         _exit(1);
 }
 
-/* Starts the study in a child and kills it after it has told some progress, and a moment more; true: it ended by
- * itself.
- */
-static bool run_and_kill(const char *model_path, const char *store_path, uint64_t round, int n_tells) {
+/* Something that tells its progress to fd; gives an exit code. */
+typedef int (*killable)(const char *model_path, const char *store_path, int fd);
+
+/* Runs it in a child and kills that behind its n-th word of progress and a moment more; true: it ended by itself. */
+static bool kill_after(killable work, const char *model_path, const char *store_path, int n, double moment_s) {
     int ends[2];
     char byte;
     assert_int_equal(pipe(ends), 0);
     fflush(stdout);
     pid_t child = fork();
-    if (child == 0) {
-        study_done done;
-        pleat_error error = {""};
-        const measure_watch watch = {write_byte, &ends[1]};
-        pleat_status status = run_study(model_path, store_path, &watch, STORE_GO_ON, &done, &error);
-        if (status)
-            fprintf(stderr, "%s\n", error.text);
-        _exit(status ? 1 : 0);
-    }
+    if (child == 0)
+        _exit(work(model_path, store_path, ends[1]));
     close(ends[1]);
-    int n = (int)(0.6 * n_tells * rng_uniform(11, 0, round));
     while (n-- > 0 && read(ends[0], &byte, 1) == 1)
         ;
-    struct timespec moment = {0, (long)(5e6 * rng_uniform(11, 1, round))};
-    nanosleep(&moment, NULL);
+    nanosleep(&(struct timespec){0, (long)(1e9 * moment_s)}, NULL);
     kill(child, SIGKILL);
     int code = 0;
     waitpid(child, &code, 0);
     close(ends[0]);
     assert_true(WIFSIGNALED(code) || WEXITSTATUS(code) == 0);
     return WIFEXITED(code);
+}
+
+static int study_to(const char *model_path, const char *store_path, int fd) {
+    study_done done;
+    pleat_error error = {""};
+    const measure_watch watch = {write_byte, &fd};
+    pleat_status status = run_study(model_path, store_path, &watch, STORE_GO_ON, &done, &error);
+    if (status)
+        fprintf(stderr, "%s\n", error.text);
+    return status ? 1 : 0;
 }
 
 static void count_tell(void *context, double done, double total, const char *detail) {
@@ -234,7 +236,8 @@ static void a_killed_study_goes_on(void **state) {
     assert_int_equal(whole.windows.n, 3 * 3);
     int n_kills = 0, n_grew = 0;
     for (bool ended = false; !ended && n_kills < 200; n_kills++) {
-        ended = run_and_kill(model_path, path, (uint64_t)n_kills, n_tells);
+        int behind = (int)(0.6 * n_tells * rng_uniform(11, 0, (uint64_t)n_kills));
+        ended = kill_after(study_to, model_path, path, behind, 5e-3 * rng_uniform(11, 1, (uint64_t)n_kills));
         if (!exists(path))
             continue;
         store *db;
@@ -365,24 +368,10 @@ static pleat_status run_quality(const char *model_path, const char *store_path, 
     return status;
 }
 
-/* In a child that is killed behind its n-th word of progress. */
-static void kill_quality(const char *model_path, const char *store_path, int n) {
-    int ends[2];
-    char byte;
-    assert_int_equal(pipe(ends), 0);
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        store_begun begun;
-        const measure_watch watch = {write_byte, &ends[1]};
-        _exit(run_quality(model_path, store_path, 2, &begun, NULL, &watch, NULL) ? 1 : 0);
-    }
-    close(ends[1]);
-    while (n-- > 0 && read(ends[0], &byte, 1) == 1)
-        ;
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
-    close(ends[0]);
+static int quality_to(const char *model_path, const char *store_path, int fd) {
+    store_begun begun;
+    const measure_watch watch = {write_byte, &fd};
+    return run_quality(model_path, store_path, 2, &begun, NULL, &watch, NULL) ? 1 : 0;
 }
 
 static void check_table(const quality_table *a, const quality_table *b) {
@@ -418,7 +407,7 @@ static void a_killed_quality_table_goes_on(void **state) {
     assert_int_equal(whole.n_found, 3);
     assert_int_equal(whole.found[0].n_rounds, 2);
     for (int share = 1; share <= 4; share++) /* what is left grows less, so every kill but the last falls inside */
-        kill_quality(model_path, path, n_tells * share / 5);
+        kill_after(quality_to, model_path, path, n_tells * share / 5, 0);
     OK(run_quality(model_path, path, 2, &begun, &after, &again, error));
     assert_true(begun.resumed && n_more < n_tells); /* something was kept */
     check_table(&whole, &after);

@@ -91,6 +91,17 @@ void program_free(program_result *r) {
     *r = (program_result){0};
 }
 
+int program_line(const char *command, const char *arguments, char *out, size_t cap) {
+    char line[6000];
+    assert_true(snprintf(line, sizeof(line), "%s %s %s 2>&1", path, command, arguments) < (int)sizeof(line));
+    FILE *f = popen(line, "r");
+    assert_non_null(f);
+    out[fread(out, 1, cap - 1, f)] = 0;
+    int status = pclose(f);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
 void program_refuses(int code, const char *word, const char *const *arguments) {
     program_result r = program_run(arguments, NULL, 0);
     if (r.code != code)

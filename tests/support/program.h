@@ -28,6 +28,10 @@ void program_refuses(int code, const char *word, const char *const *arguments);
 json_t *program_json(const char *const *arguments);
 #define PROGRAM_JSON(...) program_json((const char *const[]){__VA_ARGS__, NULL})
 
+/* Runs "pleat COMMAND ARGUMENTS", arguments as one would type them in a shell; standard output and error, together, go
+ * to out [cap], ended by 0. Returns the exit code. */
+int program_line(const char *command, const char *arguments, char *out, size_t cap);
+
 /* Runs it with pipes, to talk to it while it runs. */
 typedef struct program_live {
     pid_t pid;

@@ -2,7 +2,12 @@
 
     peer.py llama_cpp|ik_llama_cpp MODEL.gguf THREADS
 
-Each line {"kv": "f16", "batch": 1, "prompt": 512, "decode": 64} is answered by {"prefill_s": ..., "decode_s": ...} or {"error": ...}.
+A line is answered by one, {"seconds": ...} or {"error": ...}:
+
+    {"do": "prefill", "kv": "f16", "batch": 1, "prompt": 512, "decode": 64}   prompts, in a new context with room for the decode
+    {"do": "decode", "kv": "f16", "batch": 1, "prompt": 512, "decode": 64}    the tokens after them, which are then taken back
+    {"do": "forget"}                                                          closes all contexts
+
 Prompts of a batch follow one another in pieces of 512 tokens; decode steps carry one token of every sequence. Both engines use
 flash attention, ik repacks its weights when it loads them. The bindings' low-level functions are called: what is timed is the engine.
 """
@@ -35,6 +40,8 @@ class Engine:
         if not self.model:
             raise RuntimeError("the model cannot be loaded")
         self.n_vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self.model))
+        self.rows = c.llama_batch_init(PIECE, 0, 1)
+        self.contexts = {}  # by cache type
 
     def context(self, kv, batch, n_tokens):
         c = self.c
@@ -67,32 +74,50 @@ class Engine:
         if rows[-1][3]:
             self.c.llama_get_logits_ith(context, len(rows) - 1)
 
-    def clear(self, context):
+    def cut(self, context, sequence, first):
+        """Takes back a sequence's tokens from position `first` on."""
         if self.ik:
-            self.c.llama_kv_cache_clear(context)
+            done = self.c.llama_kv_cache_seq_rm(context, sequence, first, -1)
         else:
-            self.c.llama_memory_clear(self.c.llama_get_memory(context), True)
+            done = self.c.llama_memory_seq_rm(self.c.llama_get_memory(context), sequence, first, -1)
+        if not done:
+            raise RuntimeError("tokens cannot be taken back")
 
-    def measure(self, kv, batch, prompt, decode):
-        c = self.c
-        token = lambda sequence, position: (sequence * 997 + position * 31) % (self.n_vocab - 1000) + 500
-        context = self.context(kv, batch, prompt + decode)
-        rows = c.llama_batch_init(PIECE, 0, 1)
-        try:
-            self.run(context, rows, [(token(0, i), i, 0, i == 63) for i in range(64)])
-            self.clear(context)
-            all_rows = [(token(s, t), t, s, t == prompt - 1) for s in range(batch) for t in range(prompt)]
-            started = time.perf_counter()
-            for i in range(0, len(all_rows), PIECE):
-                self.run(context, rows, all_rows[i:i + PIECE])
-            prefilled = time.perf_counter()
-            for step in range(decode):
-                position = prompt + step
-                self.run(context, rows, [(token(s, position), position, s, 1) for s in range(batch)])
-            return {"prefill_s": prefilled - started, "decode_s": time.perf_counter() - prefilled}
-        finally:
-            c.llama_batch_free(rows)
-            c.llama_free(context)
+    def token(self, sequence, position):
+        return (sequence * 997 + position * 31) % (self.n_vocab - 1000) + 500
+
+    def prefill(self, kv, batch, prompt, decode):
+        self.forget(kv)
+        context = self.contexts[kv] = self.context(kv, batch, prompt + decode)
+        self.run(context, self.rows, [(self.token(0, i), i, 0, i == 63) for i in range(64)])
+        self.cut(context, 0, 0)
+        rows = [(self.token(s, t), t, s, t == prompt - 1) for s in range(batch) for t in range(prompt)]
+        started = time.perf_counter()
+        for i in range(0, len(rows), PIECE):
+            self.run(context, self.rows, rows[i:i + PIECE])
+        return time.perf_counter() - started
+
+    def decode(self, kv, batch, prompt, decode):
+        context = self.contexts[kv]
+        started = time.perf_counter()
+        for position in range(prompt, prompt + decode):
+            self.run(context, self.rows, [(self.token(s, position), position, s, 1) for s in range(batch)])
+        seconds = time.perf_counter() - started
+        for s in range(batch):
+            self.cut(context, s, prompt)
+        return seconds
+
+    def forget(self, kv):
+        if kv in self.contexts:
+            self.c.llama_free(self.contexts.pop(kv))
+
+
+def answer(engine, do, **point):
+    if do != "forget":
+        return {"prefill": engine.prefill, "decode": engine.decode}[do](**point)
+    for kv in list(engine.contexts):
+        engine.forget(kv)
+    return 0.0
 
 
 def main():
@@ -102,7 +127,7 @@ def main():
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
         try:
-            print(json.dumps(engine.measure(**json.loads(line))), file=answers)
+            print(json.dumps({"seconds": answer(engine, **json.loads(line))}), file=answers)
         except Exception as error:  # the run goes on without this point
             print(json.dumps({"error": str(error)}), file=answers)
 

@@ -1,17 +1,24 @@
 /* pleat.c - pleat's side of bench/peers/run: measures what it is told on its standard input, through the library's
  * public face.
  *
- *   pleat MODEL.gguf THREADS
+ *   pleat MODEL.gguf THREADS FOLDER
  *
- * A line "METHOD BATCH PROMPT DECODE" is answered by {"prefill_s": ..., "decode_s": ...} or {"error": ...}. Prompts of
- * a batch follow one another in steps of 512 tokens, decode steps carry one token of every sequence and want all their
- * logits, as the peers do. */
+ * A line is answered by one, {"seconds": ...} or {"error": ...}:
+ *
+ *   prefill METHOD BATCH PROMPT DECODE   the prompts, whose caches are then saved in FOLDER
+ *   decode METHOD BATCH PROMPT DECODE    loads them, and times the tokens after them
+ *   forget                               removes the saved caches
+ *
+ * Prompts of a batch follow one another in steps of 512 tokens, decode steps carry one token of every sequence and want
+ * all their logits, as the peers do. A loaded cache is the saved one, bit for bit. */
 #include "base/clock.h"
 #include "pleat.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
-enum { PIECE = 512, MOST_BATCH = 64 };
+enum { PIECE = 512, MOST_BATCH = 64, MOST_METHODS = 16 };
 
 typedef struct turn {
     pleat_engine *engine;
@@ -19,31 +26,85 @@ typedef struct turn {
     pleat_seq *seq[MOST_BATCH];
     float *logits[MOST_BATCH];
     int batch, prompt, decode;
+    const char *folder;
+    char method[MOST_METHODS][256]; /* those with saved caches; their place names the files */
+    int n_methods;
 } turn;
+
+static const char *file_of(const turn *t, int method, int seq) {
+    static char path[4096];
+    snprintf(path, sizeof(path), "%s/%ld-%d-%d.kv", t->folder, (long)getpid(), method, seq);
+    return path;
+}
+
+/* The place of a method, which it gets when it is new; -1: no room. */
+static int place_of(turn *t, const char *spec) {
+    for (int m = 0; m < t->n_methods; m++)
+        if (!strcmp(t->method[m], spec))
+            return m;
+    if (t->n_methods == MOST_METHODS)
+        return -1;
+    snprintf(t->method[t->n_methods], sizeof(t->method[0]), "%s", spec);
+    return t->n_methods++;
+}
 
 static int32_t token_of(const turn *t, int seq, int position) {
     return (seq * 997 + position * 31) % (t->info.n_vocab - 1000) + 500;
 }
 
-static pleat_status prefill(turn *t, const pleat_method *method, pleat_error *error) {
+static int32_t *prompt_of(const turn *t, int seq) {
     int32_t *tokens = malloc((size_t)t->prompt * sizeof(*tokens));
-    pleat_status status = tokens ? PLEAT_OK : PLEAT_EMEMORY;
+    for (int i = 0; tokens && i < t->prompt; i++)
+        tokens[i] = token_of(t, seq, i);
+    return tokens;
+}
+
+static pleat_status save(turn *t, int place, pleat_error *error) {
+    pleat_status status = PLEAT_OK;
     for (int s = 0; s < t->batch && !status; s++) {
-        for (int i = 0; i < t->prompt; i++)
-            tokens[i] = token_of(t, s, i);
-        status = pleat_seq_open(t->engine, method, &t->seq[s], error);
-        if (!status)
-            status =
-                pleat_prefill(t->engine, t->seq[s], tokens, t->prompt, true, PLEAT_LOGITS_LAST, t->logits[s], error);
+        int32_t *tokens = prompt_of(t, s);
+        status = tokens ? pleat_seq_save(t->seq[s], tokens, t->prompt, file_of(t, place, s), error) : PLEAT_EMEMORY;
+        free(tokens);
     }
-    free(tokens);
     return status;
 }
 
-static pleat_status decode(turn *t, pleat_error *error) {
+static pleat_status prefill(turn *t, const char *spec, const pleat_model *model, double *seconds, pleat_error *error) {
+    pleat_method *method = NULL;
+    pleat_status status = pleat_method_parse(spec, model, &method, error);
+    int place = place_of(t, spec);
+    double started = clock_seconds();
+    for (int s = 0; s < t->batch && !status; s++) {
+        int32_t *tokens = prompt_of(t, s);
+        status = tokens && place >= 0 ? pleat_seq_open(t->engine, method, &t->seq[s], error) : PLEAT_EMEMORY;
+        if (!status)
+            status =
+                pleat_prefill(t->engine, t->seq[s], tokens, t->prompt, true, PLEAT_LOGITS_LAST, t->logits[s], error);
+        free(tokens);
+    }
+    *seconds = clock_seconds() - started;
+    pleat_method_free(method);
+    return status ? status : save(t, place, error);
+}
+
+static pleat_status load(turn *t, const char *spec, pleat_error *error) {
+    pleat_status status = PLEAT_OK;
+    int place = place_of(t, spec);
+    for (int s = 0; s < t->batch && !status; s++) {
+        int32_t *tokens = NULL;
+        int n_tokens = 0;
+        status = place < 0 ? PLEAT_EMEMORY
+                           : pleat_seq_load(t->engine, file_of(t, place, s), &t->seq[s], &tokens, &n_tokens, error);
+        free(tokens);
+    }
+    return status;
+}
+
+static pleat_status decode(turn *t, const char *spec, double *seconds, pleat_error *error) {
     pleat_item item[MOST_BATCH];
     int32_t token[MOST_BATCH];
-    pleat_status status = PLEAT_OK;
+    pleat_status status = load(t, spec, error);
+    double started = clock_seconds();
     for (int step = 0; step < t->decode && !status; step++) {
         for (int s = 0; s < t->batch; s++) {
             token[s] = token_of(t, s, t->prompt + step);
@@ -56,35 +117,54 @@ static pleat_status decode(turn *t, pleat_error *error) {
         }
         status = pleat_step(t->engine, item, t->batch, error);
     }
+    *seconds = clock_seconds() - started;
     return status;
 }
 
-static void measure(turn *t, const pleat_model *model, const char *spec) {
-    pleat_error error = {""};
-    pleat_method *method = NULL;
-    pleat_status status = pleat_method_parse(spec, model, &method, &error);
-    double started = clock_seconds();
-    status = status ? status : prefill(t, method, &error);
-    double prefilled = clock_seconds();
-    status = status ? status : decode(t, &error);
-    double ended = clock_seconds();
+static void forget(turn *t) {
+    for (int m = 0; m < t->n_methods; m++)
+        for (int s = 0; s < MOST_BATCH; s++)
+            unlink(file_of(t, m, s));
+    t->n_methods = 0;
+}
+
+/* One line of standard input; false at its end. */
+static bool answer(turn *t, const pleat_model *model) {
+    char what[16], spec[256];
+    double seconds = 0;
+    pleat_error error = {"no such point"};
+    pleat_status status = PLEAT_EINPUT;
+    if (scanf("%15s", what) != 1)
+        return false;
+    if (!strcmp(what, "forget")) {
+        forget(t);
+        status = PLEAT_OK;
+    } else if (scanf("%255s %d %d %d", spec, &t->batch, &t->prompt, &t->decode) == 4 && t->batch >= 1 &&
+               t->batch <= MOST_BATCH && t->prompt > 0 && t->decode >= 0) {
+        status =
+            !strcmp(what, "prefill") ? prefill(t, spec, model, &seconds, &error) : decode(t, spec, &seconds, &error);
+    }
+    for (char *quote = error.text; (quote = strpbrk(quote, "\"\\")) != NULL;)
+        *quote = '\''; /* a JSON string */
     if (status)
         printf("{\"error\": \"%s\"}\n", error.text);
     else
-        printf("{\"prefill_s\": %.6f, \"decode_s\": %.6f}\n", prefilled - started, ended - prefilled);
-    for (int s = 0; s < t->batch; s++) {
-        pleat_seq_close(t->seq[s]);
+        printf("{\"seconds\": %.6f}\n", seconds);
+    for (int s = 0; s < MOST_BATCH; s++) {
+        if (t->seq[s])
+            pleat_seq_close(t->seq[s]);
         t->seq[s] = NULL;
     }
-    pleat_method_free(method);
+    return true;
 }
 
 int main(int argc, char **argv) {
     pleat_error error;
     pleat_model *model;
-    turn t = {.batch = 0};
-    if (argc != 3)
+    static turn t;
+    if (argc != 4)
         return 2;
+    t.folder = argv[3];
     pleat_engine_options options = {.n_threads = atoi(argv[2]), .max_step_tokens = PIECE, .max_sequences = MOST_BATCH};
     if (pleat_model_open(argv[1], options.n_threads, &model, &error) ||
         pleat_engine_open(model, &options, &t.engine, &error)) {
@@ -96,12 +176,9 @@ int main(int argc, char **argv) {
         t.logits[s] = malloc((size_t)t.info.n_vocab * sizeof(float));
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("{\"ready\": true}\n");
-    char spec[256];
-    while (scanf("%255s %d %d %d", spec, &t.batch, &t.prompt, &t.decode) == 4)
-        if (t.batch >= 1 && t.batch <= MOST_BATCH && t.prompt > 0 && t.decode >= 0)
-            measure(&t, model, spec);
-        else
-            printf("{\"error\": \"no such point\"}\n");
+    while (answer(&t, model))
+        ;
+    forget(&t);
     for (int s = 0; s < MOST_BATCH; s++)
         free(t.logits[s]);
     pleat_engine_close(t.engine);

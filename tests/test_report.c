@@ -542,6 +542,44 @@ static void the_gentle_method_comes_first(void **state) {
     end(&b);
 }
 
+/* Nine methods: m0 decodes at 1.1x in half of the bytes, m1 at 1.2x, ... */
+static void put_many(bed *b, int n) {
+    char label[16];
+    put_point(b, "f16", 2, 512, 1000, 100);
+    put_point(b, "f16", 1, 256, 1000, 100);
+    put_window(b, "f16", 0, 1000);
+    for (int i = 0; i < n; i++) {
+        snprintf(label, sizeof(label), "m%d", i);
+        put_point(b, label, 2, 512, 500, 100 + 10 * (i + 1));
+        if (i == 0)
+            put_point(b, label, 1, 256, 500, 75);
+        put_window(b, label, 0.01f * (float)i, 1000 - 10 * i);
+    }
+}
+
+static void many_methods_stand_in_one_table(void **state) {
+    (void)state;
+    bed b = begin();
+    put_many(&b, 8);
+    write_page(&b);
+    assert_null(strstr(b.page, "Method by method"));
+    end(&b);
+    b = begin();
+    put_many(&b, 9);
+    put_answers(&b, "m1", 5, 5, true);
+    write_page(&b);
+    const char *table = strstr(b.page, "Decode at batch 2 and 512 tokens"), *fold = strstr(b.page, "Method by method");
+    assert_non_null(table);
+    assert_non_null(fold);
+    assert_true(table < fold && fold < strstr(b.page, "<ul class=\"verdicts\">"));
+    SAYS(plain(table, fold), "m01.10x0.75x to 1.10x&#8211;2.00x0.00000.0 %&#8211;");
+    SAYS(plain(table, fold), "m11.20x1.20x to 1.20x&#8211;2.00x0.01001.0 %2.00x");
+    SAYS(plain(table, fold), "m21.30x1.30x to 1.30x&#8211;2.00x0.02002.0 %&#8211;");
+    SAYS(plain(table, fold), "m81.90x");
+    SAYS(verdict_of(&b, "m8"), "Decodes faster than f16: 1.90x");
+    end(&b);
+}
+
 static void answers_without_an_act_say_nothing(void **state) {
     (void)state;
     bed b = begin();
@@ -566,6 +604,7 @@ int main(void) {
         cmocka_unit_test(one_repeat_says_nothing_about_noise),
         cmocka_unit_test(what_was_not_measured_is_said),
         cmocka_unit_test(the_gentle_method_comes_first),
+        cmocka_unit_test(many_methods_stand_in_one_table),
         cmocka_unit_test(answers_without_an_act_say_nothing),
     };
     return cmocka_run_group_tests_name("report", tests, NULL, NULL);

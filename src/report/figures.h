@@ -74,4 +74,6 @@ void figures_lengths_of(const figures *f, const char *label, figures_lengths *ou
 
 /* verdict.c: the headline and one paragraph per method. */
 void verdict_write(const figures *f, text *page);
+/* glance.c: all methods in one table, decode and memory at this batch and prompt length. */
+void glance_write(const figures *f, int batch, int prompt, text *page);
 #endif

@@ -13,6 +13,8 @@
 #define AGREE_LOW    0.9
 #define LONGER_SHARE 0.1
 
+enum { MOST_PARAGRAPHS = 8 }; /* a study of more methods has them folded, under one table */
+
 typedef struct place {
     int batch, prompt;
 } place;
@@ -334,10 +336,17 @@ void verdict_write(const figures *f, text *page) {
     }
     if (f->n_labels < 2)
         return;
+    bool many = f->n_labels - 1 > MOST_PARAGRAPHS;
+    if (many) {
+        glance_write(f, at.batch, at.prompt, page);
+        html_fold(page, "Method by method");
+    }
     text_puts(page, "<ul class=\"verdicts\">\n");
     for (int i = 1; i < f->n_labels; i++)
         say_method(f, f->label[i], at, page);
     text_puts(page, "</ul>\n");
+    if (many)
+        html_fold_end(page);
     html_note(
         page,
         "How the words are chosen. Faster or slower: all repeats lie on one side of all of f16's, and the medians "

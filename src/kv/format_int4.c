@@ -8,7 +8,7 @@
  *          [64 / group][d]
  *
  * Keys with a large bias (Qwen2.5: one channel of 200 and more): per token, such a channel takes the range of its whole
- * group, whose other 31 channels are lost (docs/page_formats.md has the figures). axis=channel is the remedy: a bias is
+ * group, whose other 31 channels are lost (docs/quality.md has the figures). axis=channel is the remedy: a bias is
  * constant along a channel and goes into the minimum. Bytes per token and KV head: d / 2 + 4 d / group a side. */
 #include "kv/integers.h"
 

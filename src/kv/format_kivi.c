@@ -13,10 +13,13 @@
  * against ranges of the page in fp16: the minimum is rounded down and the scale up, so that every value stays inside
  * its group's range. Such a page is written whole.
  *
- *   page     codes [64 x d] (page_codes.c), then
- *   params=16   scales fp16 [n], minima fp16 [n]                 n: K 64 / group x d, V d / group x 64
- *   params=8    scales u8 [n], minima u8 [n], fp16: least minimum, step of the minima, step of the scales, 0; padded to
- * 64 bytes
+ * A page is codes [64 x d] (page_codes.c), and behind them, n being 64 / group x d for K and d / group x 64 for V:
+ *
+ *   params=16   scales fp16 [n], minima fp16 [n]
+ *   params=8    scales u8 [n], minima u8 [n], fp16 [4]: least minimum, step of the minima, step of the scales, 0;
+ *               padded to 64 bytes
+ *
+ * Keys with a large bias (Qwen2.5): groups lie along a channel, so a bias goes into the minimum and costs no range.
  *
  * Bytes per token and KV head, K and V: 2 * (d * bits / 8 + 4 d / group) with params=16. */
 #include "kv/method.h"

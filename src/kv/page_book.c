@@ -1,8 +1,7 @@
 /* page_book.c - see page_book.h. Laid out like every page, in the order of the sweep:
  *
  *   K   [2 halves][d channels][32 tokens]    V   [d/32 groups][64 tokens][32 channels]    gains fp16 [64]
- *   32 codes: 4 bits and 2 bits as in page_codes.c; 3 bits 12 bytes (8 of lower bit pairs, then 4 of upper bits); fp8
- * 32
+ *   32 codes: 4 bits and 2 bits as in page_codes.c; 3 bits 12 bytes (8 of lower bit pairs, 4 of upper bits); fp8 32
  *
  * K's gain multiplies a token's sum, V's goes into p. A row's bits do not depend on n_rows. */
 #include "kv/page_book.h"

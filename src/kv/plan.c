@@ -1,6 +1,6 @@
 /* plan.c - what stays at an event. The policy gives a budget and a score per slot, the split shares the budget out, and
- * each lane keeps its best: higher score first, then the smaller position (methods.md's tie rule lives here, once, for
- * every policy).
+ * each lane keeps its best: higher score first, then the smaller position (the tie rule lives here, once, for every
+ * policy).
  *
  * Slots scored INFINITY (windows, sinks) always stay, even when they alone exceed the budget. Cost: a step event drops
  * one token of each lane and is one scan; a prompt's end selects by quickselect, linear in the slots. */

@@ -21,7 +21,7 @@ void needle_prompt(const needle *n, int i, text *out);
 const char *needle_fact(const needle *n, int i, char *out, size_t cap);
 
 /* Every method's greedy answer to every question: the long text is prefilled once, exactly, and forked; each fork reads
- * the question as the end of its prompt, so that a policy that looks at the last queries sees it (methods.md, D8).
+ * the question as the end of its prompt, so that a policy that looks at the last queries sees it.
  * answers [NEEDLE_DEPTHS][methods->n] borrow from n and methods, but their text, which the caller frees; found of the
  * same shape: the answer holds the number. PLEAT_EFULL: it does not fit in the KV memory. */
 pleat_status needle_measure(pleat_engine *engine, const measure_methods *methods, const needle *n,

@@ -2,8 +2,7 @@
  *
  * Log-softmax sums are double over float logits. The 99th percentile is the value at rank ceil(0.99 n) of the sorted
  * positions. KL(p_f16 || p_method) is over the whole vocabulary at every scored position, both runs teacher-forced with
- * the same text (methods.md, section D: a single forward pass would measure nothing, because a prompt attends exactly).
- */
+ * the same text (a single forward pass would measure nothing, because a prompt attends exactly). */
 #include "measure/quality.h"
 #include "base/memory.h"
 #include "base/status.h"

@@ -14,4 +14,6 @@ pleat_status sample_check(const pleat_sampling *sampling, pleat_error *error);
  * rng_uniform(seed, 0, position of the token). PLEAT_EINPUT: bad parameters, or logits without a finite maximum. */
 pleat_status sample_token(sampler *s, const pleat_sampling *sampling, float *logits, const int32_t *history,
                           int n_history, int32_t *token, pleat_error *error);
+/* The sum of exp((logit - max) / temperature) over n logits, to 1e-11 of it; max is the largest of them, at least. */
+double sample_exp_sum(const float *logits, int n, float max, float temperature);
 #endif

@@ -2,9 +2,11 @@
  *
  * Order of admission: those moved out first (oldest first), then, among tenants, the one with the fewest running
  * requests; within a tenant by arrival. A request that does not fit holds back only its tenant's later ones while
- * others fit, but never for good: once it has been passed over for HELD_TURNS turns nobody is admitted before it. */
+ * others fit, but never for good: once it has waited for HELD_SECONDS nobody is admitted before it. */
 #include "engine/scheduler_inside.h"
 #include "base/clock.h"
+#include "base/memory.h"
+#include "base/status.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,6 +197,11 @@ static request **next_waiting(scheduler *s, double now) {
 }
 
 static pleat_status start(scheduler *s, request *r, pleat_error *error) {
+    if (r->prompt_logprobs && !s->prompt_row) {
+        s->prompt_row = mem_alloc((size_t)PROMPT_ROWS * (size_t)s->engine->model->n_vocab, sizeof(*s->prompt_row));
+        if (!s->prompt_row)
+            return err_set(error, PLEAT_EMEMORY, "no memory for the logits of a prompt");
+    }
     pleat_status status = pleat_seq_open(s->engine, &r->method, &r->seq, error);
     if (!status && r->pin_tokens)
         status = pleat_seq_pin(r->seq, 0, r->pin_tokens, error);

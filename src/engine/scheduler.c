@@ -76,9 +76,11 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     s->running = calloc((size_t)o.max_running, sizeof(*s->running));
     s->of_item = calloc((size_t)o.max_running, sizeof(*s->of_item));
     s->item = calloc((size_t)o.max_running, sizeof(*s->item));
+    s->row = mem_alloc((size_t)o.max_running * (size_t)engine->model->n_vocab, sizeof(*s->row));
+    s->raw = mem_alloc((size_t)engine->model->n_vocab, sizeof(*s->raw));
     if (o.moved_dir)
         s->options.moved_dir = strdup(o.moved_dir);
-    if (!s->running || !s->of_item || !s->item || (o.moved_dir && !s->options.moved_dir))
+    if (!s->running || !s->of_item || !s->item || !s->row || !s->raw || (o.moved_dir && !s->options.moved_dir))
         status = err_set(error, PLEAT_EMEMORY, "no memory for a scheduler");
     status = status ? status : list_ends(s, error);
     if (status)
@@ -122,6 +124,9 @@ void scheduler_close(scheduler *s) {
     free(s->running);
     free(s->of_item);
     free(s->item);
+    mem_free(s->row);
+    mem_free(s->raw);
+    mem_free(s->prompt_row);
     free(s->end_id);
     free(s);
 }
@@ -134,7 +139,6 @@ static void request_free(request *r) {
     free(r->bias);
     free(r->stop);
     free(r->tenant);
-    mem_free(r->logits);
     free(r);
 }
 
@@ -193,11 +197,10 @@ static pleat_status check_spec(const scheduler *s, const request_spec *spec, ple
     return sample_check(&spec->sampling, error);
 }
 
-static request *request_new(const scheduler *s, const request_spec *spec, request_sink sink, void *context) {
+static request *request_new(const request_spec *spec, request_sink sink, void *context) {
     request *r = calloc(1, sizeof(*r));
     if (!r)
         return NULL;
-    size_t n_vocab = (size_t)s->engine->model->n_vocab;
     *r = (request){.method = *spec->method,
                    .n_prompt = spec->n_prompt,
                    .n_tokens = spec->n_prompt,
@@ -219,13 +222,10 @@ static request *request_new(const scheduler *s, const request_spec *spec, reques
     r->bias = malloc((size_t)spec->n_bias * sizeof(*r->bias) + 1);
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
-    size_t n_rows = spec->prompt_logprobs ? REQUEST_CHUNK : 1;
-    r->logits = mem_alloc((n_rows + (spec->logprobs ? 1 : 0)) * n_vocab, sizeof(float));
-    if (!r->tokens || !r->bias || !r->stop || !r->tenant || !r->logits) {
+    if (!r->tokens || !r->bias || !r->stop || !r->tenant) {
         request_free(r);
         return NULL;
     }
-    r->raw = r->logits + n_rows * n_vocab;
     memcpy(r->tokens, spec->prompt, (size_t)spec->n_prompt * sizeof(*r->tokens));
     if (spec->n_bias)
         memcpy(r->bias, spec->bias, (size_t)spec->n_bias * sizeof(*r->bias));
@@ -259,7 +259,7 @@ pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_si
         atomic_fetch_sub(&s->n_waiting, 1);
         return err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting);
     }
-    request *r = request_new(s, spec, sink, context);
+    request *r = request_new(spec, sink, context);
     if (!r) {
         atomic_fetch_sub(&s->n_waiting, 1);
         return err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);

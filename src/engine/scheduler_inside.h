@@ -25,8 +25,6 @@ typedef struct request {
     request_sink sink;
     void *context;
     pleat_seq *seq;
-    float *logits;      /* [1 or REQUEST_CHUNK][n_vocab] */
-    float *raw;         /* [n_vocab] as the model gave them, with logprobs; behind logits */
     size_t plan_bytes;  /* of the pool, at most */
     size_t moved_bytes; /* of memory, while moved out to it */
     int64_t turn;       /* of its admission: a larger one is younger */
@@ -40,7 +38,7 @@ typedef struct cancellation {
     struct cancellation *next;
 } cancellation;
 
-enum { REQUEST_CHUNK = 64 }; /* rows of a step whose prompt logprobs are wanted */
+enum { PROMPT_ROWS = 64 }; /* of a step, whose prompt logprobs are wanted */
 
 struct scheduler {
     pleat_engine *engine;
@@ -61,6 +59,9 @@ struct scheduler {
     int64_t turn;
     pleat_item *item;
     request **of_item; /* [max_running] */
+    float *row;        /* [max_running][n_vocab] logits of a step's items */
+    float *raw;        /* [n_vocab] those of one item as the model gave them */
+    float *prompt_row; /* [PROMPT_ROWS][n_vocab]; NULL until a request wants its prompt's */
     /* figures */
     atomic_int figure_running, figure_moved;
     atomic_size_t figure_used;

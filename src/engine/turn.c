@@ -7,40 +7,54 @@
 
 /* ---- what goes in ---- */
 
-static void add_item(scheduler *s, int *n_items, request *r, int n, pleat_phase phase, pleat_logits want) {
+static size_t row_floats(const scheduler *s) {
+    return (size_t)s->engine->model->n_vocab;
+}
+
+static void add_item(scheduler *s, int *n_items, request *r, int n, pleat_phase phase, float *logits,
+                     pleat_logits want) {
     s->of_item[*n_items] = r;
     s->item[(*n_items)++] = (pleat_item){.seq = r->seq,
                                          .tokens = r->tokens + r->n_done,
                                          .n_tokens = n,
                                          .phase = phase,
                                          .want = want,
-                                         .logits = want == PLEAT_LOGITS_NONE ? NULL : r->logits};
+                                         .logits = want == PLEAT_LOGITS_NONE ? NULL : logits};
 }
 
-/* Prompt tokens that this step may take of r: a whole rest, or up to a multiple of 64. */
-static int prompt_piece(const scheduler *s, const request *r, int budget) {
+/* Prompt tokens that this step may take of r: a whole rest, or up to a multiple of 64. n_rows: of logits that are left
+ * for prompts that want theirs. */
+static int prompt_piece(const scheduler *s, const request *r, int budget, int n_rows) {
     int left = r->n_prompt - r->n_done, n = pleat_seq_cut(s->engine, r->seq, left);
-    int most = r->prompt_logprobs && budget > REQUEST_CHUNK ? REQUEST_CHUNK : budget;
+    int most = r->prompt_logprobs && budget > n_rows ? n_rows : budget;
     return n <= most ? n : (r->n_done + most) / 64 * 64 - r->n_done;
 }
 
 /* Decoding requests first, each a token; then prompts in the order of admission, as far as the budget goes. */
 static int fill_step(scheduler *s) {
-    int n_items = 0, budget = s->options.step_tokens;
+    int n_items = 0, budget = s->options.step_tokens, n_rows = PROMPT_ROWS;
     for (int i = 0; i < s->n_running; i++) {
         if (s->running[i]->state != REQUEST_DECODE)
             continue;
-        add_item(s, &n_items, s->running[i], 1, PLEAT_DECODE, PLEAT_LOGITS_LAST);
+        add_item(s, &n_items, s->running[i], 1, PLEAT_DECODE, s->row + (size_t)n_items * row_floats(s),
+                 PLEAT_LOGITS_LAST);
         budget--;
     }
     for (int i = 0; i < s->n_running; i++) {
         request *r = s->running[i];
-        int n = r->state == REQUEST_PROMPT ? prompt_piece(s, r, budget) : 0;
+        int n = r->state == REQUEST_PROMPT ? prompt_piece(s, r, budget, n_rows) : 0;
         if (n <= 0)
             continue;
         bool last = r->n_done + n == r->n_prompt;
-        pleat_logits want = r->prompt_logprobs ? PLEAT_LOGITS_ALL : last ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE;
-        add_item(s, &n_items, r, n, last ? PLEAT_PROMPT_END : PLEAT_PROMPT, want);
+        pleat_phase phase = last ? PLEAT_PROMPT_END : PLEAT_PROMPT;
+        if (r->prompt_logprobs) {
+            add_item(s, &n_items, r, n, phase, s->prompt_row + (size_t)(PROMPT_ROWS - n_rows) * row_floats(s),
+                     PLEAT_LOGITS_ALL);
+            n_rows -= n;
+        } else {
+            add_item(s, &n_items, r, n, phase, s->row + (size_t)n_items * row_floats(s),
+                     last ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE);
+        }
         budget -= n;
     }
     return n_items;
@@ -52,10 +66,7 @@ static void fill_logprobs(const float *logits, int n_vocab, int n_top, token_log
     float most = -INFINITY;
     for (int i = 0; i < n_vocab; i++)
         most = logits[i] > most ? logits[i] : most;
-    double sum = 0;
-    for (int i = 0; i < n_vocab; i++)
-        sum += exp((double)logits[i] - (double)most);
-    double shift = (double)most + log(sum);
+    double shift = (double)most + log(sample_exp_sum(logits, n_vocab, most, 1));
     t->logprob = (float)((double)logits[t->id] - shift);
     t->n_top = 0;
     for (int i = 0; i < n_vocab && n_top; i++) {
@@ -70,37 +81,34 @@ static void fill_logprobs(const float *logits, int n_vocab, int n_top, token_log
         t->top_logprob[i] = (float)((double)logits[t->top_id[i]] - shift);
 }
 
-/* false: the sink has what it needs. */
-static bool deliver_prompt(scheduler *s, request *r, int n) {
-    int n_vocab = s->engine->model->n_vocab;
+/* Of n prompt tokens, whose logits are given. false: the sink has what it needs. */
+static bool deliver_prompt(const scheduler *s, request *r, int n, const float *logits) {
     for (int i = 0; i < n; i++) {
         int at = r->n_done + i + 1;
         if (at >= r->n_prompt)
             break;
         token_logprob t = {.id = r->tokens[at]};
-        fill_logprobs(r->logits + (size_t)i * (size_t)n_vocab, n_vocab, r->n_top, &t);
+        fill_logprobs(logits + (size_t)i * row_floats(s), s->engine->model->n_vocab, r->n_top, &t);
         if (!r->sink(r->context, &(request_event){.kind = REQUEST_PROMPT_TOKEN, .token = &t}))
             return false;
     }
-    if (n > 1) /* sampling reads the last row at the front */
-        memmove(r->logits, r->logits + (size_t)(n - 1) * (size_t)n_vocab, (size_t)n_vocab * sizeof(*r->logits));
     return true;
 }
 
-static pleat_status choose(scheduler *s, request *r, token_logprob *t, pleat_error *error) {
-    int n_vocab = s->engine->model->n_vocab, n_new = r->n_tokens - r->n_prompt;
+static pleat_status choose(scheduler *s, request *r, float *logits, token_logprob *t, pleat_error *error) {
+    int n_new = r->n_tokens - r->n_prompt;
     *t = (token_logprob){.id = 0};
     if (r->logprobs)
-        memcpy(r->raw, r->logits, (size_t)n_vocab * sizeof(*r->raw));
+        memcpy(s->raw, logits, row_floats(s) * sizeof(*s->raw));
     for (int i = 0; i < r->n_bias; i++)
-        r->logits[r->bias[i].id] += r->bias[i].bias;
+        logits[r->bias[i].id] += r->bias[i].bias;
     for (int i = 0; i < s->n_end && n_new < r->min_tokens; i++)
-        r->logits[s->end_id[i]] = -INFINITY;
+        logits[s->end_id[i]] = -INFINITY;
     for (int i = 0; i < r->n_stop && n_new < r->min_tokens; i++)
-        r->logits[r->stop[i]] = -INFINITY;
-    pleat_status status = pleat_sample(s->engine, &r->sampling, r->logits, r->tokens, r->n_tokens, &t->id, error);
+        logits[r->stop[i]] = -INFINITY;
+    pleat_status status = pleat_sample(s->engine, &r->sampling, logits, r->tokens, r->n_tokens, &t->id, error);
     if (!status && r->logprobs)
-        fill_logprobs(r->raw, n_vocab, r->n_top, t);
+        fill_logprobs(s->raw, s->engine->model->n_vocab, r->n_top, t);
     return status;
 }
 
@@ -122,7 +130,7 @@ static const request_usage *usage_now(request *r) {
     return &r->usage;
 }
 
-static const char *advance(scheduler *s, request *r, pleat_error *error) {
+static const char *advance(scheduler *s, request *r, float *logits, pleat_error *error) {
     token_logprob t;
     if (r->first == 0) {
         r->first = clock_seconds();
@@ -130,7 +138,7 @@ static const char *advance(scheduler *s, request *r, pleat_error *error) {
     }
     if (r->n_tokens - r->n_prompt >= r->max_tokens)
         return "length";
-    if (choose(s, r, &t, error))
+    if (choose(s, r, logits, &t, error))
         return "error";
     if (ends(s, r, t.id))
         return "stop";
@@ -152,16 +160,20 @@ static void end_request(scheduler *s, const request *r, const char *finish, cons
         }
 }
 
-static void take_out(scheduler *s, request *r, int n, pleat_phase phase) {
+static void take_out(scheduler *s, request *r, const pleat_item *item) {
     pleat_error error = {""};
     const char *finish = NULL;
-    if (r->prompt_logprobs && phase != PLEAT_DECODE && !deliver_prompt(s, r, n))
-        finish = "stop";
-    r->n_done += n;
-    if (phase == PLEAT_PROMPT_END)
+    float *last = item->logits;
+    if (item->want == PLEAT_LOGITS_ALL) {
+        if (!deliver_prompt(s, r, item->n_tokens, item->logits))
+            finish = "stop";
+        last += (size_t)(item->n_tokens - 1) * row_floats(s);
+    }
+    r->n_done += item->n_tokens;
+    if (item->phase == PLEAT_PROMPT_END)
         r->state = REQUEST_DECODE;
-    if (!finish && phase != PLEAT_PROMPT)
-        finish = advance(s, r, &error);
+    if (!finish && item->phase != PLEAT_PROMPT)
+        finish = advance(s, r, last, &error);
     if (finish)
         end_request(s, r, finish, strcmp(finish, "error") ? NULL : error.text);
 }
@@ -186,7 +198,7 @@ void turn_step(scheduler *s) {
         }
         figure_add(s, FIGURE_STEPS, 1);
         for (int i = 0; i < n_items; i++)
-            take_out(s, s->of_item[i], s->item[i].n_tokens, s->item[i].phase);
+            take_out(s, s->of_item[i], &s->item[i]);
         return;
     }
 }

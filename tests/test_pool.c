@@ -1,12 +1,14 @@
-/* test_pool.c - the pool's budget is exact to the byte, freed pages come back, a reservation holds whatever the sizes.
- */
+/* test_pool.c - the pool's budget is exact to the byte, freed pages come back, a reservation holds whatever the sizes,
+ * charges count in budget and memory. */
 #include "kv/pool.h"
 #include <pthread.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
 
@@ -116,6 +118,44 @@ static void sizes_are_forgotten(void **state) {
     kv_pool_close(pool);
 }
 
+static size_t resident_bytes(void) {
+    FILE *f = fopen("/proc/self/statm", "r");
+    size_t pages = 0;
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*u %zu", &pages), 1);
+    fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What lies outside and is charged takes the place of pages, in the budget and in memory. */
+static void charges_take_the_place_of_pages(void **state) {
+    (void)state;
+    enum { MB = 1 << 20, N = 32 << 20 >> 16 };
+    kv_pool *pool = open_pool(32 * MB);
+    static uint8_t *page[N];
+    for (int i = 0; i < N - 16; i++) {
+        page[i] = kv_pool_take(pool, 1 << 16);
+        assert_non_null(page[i]);
+        memset(page[i], i, 1 << 16);
+    }
+    assert_false(kv_pool_charge(pool, MB + 1));
+    assert_true(kv_pool_charge(pool, MB));
+    assert_int_equal(kv_pool_used_bytes(pool), 32 * MB);
+    assert_null(kv_pool_take(pool, 64));
+    for (int i = 0; i < N - 16; i++)
+        kv_pool_give(pool, page[i], 1 << 16);
+    size_t before = resident_bytes();
+    assert_true(kv_pool_charge(pool, 24 * MB));
+    assert_true(resident_bytes() + 20 * MB < before);
+    kv_pool_discharge(pool, 25 * MB);
+    assert_int_equal(kv_pool_used_bytes(pool), 0);
+    page[0] = kv_pool_take(pool, 1 << 16);
+    assert_non_null(page[0]);
+    memset(page[0], 1, 1 << 16);
+    kv_pool_give(pool, page[0], 1 << 16);
+    kv_pool_close(pool);
+}
+
 static void *churn(void *context) {
     kv_pool *pool = context;
     void *page[64];
@@ -146,9 +186,13 @@ static void threads_share_it(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(budget_is_exact),         cmocka_unit_test(pages_are_aligned_and_apart),
-        cmocka_unit_test(empty_slabs_change_size), cmocka_unit_test(reservation_holds),
-        cmocka_unit_test(threads_share_it),        cmocka_unit_test(sizes_are_forgotten),
+        cmocka_unit_test(budget_is_exact),
+        cmocka_unit_test(pages_are_aligned_and_apart),
+        cmocka_unit_test(empty_slabs_change_size),
+        cmocka_unit_test(reservation_holds),
+        cmocka_unit_test(charges_take_the_place_of_pages),
+        cmocka_unit_test(threads_share_it),
+        cmocka_unit_test(sizes_are_forgotten),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

@@ -124,6 +124,7 @@ static void forget(prefix *p, block *b) {
     kv_share_drop(p->pool, b->held, b->n_held);
     p->figures.n_blocks--;
     p->figures.bytes -= b->bytes;
+    kv_pool_discharge(p->pool, b->image.n_bytes);
     kv_image_free(&b->image);
     free(b->held);
     free(b);
@@ -218,7 +219,10 @@ static bool hold(prefix *p, const prefix_path *path, int n_tokens, kv_cache *cac
         if (kv_image_save(cache, &b->image, NULL))
             return false;
         b->bytes = b->image.n_bytes;
-        return true;
+        if (kv_pool_charge(p->pool, b->bytes))
+            return true;
+        kv_image_free(&b->image);
+        return false;
     }
     int n_pages = n_tokens / PAGE_TOKENS;
     b->n_held = kv_share_pages(p->model, n_pages);

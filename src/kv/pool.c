@@ -3,7 +3,9 @@
  * Memory comes from the system in regions of 64 MB, aligned to 64 MB and cut into 32 slabs of 2 MB; a slab serves pages
  * of one size. The slabs' records stand at the region's start, so a page finds its region by clearing low bits, its
  * slab by dividing, and no slab is touched (and so backed by memory) before its first page is. A slab whose pages are
- * all free goes back to the common list and may serve another size. The budget counts pages, to the byte.
+ * all free goes back to the common list and may serve another size. The budget counts pages, and what lies elsewhere
+ * and is charged to it, to the byte. Empty slabs that were used before are used first; where they and the charges
+ * together are more than the budget, the system gets their memory back.
  *
  * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even
  * the worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). A size is
@@ -26,7 +28,7 @@ typedef struct slab {
     uint16_t *n_more;             /* [n_pages] further holders of each page; NULL until one is shared */
     void *free_page;              /* list through the pages' first word */
     struct slab *next, *prev;     /* in the list of its size with pages left, or in the list of empty slabs */
-    bool listed;
+    bool listed, touched;         /* touched: backed by memory, at least in part */
 } slab;
 
 typedef struct region {
@@ -37,13 +39,13 @@ _Static_assert(sizeof(region) <= HEADER_BYTES, "the records stay in front of the
 
 struct kv_pool {
     pthread_mutex_t lock;
-    size_t budget_bytes, used_bytes;
-    size_t size[MAX_SIZES];   /* 0: not in use */
-    slab *partial[MAX_SIZES]; /* slabs of a size that have pages left */
-    int n_slabs[MAX_SIZES];   /* of a size */
-    int n_sizes;              /* entries that were ever in use */
-    slab *empty;
-    size_t n_empty;
+    size_t budget_bytes, used_bytes, charged_bytes; /* charged: of those used, outside */
+    size_t size[MAX_SIZES];                         /* 0: not in use */
+    slab *partial[MAX_SIZES];                       /* slabs of a size that have pages left */
+    int n_slabs[MAX_SIZES];                         /* of a size */
+    int n_sizes;                                    /* entries that were ever in use */
+    slab *empty;                                    /* touched ones first */
+    size_t n_empty, n_touched;
     region *regions;
 };
 
@@ -90,6 +92,29 @@ static void list_remove(slab **head, slab *s) {
     s->listed = false;
 }
 
+static void list_append(slab **head, slab *s) {
+    slab *last = *head;
+    while (last && last->next)
+        last = last->next;
+    s->next = NULL;
+    s->prev = last;
+    *(last ? &last->next : head) = s;
+    s->listed = true;
+}
+
+/* Gives the memory of empty slabs back while slabs and charges take more than the budget. */
+static void trim(kv_pool *pool) {
+    while (pool->empty && pool->empty->touched &&
+           pool->n_touched * SLAB_BYTES + pool->charged_bytes > pool->budget_bytes) {
+        slab *s = pool->empty;
+        madvise(s->base, s->usable_bytes, MADV_DONTNEED);
+        s->touched = false;
+        pool->n_touched--;
+        list_remove(&pool->empty, s);
+        list_append(&pool->empty, s);
+    }
+}
+
 static bool map_region(kv_pool *pool) {
     uint8_t *map =
         mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -104,12 +129,12 @@ static bool map_region(kv_pool *pool) {
     region *r = (region *)first;
     r->next = pool->regions;
     pool->regions = r;
-    for (int i = REGION_SLABS - 1; i >= 0; i--) {
+    for (int i = 0; i < REGION_SLABS; i++) {
         slab *s = &r->slabs[i];
         size_t header_bytes = i == 0 ? HEADER_BYTES : 0;
         s->base = first + (size_t)i * SLAB_BYTES + header_bytes;
         s->usable_bytes = SLAB_BYTES - header_bytes;
-        list_push(&pool->empty, s);
+        list_append(&pool->empty, s);
         pool->n_empty++;
     }
     return true;
@@ -144,6 +169,8 @@ static slab *slab_for(kv_pool *pool, int index) {
     slab *s = pool->empty;
     list_remove(&pool->empty, s);
     pool->n_empty--;
+    pool->n_touched += !s->touched;
+    s->touched = true;
     pool->n_slabs[index]++;
     s->page_bytes = pool->size[index];
     s->n_used = s->n_fresh = 0;
@@ -208,7 +235,28 @@ void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
         pool->n_empty++;
         if (!--pool->n_slabs[index])
             pool->size[index] = 0;
+        trim(pool);
     }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+bool kv_pool_charge(kv_pool *pool, size_t bytes) {
+    pthread_mutex_lock(&pool->lock);
+    bool ok = bytes <= pool->budget_bytes - pool->used_bytes;
+    if (ok) {
+        pool->used_bytes += bytes;
+        pool->charged_bytes += bytes;
+        trim(pool);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return ok;
+}
+
+void kv_pool_discharge(kv_pool *pool, size_t bytes) {
+    pthread_mutex_lock(&pool->lock);
+    assert(bytes <= pool->charged_bytes);
+    pool->used_bytes -= bytes;
+    pool->charged_bytes -= bytes;
     pthread_mutex_unlock(&pool->lock);
 }
 

@@ -19,9 +19,13 @@ void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes);
 bool kv_pool_share(kv_pool *pool, void *page);
 /* True while another holder has the page too: it must not be written. */
 bool kv_pool_is_shared(const kv_pool *pool, const void *page);
+/* Counts bytes that the caller holds elsewhere as used, until they are discharged; false: the budget does not have
+ * them. */
+bool kv_pool_charge(kv_pool *pool, size_t bytes);
+void kv_pool_discharge(kv_pool *pool, size_t bytes);
 /* The size that the page was taken with. */
 size_t kv_pool_page_bytes(const void *page);
-size_t kv_pool_used_bytes(const kv_pool *pool); /* exact sum of pages taken */
+size_t kv_pool_used_bytes(const kv_pool *pool); /* exact sum of pages taken and bytes charged */
 size_t kv_pool_budget_bytes(const kv_pool *pool);
 /* Makes the next takes of up to `bytes` succeed: true when budget and system allow that now. Only one holder at a time
  * may reserve; pages given back meanwhile only add. */

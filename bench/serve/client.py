@@ -3,6 +3,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -68,6 +69,21 @@ async def stream(host, port, body, leave_after=None, result=None):
     return result
 
 
+def whole_stream(host, port, body):
+    """As stream, on the calling thread, by a client that takes no time while tokens come: it sleeps until the answer is over and reads
+    it then. Gives (status, usage of the last event)."""
+    data = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
+    with socket.create_connection((host, port)) as s:
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                  b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1 << 20)  # more than an answer: only its end wakes
+        answer = b""
+        while piece := s.recv(1 << 20):
+            answer += piece
+    events = [line for line in answer.split(b"\r\n\r\n", 1)[1].splitlines() if line.startswith(b"data: {")]
+    return int(answer.split()[1]), json.loads(events[-1][6:])["usage"] if events else {}
+
+
 async def get(host, port, path):
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -120,7 +136,7 @@ class Server:
             binary = os.environ.get("LLAMA_SERVER") or sys.exit("LLAMA_SERVER must name llama.cpp's llama-server")
             self.port = 18200 + os.getpid() % 700
             command = [binary, "-m", model, "--port", str(self.port), "-t", str(threads), "-np", str(slots), "-c",
-                       str(slots * context), "-fa", "on", "-ctk", kv, "-ctv", kv, "--no-webui", "-b", "512", "-ub", "512"]
+                       str(slots * context), "-fa", "on", "-ctk", kv, "-ctv", kv, "-cram", "0", "--no-webui"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE if kind == "pleat" else subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL, text=True)
         self.plan = None

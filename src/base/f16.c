@@ -1,5 +1,6 @@
 /* f16.c - IEEE 754 binary16 and bfloat16 by integer arithmetic, so that no rounding mode, flush-to-zero bit or compiler
- * flag changes a result. NaN comes out quiet with its payload's upper bits kept, as the F16C instructions do it.
+ * flag changes a result. NaN comes out quiet with its payload's upper bits kept, as the F16C instructions do it. (Halves
+ * to floats: f16.h.)
  *
  *   binary16   s eeeee mmmmmmmmmm                       bias 15
  *   bfloat16   s eeeeeeee mmmmmmm                       bias 127, the upper half of a float
@@ -12,18 +13,6 @@ static float from_bits(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
-}
-
-float f16_to_f32(f16 h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 1023u;
-    if (exponent == 31)
-        return from_bits(sign | 0x7F800000u | mantissa << 13 | (mantissa ? 0x00400000u : 0));
-    if (exponent != 0)
-        return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-    if (mantissa == 0)
-        return from_bits(sign);
-    int shift = __builtin_clz(mantissa) - 21; /* moves the leading one to bit 10 */
-    return from_bits(sign | (uint32_t)(113 - shift) << 23 | ((mantissa << shift) & 1023u) << 13);
 }
 
 f16 f16_from_f32(float x) {

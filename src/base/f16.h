@@ -2,8 +2,19 @@
 #ifndef BASE_F16_H
 #define BASE_F16_H
 #include <stdint.h>
+#include <string.h>
 typedef uint16_t f16;
-float f16_to_f32(f16 h);
+/* Without a branch, so that loops over it become vectors: a subnormal is its mantissa, an exact float, times 2^-24. */
+static inline float f16_to_f32(f16 h) {
+    uint32_t exponent = h & 0x7C00u, mantissa = h & 0x3FFu, bits = (h & 0x7FFFu) << 13, tiny;
+    float subnormal = (float)(int32_t)mantissa * 0x1p-24f, x;
+    memcpy(&tiny, &subnormal, sizeof tiny);
+    uint32_t special = exponent == 0x7C00u ? 0x38000000u : 0, quiet = special && mantissa ? 0x00400000u : 0;
+    bits = (bits + 0x38000000u + special) | quiet;
+    bits = (exponent ? bits : tiny) | (uint32_t)(h & 0x8000u) << 16;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 f16 f16_from_f32(float x);
 float bf16_to_f32(uint16_t h);
 #endif

@@ -1,9 +1,11 @@
 /* test_formats.c - every format of methods.def, with its parameters' corners: score and mix beside open at every level,
  * finite whatever the rows, the same bits in any company; then each family beside a plain double reading of its
  * definition, and the worked figures of the papers' formulas. */
+#include "base/rng.h"
 #include "engine/engine.h"
 #include "kv/hadamard.h"
 #include "kv/lowrank.h"
+#include "kv/outliers.h"
 #include "kv/page_affine.h"
 #include "support/env.h"
 #include "support/sealed.h"
@@ -680,6 +682,48 @@ static void gear_without_its_terms_is_its_backbone(void **state) {
             }
 }
 
+static const float *values_of_column;
+
+static int by_value_and_row(const void *a, const void *b) {
+    int i = *(const int *)a, j = *(const int *)b;
+    float x = values_of_column[i], y = values_of_column[j];
+    return x < y ? -1 : x > y ? 1 : i - j;
+}
+
+/* Marked are the first and the last of a column in the order of values, then rows, however many are equal. */
+static void outliers_are_the_ends_of_their_columns(void **state) {
+    (void)state;
+    enum { N = 200, COLUMNS = 24 };
+    static const int rows[] = {2, 20, 33, 64, N};
+    static float x[N * COLUMNS], column[N], mean[COLUMNS];
+    uint32_t mark[(N / OUTLIERS_WORD + 1) * COLUMNS];
+    int order[N];
+    for (int kinds = 1; kinds <= 1000; kinds *= 10) /* different values */
+        for (size_t k = 0; k < sizeof(rows) / sizeof(*rows); k++)
+            for (int n = rows[k], c = 1; c <= n / 2; c = c < 3 ? c + 1 : 2 * c) {
+                for (int i = 0; i < n * COLUMNS; i++)
+                    x[i] = (float)(rng_u64(71, (uint64_t)kinds, (uint64_t)i) % (uint64_t)kinds) - 3;
+                outliers_mark(x, n, COLUMNS, c, mark, mean);
+                for (int j = 0; j < COLUMNS; j++) {
+                    double sum = 0;
+                    for (int i = 0; i < n; i++) {
+                        column[i] = x[i * COLUMNS + j];
+                        sum += (double)column[i];
+                        order[i] = i;
+                    }
+                    values_of_column = column;
+                    qsort(order, (size_t)n, sizeof(*order), by_value_and_row);
+                    assert_float_equal(mean[j], sum / n, 0);
+                    for (int i = 0; i < n; i++) {
+                        int row = order[i];
+                        bool marked = mark[row / OUTLIERS_WORD * COLUMNS + j] >> row % OUTLIERS_WORD & 1;
+                        if (marked != (i < c || i >= n - c))
+                            fail_msg("%d kinds, %d rows, %d on each end: row %d of column %d", kinds, n, c, row, j);
+                    }
+                }
+            }
+}
+
 static double gear_error(const char *spec, kv_side side, int d, int n, bool decode, const float *x) {
     sealed s = sealed_open(spec, side, d);
     float *y = malloc((size_t)(n * d) * sizeof(*y));
@@ -725,9 +769,12 @@ static void gear_is_better_than_its_backbone(void **state) {
 /* An exact low rank is found exactly, and a falling spectrum as well as it can be. */
 static void low_rank_terms_are_the_best(void **state) {
     (void)state;
-    enum { N = 200, D = 64, STRIDE = 4 };
+    enum { N = 200, D = 64, RANK = 4 };
+    const cpu_kernels *kernels;
+    float *work = aligned_alloc(64, lowrank_work(N, D) * sizeof(*work));
+    assert_int_equal(cpu_kernels_get(&kernels, NULL), PLEAT_OK);
     static const double spectrum[8] = {8, 5, 3, .5, .4, .3, .2, .1};
-    static float u[N * 8], v[D * 8], e[N * D], a[N * STRIDE], b[D * STRIDE];
+    static float u[N * 8], v[D * 8], e[N * D], a[RANK * N], b[RANK * D];
     for (int kind = 0; kind < 2; kind++) {
         int terms = kind ? 8 : 2, rank = kind ? 4 : 2;
         double best = 0, left = 0, most = 0;
@@ -754,12 +801,12 @@ static void low_rank_terms_are_the_best(void **state) {
                     sum += spectrum[k] * (double)u[i * 8 + k] * (double)v[j * 8 + k];
                 e[i * D + j] = (float)sum;
             }
-        lowrank_fit(e, N, D, rank, kind ? 3 : 1, 9, a, b);
+        lowrank_fit(kernels, e, N, D, rank, kind ? 3 : 1, 9, work, a, b);
         for (int i = 0; i < N; i++)
             for (int j = 0; j < D; j++) {
                 double l = 0;
                 for (int k = 0; k < rank; k++)
-                    l += (double)a[i * STRIDE + k] * (double)b[j * STRIDE + k];
+                    l += (double)a[k * N + i] * (double)b[k * D + j];
                 left += ((double)e[i * D + j] - l) * ((double)e[i * D + j] - l);
                 most = fmax(most, fabs((double)e[i * D + j] - l));
             }
@@ -771,9 +818,10 @@ static void low_rank_terms_are_the_best(void **state) {
             assert_true(sqrt(left / best) <= 1.02);
     }
     memset(e, 0, sizeof(e));
-    lowrank_fit(e, N, D, 4, 3, 9, a, b);
-    for (int i = 0; i < N * STRIDE; i++)
+    lowrank_fit(kernels, e, N, D, RANK, 3, 9, work, a, b);
+    for (int i = 0; i < N * RANK; i++)
         assert_true(a[i] == 0);
+    free(work);
 }
 
 static void gear_bytes_are_the_formulas(void **state) {
@@ -1005,6 +1053,7 @@ int main(void) {
         cmocka_unit_test(center_takes_a_key_bias_out),
         cmocka_unit_test(lm_is_its_definition),
         cmocka_unit_test(three_bits_warn),
+        cmocka_unit_test(outliers_are_the_ends_of_their_columns),
         cmocka_unit_test(gear_keeps_outliers_and_quantises_the_rest),
         cmocka_unit_test(gear_without_its_terms_is_its_backbone),
         cmocka_unit_test(gear_is_better_than_its_backbone),

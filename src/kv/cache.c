@@ -258,7 +258,7 @@ static void event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, 
         if (event != KV_AT_STEP && lane_holes(lane))
             seal_pack(cache, lane, scratch);
         seal_due(cache, lane, event == KV_AT_GRID, scratch, kernels);
-        seal_rebuild_if_sparse(cache, lane, scratch);
+        seal_rebuild_if_sparse(cache, lane, scratch, kernels);
         if (lane->bound && event != KV_AT_GRID)
             bounds_refresh(cache, lane, scratch);
     }
@@ -457,7 +457,7 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
         ok = ok && s->rows[side] && s->half[side];
     }
     s->run_rows_bytes = cap * d * sizeof(float);
-    s->run_work_bytes = cap * KV_SEAL_WORK * sizeof(float);
+    s->run_work_bytes = kv_seal_work_floats(s->cap_slots, model->head_dim) * sizeof(float);
     s->run_rows = mem_map(s->run_rows_bytes);
     s->run_work = mem_map(s->run_work_bytes);
     ok = ok && s->run_rows && s->run_work;

@@ -32,6 +32,7 @@
 #include "kv/method.h"
 #include "base/status.h"
 #include "kv/lowrank.h"
+#include "kv/outliers.h"
 #include "kv/page_affine.h"
 #include "kv/pool.h"
 #include <assert.h>
@@ -40,8 +41,9 @@
 
 enum { BITS, OUTLIERS, RANK, RANK_DECODE, BUFFER, RUN, LOOP, BACKBONE };
 enum { RUN_512, RUN_PROMPT, KCVT = 0 };
-enum { HALVES = PAGE_TOKENS / TILE, LANES = 16, MOST_BUFFER = 512, MOST_RUN_PAGES = 256 };
-enum { MOST_OUTLIERS = MOST_RUN_PAGES * PAGE_TOKENS / 20 + 1 }; /* s is at most 0.1 */
+enum { HALVES = PAGE_TOKENS / TILE, LANES = 16, TOGETHER = 64, MOST_BUFFER = 512, MOST_RUN_PAGES = 256 };
+enum { MOST_PER_TOKEN = 2 * (KV_MAX_HEAD_DIM / 20 + 1), MOST_RUN_TOKENS = MOST_RUN_PAGES * PAGE_TOKENS };
+_Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)OUTLIERS_MOST, "s is at most 0.1");
 
 static const kv_param params[] = {
     {"bits", "of a code of the backbone", "4|2|8", 0, 0, 2, true},
@@ -159,164 +161,171 @@ static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) 
 
 /* ---- sealing ---- */
 
-/* Elements in the order of their values, equal ones in the order of their places: the first c and the last c are
- * outliers. */
-typedef struct ends {
-    float low, high, mean;
-    int low_at, high_at;
-} ends;
+/* What is left to visit of a word of marks (outliers.h), in order; its lowest bit is element `first`. */
+typedef struct marks {
+    uint32_t word;
+    int first;
+} marks;
 
-static bool before(float x, int i, float y, int j) {
-    return x < y || (x == y && i < j);
+static bool next_marked(marks *m, int *i) {
+    if (!m->word)
+        return false;
+    *i = m->first + __builtin_ctz(m->word);
+    m->word &= m->word - 1;
+    return true;
 }
 
-static bool is_outlier(const ends *e, float x, int i) {
-    return !before(e->low, e->low_at, x, i) || !before(x, i, e->high, e->high_at);
-}
-
-/* Keeps the c first elements in rising order; with sign -1 the c last ones. best holds n of them. */
-static int insert(const float *x, int stride, int i, float sign, int *best, int n, int c) {
-    float v = x[i * stride];
-    int at = n;
-    for (; at > 0; at--) {
-        float w = x[best[at - 1] * stride];
-        if (sign > 0 ? before(w, best[at - 1], v, i) : before(v, i, w, best[at - 1]))
-            break;
-        if (at < c)
-            best[at] = best[at - 1];
-    }
-    if (at < c)
-        best[at] = i;
-    return n < c ? n + 1 : c;
-}
-
-static ends find_ends(const float *x, int stride, int n, int c) {
-    int low[MOST_OUTLIERS], high[MOST_OUTLIERS], n_low = 0, n_high = 0;
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        sum += (double)x[i * stride];
-        n_low = insert(x, stride, i, 1, low, n_low, c);
-        n_high = insert(x, stride, i, -1, high, n_high, c);
-    }
-    ends e = {.mean = (float)(sum / n), .low_at = low[c - 1], .high_at = high[c - 1]};
-    e.low = x[e.low_at * stride];
-    e.high = x[e.high_at * stride];
-    return e;
-}
-
-/* Lists K's outliers in the run's block and leaves NaN in their places. */
+/* Lists K's outliers in the run's block and leaves the mean of their channel in their places. mark: of the run. */
 static void take_outliers_k(const kv_config *c, int d, float *x, int n, const kv_page *pages, const layout *l,
-                            ends *end) {
+                            uint32_t *mark) {
     uint32_t *begin = (uint32_t *)(pages->run + l->begin), count = 0;
     uint16_t *place = (uint16_t *)(pages->run + l->place);
     f16 *value = (f16 *)(pages->run + l->value);
-    int most = n_outliers(c, n);
+    float mean[KV_MAX_HEAD_DIM];
+    int most = n_outliers(c, n), n_words = outliers_words(n);
     if (!most)
         return;
-    for (int j = 0; j < d; j++)
-        end[j] = find_ends(x + j, d, n, most);
+    outliers_mark(x, n, d, most, mark, mean);
     for (int p = 0; p < pages->n_run_pages; p++) {
         begin[p] = count;
         for (int j = 0; j < d; j++)
-            for (int i = 0, t = p * PAGE_TOKENS; i < PAGE_TOKENS && t < n; i++, t++) {
-                if (!is_outlier(&end[j], x[t * d + j], t))
-                    continue;
-                place[count] = (uint16_t)(i << 8 | j);
-                value[count++] = affine_nearest(x[t * d + j]);
-                x[t * d + j] = NAN;
+            for (int w = p * HALVES; w < (p + 1) * HALVES && w < n_words; w++) {
+                marks m = {mark[w * d + j], w * OUTLIERS_WORD};
+                for (int t; next_marked(&m, &t); count++) {
+                    place[count] = (uint16_t)(t % PAGE_TOKENS << 8 | j);
+                    value[count] = affine_nearest(x[t * d + j]);
+                    x[t * d + j] = mean[j];
+                }
             }
     }
     begin[pages->n_run_pages] = count;
     assert(count == (uint32_t)(2 * most * d));
 }
 
-/* Codes of column j, a group of `tall` tokens after the other; leaves the error in x. */
-static void quantise_column(const affine *a, int d, float *x, int n, int j, int tall, float mean, uint8_t *code,
-                            const kv_page *pages, const kv_config *c, const layout *l) {
-    float column[MOST_RUN_PAGES * PAGE_TOKENS];
-    for (int t = 0; t < n; t++)
-        column[t] = isnan(x[t * d + j]) ? mean : x[t * d + j];
-    for (int t = 0; t < n; t += tall) {
-        int m = n - t < tall ? n - t : tall;
-        f16 *scale = (f16 *)pages->run + j, *minimum = (f16 *)(pages->run + l->minima) + j;
-        if (page_has_maps(c, KV_K)) {
-            scale = (f16 *)(pages[t / PAGE_TOKENS].bytes + page_codes_bytes(a->bits, d)) + j;
-            minimum = scale + d;
-        }
-        affine_quantise(a, column + t, m, code + t, scale, minimum);
-        for (int i = t; i < t + m; i++) {
-            float *at = x + i * d + j;
-            if (isnan(*at))
-                code[i] = 0;
-            *at = isnan(*at) ? 0 : *at - (f16_to_f32(*scale) * (float)code[i] + f16_to_f32(*minimum));
-        }
-    }
+typedef struct outliers { /* K's of a page */
+    const uint16_t *place;
+    const f16 *value;
+    int n;
+} outliers;
+
+static outliers outliers_of(const kv_config *c, const kv_page *page, const layout *l, int n) {
+    if (!n_outliers(c, n))
+        return (outliers){.n = 0};
+    const uint32_t *begin = (const uint32_t *)(page->run + l->begin) + page->page_in_run;
+    return (outliers){.place = (const uint16_t *)(page->run + l->place) + begin[0],
+                      .value = (const f16 *)(page->run + l->value) + begin[0],
+                      .n = (int)(begin[1] - begin[0])};
 }
 
-static void seal_k(const kv_config *c, int d, float *x, int n, const kv_page *pages, const layout *l) {
+/* x [n][d] -= scale * code + minimum */
+static void subtract_codes(float *restrict x, int d, int n, const uint8_t *restrict code, const float *restrict scale,
+                           const float *restrict minimum) {
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < d; j++)
+            x[i * d + j] -= scale[j] * (float)code[i * d + j] + minimum[j];
+}
+
+static void seal_k(const kv_config *c, int d, float *x, int n, const kv_page *pages, const layout *l, uint32_t *mark) {
     affine a = backbone(c, KV_K, d);
-    ends end[KV_MAX_HEAD_DIM] = {{0}};
-    uint8_t code[MOST_RUN_PAGES * PAGE_TOKENS];
-    int tall = page_has_maps(c, KV_K) ? a.group : n;
-    take_outliers_k(c, d, x, n, pages, l, end);
-    memset(code + n, 0, (size_t)(pages->n_run_pages * PAGE_TOKENS - n));
-    for (int j = 0; j < d; j++) {
-        quantise_column(&a, d, x, n, j, tall, end[j].mean, code, pages, c, l);
-        for (int t = 0; t < pages->n_run_pages * PAGE_TOKENS; t += TILE)
-            page_codes_put(a.bits, d, KV_K, pages[t / PAGE_TOKENS].bytes, t / TILE % HALVES, j, code + t);
+    float minimum[KV_MAX_HEAD_DIM], scale[KV_MAX_HEAD_DIM];
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    take_outliers_k(c, d, x, n, pages, l, mark);
+    if (!page_has_maps(c, KV_K))
+        affine_maps(&a, d, x, n, (f16 *)pages->run, (f16 *)(pages->run + l->minima), minimum, scale);
+    for (int p = 0; p < pages->n_run_pages; p++, x += PAGE_TOKENS * d) {
+        int m = n - p * PAGE_TOKENS < PAGE_TOKENS ? n - p * PAGE_TOKENS : PAGE_TOKENS;
+        outliers o = outliers_of(c, &pages[p], l, n);
+        if (page_has_maps(c, KV_K)) {
+            f16 *maps = (f16 *)(pages[p].bytes + page_codes_bytes(a.bits, d));
+            affine_maps(&a, d, x, m, maps, maps + d, minimum, scale);
+        }
+        affine_codes(&a, d, x, m, minimum, scale, code);
+        memset(code + m * d, 0, (size_t)((PAGE_TOKENS - m) * d));
+        subtract_codes(x, d, m, code, scale, minimum);
+        for (int i = 0; i < o.n; i++) {
+            int at = (o.place[i] >> 8) * d + (o.place[i] & 255);
+            code[at] = 0;
+            x[at] = 0;
+        }
+        page_codes_put_rows(a.bits, d, KV_K, pages[p].bytes, code, 0, PAGE_TOKENS);
     }
 }
 
-static void seal_v_row(const kv_config *c, int d, float *x, int t, const kv_page *page) {
+/* Lists the outliers of a page's rows of V and leaves the mean of their token in their places. turned: room for the
+ * page. mark [outliers_words(d)][64] */
+static void take_outliers_v(int d, float *x, int n, const sparse *o, float *restrict turned, uint32_t *mark) {
+    float mean[PAGE_TOKENS];
+    for (int t = 0; t < PAGE_TOKENS; t++)
+        for (int j = 0; j < d; j++)
+            turned[j * PAGE_TOKENS + t] = t < n ? x[t * d + j] : 0;
+    outliers_mark(turned, d, PAGE_TOKENS, o->per_token / 2, mark, mean);
+    for (int t = 0; t < n; t++)
+        for (int w = 0, k = t * o->per_token; w < outliers_words(d); w++) {
+            marks m = {mark[w * PAGE_TOKENS + t], w * OUTLIERS_WORD};
+            for (int j; next_marked(&m, &j); k++) {
+                o->value[k] = affine_nearest(x[t * d + j]);
+                o->channel[k] = (uint8_t)j;
+                x[t * d + j] = mean[t];
+            }
+        }
+}
+
+/* n rows of one page. */
+static void seal_v(const kv_config *c, int d, float *x, int n, const kv_page *page, float *turned, uint32_t *mark) {
     affine a = backbone(c, KV_V, d);
     sparse o = sparse_of(c, d, page);
-    f16 *scale = (f16 *)(page->bytes + page_codes_bytes(a.bits, d)) + t;
-    uint8_t code[KV_MAX_HEAD_DIM];
-    bool out[KV_MAX_HEAD_DIM] = {false};
-    ends end = o.per_token ? find_ends(x, 1, d, o.per_token / 2) : (ends){0};
-    for (int j = 0, k = t * o.per_token; o.per_token && j < d; j++) {
-        out[j] = is_outlier(&end, x[j], j);
-        if (!out[j])
-            continue;
-        o.value[k] = affine_nearest(x[j]);
-        o.channel[k++] = (uint8_t)j;
-        x[j] = end.mean;
-    }
-    for (int g = 0; g < d / a.group; g++) {
-        f16 *s = scale + g * PAGE_TOKENS, *m = s + d / a.group * PAGE_TOKENS;
-        affine_quantise(&a, x + g * a.group, a.group, code + g * a.group, s, m);
-        for (int j = g * a.group; j < (g + 1) * a.group; j++) {
-            code[j] = out[j] ? 0 : code[j];
-            x[j] = out[j] ? 0 : x[j] - (f16_to_f32(*s) * (float)code[j] + f16_to_f32(*m));
+    f16 *scale16 = (f16 *)(page->bytes + page_codes_bytes(a.bits, d)), *minimum16 = scale16 + d / a.group * PAGE_TOKENS;
+    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    if (o.per_token)
+        take_outliers_v(d, x, n, &o, turned, mark);
+    for (int t = 0; t < n; t++)
+        for (int g = 0; g < d / a.group; g++) {
+            int at = t * d + g * a.group, map = g * PAGE_TOKENS + t;
+            affine_quantise(&a, x + at, a.group, code + at, &scale16[map], &minimum16[map]);
+            float scale = f16_to_f32(scale16[map]), minimum = f16_to_f32(minimum16[map]);
+            for (int j = 0; j < a.group; j++)
+                x[at + j] -= scale * (float)code[at + j] + minimum;
         }
+    for (int i = 0; i < n * o.per_token; i++) {
+        int at = i / o.per_token * d + o.channel[i];
+        code[at] = 0;
+        x[at] = 0;
     }
-    page_codes_put_rows(a.bits, d, KV_V, page->bytes, code, t, 1);
+    page_codes_put_rows(a.bits, d, KV_V, page->bytes, code, 0, n);
+}
+
+/* Halves of x [n], cut to their range. */
+static void put_halves(const cpu_kernels *kernels, float *restrict x, int n, f16 *to) {
+    for (int i = 0; i < n; i++) {
+        x[i] = x[i] > AFFINE_F16_MOST ? AFFINE_F16_MOST : x[i];
+        x[i] = x[i] < -AFFINE_F16_MOST ? -AFFINE_F16_MOST : x[i];
+    }
+    kernels->f32_to_f16(x, n, to);
 }
 
 /* Rows x, by now the error, become A B^T. */
 static void seal_error(const kv_config *c, int d, const float *x, int n, const kv_page *pages, const layout *l,
                        const kv_sealing *how) {
-    float b[LOWRANK_MOST * KV_MAX_HEAD_DIM];
-    int stride = lowrank_stride(l->rank);
-    f16 *to_a = (f16 *)(pages->run + l->a), *to_b = (f16 *)(pages->run + l->b);
-    lowrank_fit(x, n, d, l->rank, (int)c->value[LOOP], how->seed, how->work, b);
-    for (int k = 0; k < l->rank; k++) {
-        for (int j = 0; j < d; j++)
-            to_b[k * d + j] = affine_nearest(b[j * stride + k]);
-        for (int t = 0; t < n; t++)
-            to_a[(t / PAGE_TOKENS * l->rank + k) * PAGE_TOKENS + t % PAGE_TOKENS] =
-                affine_nearest(how->work[t * stride + k]);
-    }
+    float b[LOWRANK_MOST * KV_MAX_HEAD_DIM], *fit_a = how->work + lowrank_work(n, d);
+    f16 *to_a = (f16 *)(pages->run + l->a);
+    lowrank_fit(how->kernels, x, n, d, l->rank, (int)c->value[LOOP], how->seed, how->work, fit_a, b);
+    put_halves(how->kernels, b, l->rank * d, (f16 *)(pages->run + l->b));
+    for (int k = 0; k < l->rank; k++)
+        for (int t = 0; t < n; t += PAGE_TOKENS)
+            put_halves(how->kernels, fit_a + (size_t)k * (size_t)n + t, n - t < PAGE_TOKENS ? n - t : PAGE_TOKENS,
+                       to_a + (t / PAGE_TOKENS * l->rank + k) * PAGE_TOKENS);
 }
 
 static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how) {
     layout l = layout_of(c, side, d, pages->n_run_pages, pages->decode);
-    assert(first == 0 && n <= MOST_RUN_PAGES * PAGE_TOKENS);
+    uint32_t *mark = (uint32_t *)(void *)how->work;
+    assert(first == 0 && n <= MOST_RUN_TOKENS);
     if (side == KV_K)
-        seal_k(c, d, x, n, pages, &l);
-    for (int t = 0; side == KV_V && t < n; t++)
-        seal_v_row(c, d, x + t * d, t % PAGE_TOKENS, &pages[t / PAGE_TOKENS]);
+        seal_k(c, d, x, n, pages, &l, mark);
+    for (int t = 0; side == KV_V && t < n; t += PAGE_TOKENS)
+        seal_v(c, d, x + t * d, n - t < PAGE_TOKENS ? n - t : PAGE_TOKENS, &pages[t / PAGE_TOKENS],
+               how->work + PAGE_TOKENS * KV_MAX_HEAD_DIM / OUTLIERS_WORD, mark);
     if (l.rank)
         seal_error(c, d, x, n, pages, &l, how);
 }
@@ -355,28 +364,13 @@ static page_maps maps_of(const opened *m) {
     return (page_maps){.n_groups = 1, .scale = m->scale, .minimum = m->minimum};
 }
 
-typedef struct outliers { /* K's of a page */
-    const uint16_t *place;
-    const f16 *value;
-    int n;
-} outliers;
-
-static outliers outliers_of(const kv_config *c, const kv_page *page, const layout *l) {
-    if (!n_outliers(c, page->n_run_pages * PAGE_TOKENS))
-        return (outliers){.n = 0};
-    const uint32_t *begin = (const uint32_t *)(page->run + l->begin) + page->page_in_run;
-    return (outliers){.place = (const uint16_t *)(page->run + l->place) + begin[0],
-                      .value = (const f16 *)(page->run + l->value) + begin[0],
-                      .n = (int)(begin[1] - begin[0])};
-}
-
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
     opened m;
     affine a = backbone(c, side, d);
     layout l = open_run(NULL, c, side, d, page, &m);
     page_maps maps = maps_of(&m);
     if (side == KV_K) {
-        outliers o = outliers_of(c, page, &l);
+        outliers o = outliers_of(c, page, &l, page->n_run_pages * PAGE_TOKENS);
         page_codes_open(a.bits, d, side, page->bytes, &maps, x);
         for (int i = 0; i < o.n; i++)
             x[(o.place[i] >> 8) * d + (o.place[i] & 255)] = f16_to_f32(o.value[i]);
@@ -392,15 +386,30 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
                 x[t * d + j] += m.a[k * PAGE_TOKENS + t] * m.b[k * d + j];
 }
 
-/* In LANES chains, added up in order; n is a multiple of 16. */
-static float dot(const float *x, const float *y, int n) {
-    float lane[LANES] = {0}, sum = 0;
+/* In LANES chains, added up by halves; n is a multiple of 16. */
+static float dot(const float *restrict x, const float *restrict y, int n) {
+    float lane[LANES] = {0};
     for (int i = 0; i < n; i += LANES)
         for (int k = 0; k < LANES; k++)
             lane[k] += x[i + k] * y[i + k];
-    for (int k = 0; k < LANES; k++)
-        sum += lane[k];
-    return sum;
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++)
+            lane[k] += lane[k + half];
+    return lane[0];
+}
+
+/* What the outliers of K add to the backbone's scores, where their codes are 0. */
+static void score_outliers(const cpu_kernels *kernels, const outliers *o, const float *minimum, int d, const float *q,
+                           int n_rows, float *s) {
+    float value[TOGETHER];
+    for (int i = 0; i < o->n; i++) {
+        if (i % TOGETHER == 0)
+            kernels->f16_to_f32(o->value + i, o->n - i < TOGETHER ? o->n - i : TOGETHER, value);
+        int t = o->place[i] >> 8, j = o->place[i] & 255;
+        float more = value[i % TOGETHER] - minimum[j];
+        for (int r = 0; r < n_rows; r++)
+            s[r * PAGE_TOKENS + t] += q[r * d + j] * more;
+    }
 }
 
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
@@ -408,19 +417,29 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
     opened m;
     affine a = backbone(c, KV_K, d);
     layout l = open_run(kernels, c, KV_K, d, page, &m);
-    outliers o = outliers_of(c, page, &l);
+    outliers o = outliers_of(c, page, &l, page->n_run_pages * PAGE_TOKENS);
     page_maps maps = maps_of(&m);
     page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
-    for (int i = 0; i < o.n; i++) {
-        int t = o.place[i] >> 8, j = o.place[i] & 255;
-        float more = f16_to_f32(o.value[i]) - m.minimum[j];
-        for (int r = 0; r < n_rows; r++)
-            s[r * PAGE_TOKENS + t] += q[r * d + j] * more;
-    }
+    score_outliers(kernels, &o, m.minimum, d, q, n_rows, s);
     for (int r = 0; r < n_rows; r++)
         for (int k = 0; k < l.rank; k++)
             kernels->add_scaled(s + r * PAGE_TOKENS, m.a + k * PAGE_TOKENS, PAGE_TOKENS,
                                 dot(q + r * d, m.b + k * d, d));
+}
+
+/* The same of V: o += p * (value - minimum). */
+static void mix_outliers(const cpu_kernels *kernels, const sparse *out, const f16 *minima16, int group, int d,
+                         const float *p, int n_rows, float *o) {
+    float minimum[KV_MAX_HEAD_DIM / TILE * PAGE_TOKENS], value[PAGE_TOKENS * MOST_PER_TOKEN];
+    kernels->f16_to_f32(minima16, d / group * PAGE_TOKENS, minimum);
+    kernels->f16_to_f32(out->value, PAGE_TOKENS * out->per_token, value);
+    for (int t = 0, i = 0; t < PAGE_TOKENS; t++)
+        for (int end = i + out->per_token; i < end; i++) {
+            int j = out->channel[i];
+            float more = value[i] - minimum[j / group * PAGE_TOKENS + t];
+            for (int r = 0; r < n_rows; r++)
+                o[r * d + j] += p[r * PAGE_TOKENS + t] * more;
+        }
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
@@ -430,13 +449,10 @@ static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_
     layout l = open_run(kernels, c, KV_V, d, page, &m);
     sparse out = sparse_of(c, d, page);
     affine_mix(kernels, &a, d, page->bytes, p, n_rows, o, prefetch);
-    const f16 *minima = (const f16 *)(page->bytes + page_codes_bytes(a.bits, d)) + d / a.group * PAGE_TOKENS;
-    for (int i = 0; i < PAGE_TOKENS * out.per_token; i++) {
-        int t = i / out.per_token, j = out.channel[i];
-        float more = f16_to_f32(out.value[i]) - f16_to_f32(minima[j / a.group * PAGE_TOKENS + t]);
-        for (int r = 0; r < n_rows; r++)
-            o[r * d + j] += p[r * PAGE_TOKENS + t] * more;
-    }
+    if (out.per_token)
+        mix_outliers(kernels, &out,
+                     (const f16 *)(page->bytes + page_codes_bytes(a.bits, d)) + d / a.group * PAGE_TOKENS, a.group, d,
+                     p, n_rows, o);
     for (int r = 0; r < n_rows; r++)
         for (int k = 0; k < l.rank; k++)
             kernels->add_scaled(o + r * d, m.b + k * d, d,

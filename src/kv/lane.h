@@ -115,7 +115,7 @@ struct kv_scratch {
     float *rows[2];  /* [64][d] one page of each side */
     f16 *half[2];    /* [64][d] */
     float *run_rows; /* [cap_slots][d] of a run; memory that only long runs touch */
-    float *run_work; /* [cap_slots][KV_SEAL_WORK], likewise */
+    float *run_work; /* kv_seal_work_floats of cap_slots, likewise */
     size_t run_rows_bytes, run_work_bytes;
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
@@ -241,7 +241,7 @@ void attend_page_score(const kv_lane *lane, const cpu_kernels *, kv_scratch *scr
 void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* movable slots: live ones first, by position */
 /* Seals what is due; all: whole pages up to the last (a grid point), else by the geometry's windows. */
 void seal_due(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scratch, const cpu_kernels *);
-void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch);
+void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch, const cpu_kernels *);
 int seal_due_tokens(const kv_lane *lane, int side, bool all);
 int seal_run_end(const kv_lane *lane, int side, int slot); /* where the run that the slot lies in ends at the latest */
 

@@ -1,15 +1,17 @@
 /* lowrank.h - the best few rank-one terms of a matrix, by power iteration. */
 #ifndef KV_LOWRANK_H
 #define KV_LOWRANK_H
+#include "cpu/kernels.h"
 #include <stdint.h>
 
-enum { LOWRANK_MOST = 16 };
-/* Floats between rows of a and b. */
-static inline int lowrank_stride(int rank) {
-    return (rank + 3) / 4 * 4;
+enum { LOWRANK_MOST = 16, LOWRANK_LANES = 16 };
+/* Floats of working memory for a matrix [n][d]: it twice, the rows rounded up to whole lanes. */
+static inline size_t lowrank_work(int n, int d) {
+    return (size_t)(2 * ((n + LOWRANK_LANES - 1) / LOWRANK_LANES * LOWRANK_LANES)) * (size_t)d;
 }
-/* a [n][stride], b [d][stride], b on 16 x d floats of the caller: a b^T is the projection of e [n][d] on `rank`
- * orthonormal columns a, after `rounds` rounds from a start drawn by seed. rank 1 to LOWRANK_MOST. Columns that e has
- * no direction for are 0. */
-void lowrank_fit(const float *e, int n, int d, int rank, int rounds, uint64_t seed, float *a, float *b);
+/* a [rank][n], b [rank][d]: the sum of a_k b_k^T is the projection of e [n][d] on `rank` orthonormal a_k, after
+ * `rounds` rounds from a start drawn by seed. rank 1 to LOWRANK_MOST, d a multiple of LOWRANK_LANES and at most
+ * DOT_MOST. What e has no direction for is 0. work: lowrank_work(n, d) floats, 64-byte aligned. */
+void lowrank_fit(const cpu_kernels *kernels, const float *e, int n, int d, int rank, int rounds, uint64_t seed,
+                 float *work, float *a, float *b);
 #endif

@@ -84,10 +84,14 @@ typedef struct kv_page {
 typedef struct kv_sealing {
     uint64_t seed; /* counter for formats that draw: of (layer, head, side, first slot); the same for the same run */
     int il, n_layer;
-    float *work; /* [n][KV_SEAL_WORK] for formats that need it; NULL when the format's runs are single pages */
+    const cpu_kernels *kernels;
+    float *work; /* kv_seal_work_floats of the run's rows, 64-byte aligned; NULL when runs are single pages */
 } kv_sealing;
 
-enum { KV_SEAL_WORK = 32 };
+/* Working memory of one seal of n rows: twice the rows, and 16 floats for each. */
+static inline size_t kv_seal_work_floats(int n, int d) {
+    return (size_t)((n + PAGE_TOKENS - 1) / PAGE_TOKENS * PAGE_TOKENS) * (size_t)(2 * d + 16);
+}
 
 typedef struct kv_format {
     const char *name, *paper, *summary;

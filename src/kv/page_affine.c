@@ -4,10 +4,9 @@
 #include "kv/quantise.h"
 
 #define F16_LEAST 0x1p-14f /* the least normal number */
-#define F16_MOST  65504.0f
 
 f16 affine_nearest(float x) {
-    return f16_from_f32(x > F16_MOST ? F16_MOST : x < -F16_MOST ? -F16_MOST : x);
+    return f16_from_f32(x > AFFINE_F16_MOST ? AFFINE_F16_MOST : x < -AFFINE_F16_MOST ? -AFFINE_F16_MOST : x);
 }
 
 static f16 scale_of(float x) {
@@ -42,6 +41,20 @@ void affine_quantise(const affine *a, const float *x, int n, uint8_t *code, f16 
     quantise_row(x, n, low, f16_to_f32(*scale), levels_of(a), code);
 }
 
+void affine_maps(const affine *a, int d, const float *x, int n, f16 *scale16, f16 *minimum16, float *low,
+                 float *scale) {
+    float high[KV_MAX_HEAD_DIM];
+    quantise_ranges(x, d, n, low, high);
+    for (int j = 0; j < d; j++) {
+        scale16[j] = store_map(a, &low[j], high[j], &minimum16[j]);
+        scale[j] = f16_to_f32(scale16[j]);
+    }
+}
+
+void affine_codes(const affine *a, int d, const float *x, int n, const float *low, const float *scale, uint8_t *code) {
+    quantise_columns(x, d, n, low, scale, levels_of(a), code);
+}
+
 static bool by_token(const affine *a, kv_side side) {
     return side == KV_V || a->by_token;
 }
@@ -67,16 +80,11 @@ static void seal_by_channel(const affine *a, int d, const float *x, uint8_t *pag
     int groups = PAGE_TOKENS / a->group, n = groups * d;
     f16 *stored = scales_of(a, d, page);
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    float low[KV_MAX_HEAD_DIM], high[KV_MAX_HEAD_DIM], scale[KV_MAX_HEAD_DIM];
+    float low[KV_MAX_HEAD_DIM], scale[KV_MAX_HEAD_DIM];
     for (int g = 0; g < groups; g++) {
         int at = g * a->group * d;
-        quantise_ranges(x + at, d, a->group, low, high);
-        for (int j = 0; j < d; j++) {
-            f16 *map = stored + g * d + j;
-            *map = store_map(a, &low[j], high[j], map + n);
-            scale[j] = f16_to_f32(*map);
-        }
-        quantise_columns(x + at, d, a->group, low, scale, levels_of(a), code + at);
+        affine_maps(a, d, x + at, a->group, stored + g * d, stored + n + g * d, low, scale);
+        affine_codes(a, d, x + at, a->group, low, scale, code + at);
     }
     page_codes_put_rows(a->bits, d, KV_K, page, code, 0, PAGE_TOKENS);
 }

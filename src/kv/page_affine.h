@@ -17,9 +17,15 @@ typedef struct affine {
 
 enum { AFFINE_MOST_MAPS = 2 * KV_MAX_HEAD_DIM }; /* groups of 32 at least */
 
+#define AFFINE_F16_MOST 65504.0f
 f16 affine_nearest(float x); /* rounded half to even, cut to fp16's finite range */
 /* Of n elements: codes, and the map that they are taken against. minimum may be NULL when symmetric. */
 void affine_quantise(const affine *a, const float *x, int n, uint8_t *code, f16 *scale, f16 *minimum);
+
+/* The maps of d columns of n rows x [n][d] each: as stored [d], and what codes are taken against, low and scale [d];
+ * then the codes of rows [n][d] of such columns. */
+void affine_maps(const affine *a, int d, const float *x, int n, f16 *scale16, f16 *minimum16, float *low, float *scale);
+void affine_codes(const affine *a, int d, const float *x, int n, const float *low, const float *scale, uint8_t *code);
 
 /* Pages: codes [64 x d] (page_codes.c), then scales fp16 [n], then, unless symmetric, minima fp16 [n]. By token
  * n = d/group x 64, by channel 64/group x d. */

@@ -128,7 +128,7 @@ static uint64_t run_seed(const kv_lane *lane, int side, int page) {
 
 /* Rows x as slots slot.. of pages that the run has or, rows of one page that can be written singly, may have. */
 static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int slot, int n, bool decode, float *x,
-                      kv_scratch *scratch) {
+                      kv_scratch *scratch, const cpu_kernels *kernels) {
     const kv_coding *coding = &lane->keep[side].coding;
     int page = slot / PAGE_TOKENS, first = slot % PAGE_TOKENS, n_pages = page_count(first + n);
     if (!lane->keep[side].geometry.row_writable || !lane->sealed[side][page].bytes)
@@ -136,6 +136,7 @@ static void seal_rows(kv_cache *cache, kv_lane *lane, int side, int slot, int n,
     kv_sealing how = {.seed = run_seed(lane, side, page),
                       .il = lane->il,
                       .n_layer = cache->model->n_layer,
+                      .kernels = kernels,
                       .work = scratch->run_work};
     for (int i = 0; lane->bound_old && side == KV_K && i < n_pages; i++)
         lane->bound_old[page + i] = 1;
@@ -164,7 +165,7 @@ static void seal_run(kv_cache *cache, kv_lane *lane, int side, int slot, int n, 
             lane_give(cache, &lane->tail[side][page], cache->f16_bytes);
     }
     mend_dead_rows(lane, slot, n, d, x);
-    seal_rows(cache, lane, side, slot, n, decode, x, scratch);
+    seal_rows(cache, lane, side, slot, n, decode, x, scratch, kernels);
     lane->seals += page_count(slot % PAGE_TOKENS + n);
 }
 
@@ -243,7 +244,7 @@ static void fill_holes(kv_cache *cache, kv_lane *lane, bool all, kv_scratch *scr
             }
             kernels->f16_to_f32(half, d, x);
             tame(x, d);
-            seal_rows(cache, lane, side, hole, 1, false, x, scratch);
+            seal_rows(cache, lane, side, hole, 1, false, x, scratch, kernels);
         }
         lane_slot_move(lane, hole, src);
         lane->pos[src] = KV_DEAD;
@@ -285,6 +286,7 @@ typedef struct rebuild {
     int side, new_sealed;
     int from, n; /* slots from.. are gathered in scratch->run_rows, n of them so far */
     kv_scratch *scratch;
+    const cpu_kernels *kernels;
 } rebuild;
 
 /* Writes the gathered rows to their pages: the first ones sealed, those from new_sealed on in fp16. */
@@ -294,7 +296,7 @@ static void rebuild_flush(rebuild *b) {
     n_seal = n_seal < 0 ? 0 : n_seal > b->n ? b->n : n_seal;
     float *x = b->scratch->run_rows;
     if (n_seal) {
-        seal_rows(b->cache, lane, b->side, b->from, n_seal, false, x, b->scratch);
+        seal_rows(b->cache, lane, b->side, b->from, n_seal, false, x, b->scratch, b->kernels);
         lane->reseals += page_count(n_seal);
     }
     int slot = b->from + n_seal, n = b->n - n_seal, page = slot / PAGE_TOKENS;
@@ -349,7 +351,7 @@ static int live_between(const kv_lane *lane, int from, int end) {
 }
 
 /* The front stays as it is. */
-static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
+static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch, const cpu_kernels *kernels) {
     int new_sealed[2], front = lane->n_front;
     for (int side = 0; side < 2; side++) {
         int n = live_between(lane, front, lane->n_sealed[side]);
@@ -361,7 +363,8 @@ static void rebuild_lane(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
                      .side = side,
                      .new_sealed = new_sealed[side],
                      .from = front,
-                     .scratch = scratch};
+                     .scratch = scratch,
+                     .kernels = kernels};
         rebuild_side(&b);
         assert(b.from == front + live_between(lane, front, lane->n_slots));
     }
@@ -380,10 +383,10 @@ static bool sparse(const kv_lane *lane) {
     return (page_count(lane->n_slots) - 1) * 10 > page_count(lane->n_live + lane->n_gap) * 14;
 }
 
-void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch) {
+void seal_rebuild_if_sparse(kv_cache *cache, kv_lane *lane, kv_scratch *scratch, const cpu_kernels *kernels) {
     if (lane->windowed || !sparse(lane))
         return;
     seal_pack(cache, lane, scratch);
     if (sparse(lane))
-        rebuild_lane(cache, lane, scratch);
+        rebuild_lane(cache, lane, scratch, kernels);
 }

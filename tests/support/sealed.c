@@ -39,10 +39,11 @@ static void *zeroed(size_t bytes) {
 
 void sealed_rows(sealed *s, const float *x, int n, bool decode, uint64_t seed) {
     kv_sealing how = {.seed = seed, .il = 1, .n_layer = 4};
-    float *work = malloc((size_t)SEALED_ROWS * KV_SEAL_WORK * sizeof(*work));
+    float *work = zeroed(kv_seal_work_floats(n, s->d) * sizeof(*work));
     float *copy = malloc((size_t)(n * s->d) * sizeof(*copy));
     memcpy(copy, x, (size_t)(n * s->d) * sizeof(*copy));
     how.work = work;
+    assert_int_equal(cpu_kernels_get(&how.kernels, NULL), PLEAT_OK);
     sealed_close(s);
     s->n_rows = n;
     s->n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;

@@ -19,6 +19,7 @@
  * not in the paper above). Without it any row can be written anew. Bytes per token and KV head: 2 * (d * bits / 8 + 2).
  */
 #include "kv/method.h"
+#include "kv/dots.h"
 #include "kv/hadamard.h"
 #include "kv/page_affine.h"
 #include "kv/page_book.h"
@@ -89,10 +90,8 @@ static void turn(const kv_config *c, int d, bool back, float *x, int n_rows) {
 static f16 encode(const kv_config *c, int d, const float *y, uint8_t *code) {
     const float *bound = bounds[which(c)], *value = books[which(c)].value;
     int n = n_bounds[which(c)];
-    double norm = 0, chosen = 0;
-    for (int j = 0; j < d; j++)
-        norm += (double)y[j] * (double)y[j];
-    norm = sqrt(norm);
+    double norm = sqrt(dot_double(y, y, d));
+    float chosen[KV_MAX_HEAD_DIM];
     float to_unit = norm > 0 ? (float)(sqrt((double)d) / norm) : 0;
     uint8_t above[KV_MAX_HEAD_DIM] = {0};
     for (int i = 0; i < n; i++)
@@ -101,8 +100,9 @@ static f16 encode(const kv_config *c, int d, const float *y, uint8_t *code) {
     for (int j = 0; j < d; j++)
         code[j] = (uint8_t)(y[j] * to_unit > 0 ? n + 1 + above[j] : n - above[j]);
     for (int j = 0; j < d; j++)
-        chosen += (double)value[code[j]] * (double)value[code[j]];
-    return affine_nearest((float)(norm / (c->value[NORMCORR] != 0 ? sqrt(chosen) : sqrt((double)d))));
+        chosen[j] = value[code[j]];
+    double length = c->value[NORMCORR] != 0 ? sqrt(dot_double(chosen, chosen, d)) : sqrt((double)d);
+    return affine_nearest((float)(norm / length));
 }
 
 static void seal(const kv_config *c, kv_side side, int d, float *x, int first, int n, const kv_page *pages,

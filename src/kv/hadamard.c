@@ -8,19 +8,23 @@
 #include "base/rng.h"
 #include "kv/method.h"
 #include <math.h>
+#include <pthread.h>
 
-enum { SIGN_SEED = 456, WORD = 64 }; /* changing it changes every stored page */
+enum { SIGN_SEED = 456, WORD = 64, SIGNS = KV_MAX_HEAD_DIM }; /* changing them changes every stored page */
 
-static void flip(int d, float *x, int n_rows) {
-    float sign[KV_MAX_HEAD_DIM];
-    uint64_t word[KV_MAX_HEAD_DIM / WORD];
-    for (int i = 0; i < KV_MAX_HEAD_DIM / WORD; i++)
-        word[i] = rng_u64(SIGN_SEED, 0, (uint64_t)i);
-    for (int j = 0; j < d; j++)
-        sign[j] = word[j / WORD] >> (j % WORD) & 1 ? -1.0f : 1.0f;
+static float signs_of[SIGNS];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void draw_signs(void) {
+    for (int j = 0; j < SIGNS; j++)
+        signs_of[j] = rng_u64(SIGN_SEED, 0, (uint64_t)(j / WORD)) >> (j % WORD) & 1 ? -1.0f : 1.0f;
+}
+
+static void flip(int d, float *restrict x, int n_rows) {
+    pthread_once(&once, draw_signs);
     for (int r = 0; r < n_rows; r++)
         for (int j = 0; j < d; j++)
-            x[r * d + j] *= sign[j];
+            x[r * d + j] *= signs_of[j];
 }
 
 static void butterflies(int n, float *x) {

@@ -4,22 +4,29 @@
 
 enum { LANES = 16 };
 
-void page_mean_take(int d, float *x, f16 *mean) {
-    for (int j = 0; j < d; j++) {
-        double sum = 0;
-        for (int t = 0; t < PAGE_TOKENS; t++)
-            sum += (double)x[t * d + j];
-        sum /= PAGE_TOKENS;
-        mean[j] = f16_from_f32((float)(sum > 65504 ? 65504 : sum < -65504 ? -65504 : sum));
-        for (int t = 0; t < PAGE_TOKENS; t++)
-            x[t * d + j] -= f16_to_f32(mean[j]);
-    }
-}
-
-void page_mean_give(int d, float *x, const f16 *mean) {
+void page_mean_take(int d, float *restrict x, f16 *restrict mean) {
+    double sum[KV_MAX_HEAD_DIM] = {0};
+    float m[KV_MAX_HEAD_DIM];
     for (int t = 0; t < PAGE_TOKENS; t++)
         for (int j = 0; j < d; j++)
-            x[t * d + j] += f16_to_f32(mean[j]);
+            sum[j] += (double)x[t * d + j];
+    for (int j = 0; j < d; j++) {
+        double y = sum[j] / PAGE_TOKENS;
+        mean[j] = f16_from_f32((float)(y > 65504 ? 65504 : y < -65504 ? -65504 : y));
+        m[j] = f16_to_f32(mean[j]);
+    }
+    for (int t = 0; t < PAGE_TOKENS; t++)
+        for (int j = 0; j < d; j++)
+            x[t * d + j] -= m[j];
+}
+
+void page_mean_give(int d, float *restrict x, const f16 *restrict mean) {
+    float m[KV_MAX_HEAD_DIM];
+    for (int j = 0; j < d; j++)
+        m[j] = f16_to_f32(mean[j]);
+    for (int t = 0; t < PAGE_TOKENS; t++)
+        for (int j = 0; j < d; j++)
+            x[t * d + j] += m[j];
 }
 
 void page_mean_score(const cpu_kernels *kernels, int d, const f16 *mean, const float *q, int n_rows, float *s) {

@@ -119,6 +119,7 @@ static void visit_queries(walk *w, kv_cache *cache) {
             continue;
         visit(w, q->sum, row);
         visit(w, q->outer, row * (size_t)cache->model->head_dim);
+        visit(w, q->late, row * QUERIES_LATE);
         VISIT(w, q->from);
         expect(w, q->from >= 0);
     }

@@ -65,11 +65,13 @@ typedef struct kv_span {
     int first, end;
 } kv_span;
 
+enum { QUERIES_LATE = 16 };
 /* The queries of a layer that policies look at (window.c). */
 typedef struct kv_queries {
     float *ring;  /* [window_tokens][n_head][d] the query of position p in row p % window_tokens, rotated */
     float *sum;   /* [n_head][d] of the moments */
     float *outer; /* [n_head][d][d] of which the lower triangle is kept up to date */
+    float *late;  /* [QUERIES_LATE][n_head][d] of decoding, before rotation, that the moments lack; else zeros */
     int from;     /* first position of the moments */
 } kv_queries;
 
@@ -215,7 +217,8 @@ void product_run(const kv_view *view, const pack_matrix *w, const float *x, int 
 bool queries_ensure(kv_cache *cache); /* false: no memory, unchanged */
 void queries_free(kv_cache *cache);
 void queries_copy(kv_cache *cache, const kv_cache *src);
-kv_moments queries_moments(kv_cache *cache, int il); /* of a layer, its outer products made whole */
+/* Of a layer, its outer products made whole. */
+kv_moments queries_moments(kv_cache *cache, int il, const cpu_kernels *);
 void queries_restart(kv_cache *cache, int il);       /* moments begin anew after this step */
 
 /* bounds.c: least and greatest K of neighbouring slots. */

@@ -97,7 +97,7 @@ void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, co
     }
     if (budget >= most_live && !method->split->heads)
         return;
-    view.moments = queries_moments(cache, il);
+    view.moments = queries_moments(cache, il, kernels);
     method->policy->score(&method->policy_config, &view, scratch->score_row);
     for (int ih = 0; ih < n_heads; ih++)
         force_slots(cache, lane_of(cache, il, ih), scratch->score_row[ih]);

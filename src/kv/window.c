@@ -6,8 +6,10 @@
  * Moments are sums over the queries before their rotation: each query is turned back by its own angle (exact to float
  * rounding: the rotation is orthogonal, its magnitude is divided out). Outer products are made 64 positions at a time,
  * between absolute multiples of 64, as one product of the transposed block with itself, lower triangle only; blocks are
- * added in rising order, so the sums are the same for any cut at multiples of 64 and any number of threads. Cost of
- * moments: d / 2 multiply-adds per element of q, about 2 % of a prefill of SmolLM2. */
+ * added in rising order, so the sums are the same for any cut at multiples of 64 and any number of threads. Queries of
+ * decoding wait until an absolute multiple of 16 or until somebody asks, so that the matrices are not read and written
+ * for each of them; a row that does not wait is zero. Cost of moments: d / 2 multiply-adds per element of q, about 2 %
+ * of a prefill of SmolLM2. */
 #include "kv/lane.h"
 #include "base/memory.h"
 #include <stdlib.h>
@@ -36,6 +38,7 @@ void queries_free(kv_cache *cache) {
         mem_free(cache->queries[il].ring);
         mem_free(cache->queries[il].sum);
         mem_free(cache->queries[il].outer);
+        mem_free(cache->queries[il].late);
     }
     free(cache->queries);
     cache->queries = NULL;
@@ -49,7 +52,8 @@ static bool alloc_layer(const kv_cache *cache, kv_queries *q) {
         return true;
     q->sum = mem_alloc(sum_floats(cache), sizeof(float));
     q->outer = mem_alloc(outer_floats(cache), sizeof(float));
-    return q->sum && q->outer;
+    q->late = mem_alloc(QUERIES_LATE * sum_floats(cache), sizeof(float));
+    return q->sum && q->outer && q->late;
 }
 
 bool queries_ensure(kv_cache *cache) {
@@ -127,6 +131,34 @@ static void add_block(int d, const float *back, int n, float *sum, float *outer,
     }
 }
 
+/* The waiting queries of one head. */
+static void add_late(const kv_cache *cache, kv_queries *to, int head, const cpu_kernels *kernels) {
+    int d = cache->model->head_dim;
+    size_t at = (size_t)head * (size_t)d, row_bytes = (size_t)d * sizeof(float);
+    float back[QUERIES_LATE * KV_MAX_HEAD_DIM];
+    for (int i = 0; i < QUERIES_LATE; i++) {
+        float *row = to->late + (size_t)i * sum_floats(cache) + at;
+        memcpy(back + i * d, row, row_bytes);
+        memset(row, 0, row_bytes);
+    }
+    add_block(d, back, QUERIES_LATE, to->sum + at, to->outer + at * (size_t)d, kernels);
+}
+
+static void note_late(kv_cache *cache, int il, int ih, const float *q, const float *cos_sin,
+                      const cpu_kernels *kernels) {
+    const kv_model *m = cache->model;
+    kv_queries *to = &cache->queries[il];
+    int row = cache->n_seen % QUERIES_LATE, group = group_of(m);
+    if (cache->n_seen < to->from)
+        return;
+    float *back = to->late + (size_t)row * sum_floats(cache);
+    for (int g = 0; g < group; g++) {
+        turn_back(m, q + g * m->head_dim, 0, 1, cos_sin, back + (ih * group + g) * m->head_dim, kernels);
+        if (row + 1 == QUERIES_LATE)
+            add_late(cache, to, ih * group + g, kernels);
+    }
+}
+
 static void note_moments(kv_cache *cache, int il, int ih, const float *q, size_t q_stride, const float *cos_sin,
                          const cpu_kernels *kernels) {
     const kv_model *m = cache->model;
@@ -152,17 +184,20 @@ void kv_cache_note_queries(kv_cache *cache, int il, int ih, const float *q, size
         return;
     if (cache->queries[il].ring)
         note_window(cache, il, ih, q, q_stride);
-    if (cache->queries[il].sum)
+    if (cache->queries[il].sum && cache->phase == PLEAT_DECODE)
+        note_late(cache, il, ih, q, cos_sin, kernels);
+    else if (cache->queries[il].sum)
         note_moments(cache, il, ih, q, q_stride, cos_sin, kernels);
 }
 
-kv_moments queries_moments(kv_cache *cache, int il) {
+kv_moments queries_moments(kv_cache *cache, int il, const cpu_kernels *kernels) {
     if (!cache->queries || !cache->queries[il].sum)
         return (kv_moments){0};
     kv_queries *q = &cache->queries[il];
     int d = cache->model->head_dim, n = cache->n_seen + cache->n_new - q->from;
     for (int h = 0; h < cache->model->n_head; h++) {
         float *outer = q->outer + (size_t)h * (size_t)(d * d);
+        add_late(cache, q, h, kernels);
         for (int i = 0; i < d; i++)
             for (int j = i + 1; j < d; j++)
                 outer[i * d + j] = outer[j * d + i];
@@ -176,5 +211,6 @@ void queries_restart(kv_cache *cache, int il) {
     kv_queries *q = &cache->queries[il];
     memset(q->sum, 0, sum_floats(cache) * sizeof(float));
     memset(q->outer, 0, outer_floats(cache) * sizeof(float));
+    memset(q->late, 0, QUERIES_LATE * sum_floats(cache) * sizeof(float));
     q->from = cache->n_seen + cache->n_new;
 }

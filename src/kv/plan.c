@@ -35,8 +35,25 @@ void select_leaving(int32_t *order, int n, int n_drop, const float *score, const
     }
 }
 
+/* What a step evicts as a rule. */
+static void evict_one(kv_lane *lane, const float *score, const float *ties) {
+    int first = -1;
+    for (int slot = 0; slot < lane->n_slots; slot++)
+        if (lane->pos[slot] != KV_DEAD && score[slot] != INFINITY &&
+            (first < 0 || leaves_first(score, ties, lane->pos, slot, first)))
+            first = slot;
+    if (first >= 0)
+        lane_kill(lane, first);
+}
+
 static void evict_to(kv_lane *lane, int keep, float *score, const float *ties, int32_t *order) {
     int n = 0, n_forced = 0;
+    if (lane->n_live <= keep)
+        return;
+    if (lane->n_live == keep + 1) {
+        evict_one(lane, score, ties);
+        return;
+    }
     for (int slot = 0; slot < lane->n_slots; slot++) {
         if (lane->pos[slot] == KV_DEAD)
             continue;
@@ -46,14 +63,6 @@ static void evict_to(kv_lane *lane, int keep, float *score, const float *ties, i
     int n_drop = n - (keep > n_forced ? keep : n_forced);
     if (n_drop <= 0)
         return;
-    if (n_drop == 1) {
-        int first = order[0];
-        for (int i = 1; i < n; i++)
-            if (leaves_first(score, ties, lane->pos, order[i], first))
-                first = order[i];
-        lane_kill(lane, first);
-        return;
-    }
     select_leaving(order, n, n_drop, score, ties, lane->pos);
     for (int i = 0; i < n_drop; i++)
         lane_kill(lane, order[i]);
@@ -67,15 +76,17 @@ static bool pinned(const kv_cache *cache, int32_t pos) {
 }
 
 /* Sinks and pinned tokens must stay; a score that is no number goes first. */
-static void force_slots(const kv_cache *cache, const kv_lane *lane, float *score) {
+static void force_slots(const kv_cache *cache, const kv_lane *lane, float *restrict score) {
     const kv_method *method = &cache->method;
-    bool pins = method->pin && cache->n_pins;
+    const int32_t *restrict pos = lane->pos;
+    int n_sinks = method->sinks_tokens;
     for (int slot = 0; slot < lane->n_slots; slot++) {
-        if (isnan(score[slot]))
-            score[slot] = -INFINITY;
-        if (lane->pos[slot] < method->sinks_tokens || (pins && pinned(cache, lane->pos[slot])))
-            score[slot] = INFINITY;
+        float s = isnan(score[slot]) ? -INFINITY : score[slot];
+        score[slot] = pos[slot] < n_sinks ? INFINITY : s;
     }
+    for (int slot = 0; method->pin && cache->n_pins && slot < lane->n_slots; slot++)
+        if (pinned(cache, pos[slot]))
+            score[slot] = INFINITY;
 }
 
 void plan_event(kv_cache *cache, int il, kv_event event, kv_scratch *scratch, const cpu_kernels *kernels) {

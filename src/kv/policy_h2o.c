@@ -41,18 +41,21 @@ static int budget(const kv_config *c, const kv_view *view) {
     return bound_tokens(c);
 }
 
+static void score_lane(const float *restrict mass, const int32_t *restrict pos, int n, int recent_from,
+                       float *restrict s) {
+    for (int slot = 0; slot < n; slot++)
+        s[slot] = pos[slot] >= recent_from ? INFINITY : mass[slot];
+}
+
 static void score(const kv_config *c, const kv_view *view, float *const *s) {
     int recent_from =
         view->n_seen - (int)c->value[RECENT]; /* the newest tokens are never evicted, so positions count them */
-    for (int ih = 0; ih < view->model->n_head_kv; ih++)
-        for (int slot = 0; slot < view->n_slots[ih]; slot++) {
-            int32_t pos = view->pos[ih][slot];
-            s[ih][slot] = view->mass[ih][slot];
-            if (c->value[NORM] != 0 && pos != KV_DEAD)
-                s[ih][slot] /= (float)(view->n_seen - pos);
-            if (pos >= recent_from)
-                s[ih][slot] = INFINITY;
-        }
+    for (int ih = 0; ih < view->model->n_head_kv; ih++) {
+        score_lane(view->mass[ih], view->pos[ih], view->n_slots[ih], recent_from, s[ih]);
+        for (int slot = 0; c->value[NORM] != 0 && slot < view->n_slots[ih]; slot++)
+            if (view->pos[ih][slot] < recent_from)
+                s[ih][slot] /= (float)(view->n_seen - view->pos[ih][slot]);
+    }
 }
 
 const kv_policy kv_policy_h2o = {

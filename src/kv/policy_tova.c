@@ -11,6 +11,7 @@
 #include "kv/method.h"
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 enum { KEEP, PROTECT };
 
@@ -40,18 +41,19 @@ static int window_tokens(const kv_config *c) {
 
 /* Every lane of the layer has the same tokens in the same slots, since all of them lose the same one. */
 static void score(const kv_config *c, const kv_view *view, float *const *s) {
-    int n_heads = view->model->n_head_kv;
-    float share = 1 / (float)view->model->n_head;
-    for (int slot = 0; slot < view->n_slots[0]; slot++) {
-        float sum = 0;
-        for (int ih = 0; ih < n_heads; ih++) {
-            assert(view->pos[ih][slot] == view->pos[0][slot]);
-            sum += view->last[ih][slot];
-        }
-        bool newest = c->value[PROTECT] != 0 && view->pos[0][slot] == view->n_seen - 1;
-        for (int ih = 0; ih < n_heads; ih++)
-            s[ih][slot] = newest ? INFINITY : sum * share;
+    int n_heads = view->model->n_head_kv, n = view->n_slots[0];
+    size_t n_bytes = (size_t)n * sizeof(float);
+    memset(s[0], 0, n_bytes);
+    for (int ih = 0; ih < n_heads; ih++) {
+        assert(view->n_slots[ih] == n && !memcmp(view->pos[ih], view->pos[0], (size_t)n * sizeof(int32_t)));
+        view->kernels->add(s[0], view->last[ih], n);
     }
+    view->kernels->scale(s[0], n, 1 / (float)view->model->n_head);
+    for (int slot = 0; c->value[PROTECT] != 0 && slot < n; slot++)
+        if (view->pos[0][slot] == view->n_seen - 1)
+            s[0][slot] = INFINITY;
+    for (int ih = 1; ih < n_heads; ih++)
+        memcpy(s[ih], s[0], n_bytes);
 }
 
 const kv_policy kv_policy_tova = {

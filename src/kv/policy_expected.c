@@ -12,6 +12,7 @@
  * some models would cost float its last digits. Under the modifier critical || v || is left out, as its own norm
  * weighs. Deviations: the queries of the whole span since the last cut, where kvpress keeps the newest 128 to 256.
  * Cost: d multiply-adds per element of K and query head at an event, d / 2 per element of Q all along. */
+#include "kv/dots.h"
 #include "kv/method.h"
 #include <limits.h>
 #include <math.h>
@@ -170,13 +171,6 @@ static void add_softmax(const double *z, int n, double share, double *p) {
         p[i] += share * exp(z[i] - max) / sum;
 }
 
-static double norm(const float *x, int d) {
-    double sum = 0;
-    for (int j = 0; j < d; j++)
-        sum += (double)x[j] * (double)x[j];
-    return sqrt(sum);
-}
-
 static void score_lane(const kv_config *c, const kv_view *view, int ih, work *w, float *s) {
     int d = view->model->head_dim, group = view->model->n_head / view->model->n_head_kv, n = 0;
     int32_t *slot = w->slot;
@@ -195,7 +189,8 @@ static void score_lane(const kv_config *c, const kv_view *view, int ih, work *w,
     for (int i = 0; i < view->n_slots[ih]; i++)
         s[i] = INFINITY;
     for (int i = 0; i < n; i++) {
-        double weight = v ? norm(v + (size_t)slot[i] * (size_t)d, d) : 1;
+        const float *value = v ? v + (size_t)slot[i] * (size_t)d : NULL;
+        double weight = value ? sqrt(dot_double(value, value, d)) : 1;
         s[slot[i]] = (float)((w->p[i] + c->value[EPS]) * weight);
     }
 }

@@ -8,6 +8,7 @@
  */
 #include "kv/method.h"
 #include "base/status.h"
+#include "kv/dots.h"
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -51,36 +52,38 @@ static int grid_tokens(const kv_config *c) {
     return (int)c->value[BLOCK];
 }
 
-static double dot(const float *x, const double *y, int d) {
-    double sum = 0;
+/* unit = the row's direction; a row of zeros has none. */
+static void direct(const float *restrict row, int d, double *restrict unit) {
+    double size = sqrt(dot_double(row, row, d)), over = size > 0 ? 1 / size : 0;
     for (int j = 0; j < d; j++)
-        sum += (double)x[j] * y[j];
-    return sum;
+        unit[j] = (double)row[j] * over;
 }
 
-static double norm(const float *x, int d) {
-    double sum = 0;
-    for (int j = 0; j < d; j++)
-        sum += (double)x[j] * (double)x[j];
-    return sqrt(sum);
+/* Minus the cosine with the anchor, of length `size`. */
+static double unlike(const double *restrict unit, const double *restrict anchor, double size, int d) {
+    double chain[DOT_CHAINS] = {0}, sum = 0;
+    for (int j = 0; j < d; j += DOT_CHAINS)
+        for (int k = 0; k < DOT_CHAINS; k++)
+            chain[k] += unit[j + k] * anchor[j + k];
+    for (int k = 0; k < DOT_CHAINS; k++)
+        sum += chain[k];
+    return size > 0 ? -sum / size : 0;
 }
 
 static void score_lane(const kv_view *view, int ih, float *s) {
     int d = view->model->head_dim;
     const float *k = kv_view_rows(view, ih, KV_K);
-    double anchor[KV_MAX_HEAD_DIM] = {0}, square = 0;
+    double anchor[KV_MAX_HEAD_DIM] = {0}, unit[KV_MAX_HEAD_DIM], square = 0;
     for (int slot = 0; slot < view->n_slots[ih]; slot++) {
-        const float *row = k + (size_t)slot * (size_t)d;
-        double size = norm(row, d);
-        for (int j = 0; view->pos[ih][slot] != KV_DEAD && size > 0 && j < d; j++)
-            anchor[j] += (double)row[j] / size / view->n_live[ih];
+        direct(k + (size_t)slot * (size_t)d, d, unit);
+        for (int j = 0; view->pos[ih][slot] != KV_DEAD && j < d; j++)
+            anchor[j] += unit[j];
     }
     for (int j = 0; j < d; j++)
         square += anchor[j] * anchor[j];
     for (int slot = 0; slot < view->n_slots[ih]; slot++) {
-        const float *row = k + (size_t)slot * (size_t)d;
-        double size = norm(row, d) * sqrt(square);
-        s[slot] = size > 0 ? (float)(-dot(row, anchor, d) / size) : 0;
+        direct(k + (size_t)slot * (size_t)d, d, unit);
+        s[slot] = (float)unlike(unit, anchor, sqrt(square), d);
     }
 }
 

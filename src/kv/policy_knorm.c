@@ -9,6 +9,7 @@
  * (gemma3) have nearly constant norms: the policy warns. Under prefill:bounded the skipped layers are not bounded. */
 #include "kv/method.h"
 #include "base/status.h"
+#include "kv/dots.h"
 #include <limits.h>
 #include <math.h>
 
@@ -51,11 +52,8 @@ static void score(const kv_config *c, const kv_view *view, float *const *s) {
     for (int ih = 0; ih < view->model->n_head_kv; ih++) {
         const float *k = kv_view_rows(view, ih, KV_K);
         for (int slot = 0; slot < view->n_slots[ih]; slot++) {
-            double square = 0;
-            for (int j = 0; j < d; j++)
-                square +=
-                    (double)k[(size_t)slot * (size_t)d + (size_t)j] * (double)k[(size_t)slot * (size_t)d + (size_t)j];
-            s[ih][slot] = view->pos[ih][slot] >= recent_from ? INFINITY : (float)-sqrt(square);
+            const float *row = k + (size_t)slot * (size_t)d;
+            s[ih][slot] = view->pos[ih][slot] >= recent_from ? INFINITY : (float)-sqrt(dot_double(row, row, d));
         }
     }
 }

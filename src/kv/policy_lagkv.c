@@ -12,6 +12,7 @@
  * divides by zero). Deviation: lag 128, not the authors' 1,024. */
 #include "kv/method.h"
 #include "base/status.h"
+#include "kv/dots.h"
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -71,6 +72,26 @@ static int budget(const kv_config *c, const kv_view *view) {
     return cut_partitions(c, view->n_seen) ? 0 : INT_MAX; /* every token that must stay is forced */
 }
 
+/* The standard deviation of z = (row - low) * over. */
+static float deviation(const float *restrict row, int d, const float *restrict low, const double *restrict over) {
+    double z[KV_MAX_HEAD_DIM], mean = 0, square = 0, chain[DOT_CHAINS] = {0};
+    for (int j = 0; j < d; j++)
+        z[j] = ((double)row[j] - (double)low[j]) * over[j];
+    for (int j = 0; j < d; j += DOT_CHAINS)
+        for (int k = 0; k < DOT_CHAINS; k++)
+            chain[k] += z[j + k];
+    for (int k = 0; k < DOT_CHAINS; k++) {
+        mean += chain[k] / d;
+        chain[k] = 0;
+    }
+    for (int j = 0; j < d; j += DOT_CHAINS)
+        for (int k = 0; k < DOT_CHAINS; k++)
+            chain[k] += (z[j + k] - mean) * (z[j + k] - mean);
+    for (int k = 0; k < DOT_CHAINS; k++)
+        square += chain[k];
+    return (float)sqrt(square / (d - 1));
+}
+
 /* sum[i] += f of the partition's tokens for one side; slot[0..lag) are theirs, slot[lag..2 lag) the reference's. */
 static void add_spread(const kv_config *c, const float *x, int d, const int32_t *slot, float *sum) {
     int lag = of(c, LAG);
@@ -84,17 +105,11 @@ static void add_spread(const kv_config *c, const float *x, int d, const int32_t 
         }
     }
     float *spread = sum + lag;
+    double over[KV_MAX_HEAD_DIM];
+    for (int j = 0; j < d; j++)
+        over[j] = high[j] > low[j] ? 1 / ((double)high[j] - (double)low[j]) : 0;
     for (int i = 0; i < lag; i++) {
-        const float *row = x + (size_t)slot[i] * (size_t)d;
-        double z[KV_MAX_HEAD_DIM], mean = 0, square = 0;
-        for (int j = 0; j < d; j++) {
-            double range = (double)high[j] - (double)low[j];
-            z[j] = range > 0 ? ((double)row[j] - (double)low[j]) / range : 0;
-            mean += z[j] / d;
-        }
-        for (int j = 0; j < d; j++)
-            square += (z[j] - mean) * (z[j] - mean);
-        spread[i] = (float)sqrt(square / (d - 1));
+        spread[i] = deviation(x + (size_t)slot[i] * (size_t)d, d, low, over);
         f[1] = (double)spread[i] > f[1] ? (double)spread[i] : f[1];
     }
     for (int i = 0; i < lag; i++)

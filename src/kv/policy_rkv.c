@@ -13,6 +13,7 @@
  * head for n slots: for keep + buffer slots little, for a long prompt much. */
 #include "kv/method.h"
 #include "base/status.h"
+#include "kv/dots.h"
 #include "kv/pooling.h"
 #include <limits.h>
 #include <math.h>
@@ -106,15 +107,36 @@ static void importance(const kv_config *c, const kv_view *view, int ih, const in
     pooling_run(row, n_old, of(c, KERNEL), false, out);
 }
 
-/* Adds a row's cosines to the column sums; stride between neighbours of the row. */
-static void add_row(const kv_config *c, const float *cosine, int stride, int row, int n, double *column) {
-    int left_out = -1;
-    for (int j = n - 1; j >= 0 && left_out < 0; j--)
-        if (j != row && (double)cosine[(size_t)j * (size_t)stride] > c->value[TAU])
-            left_out = j;
+/* left_out[i] = the newest key whose cosine with row i of the block is above tau, or -1. cosine [n][m] */
+static void find_left_out(const kv_config *c, const float *restrict cosine, int m, int n, int *restrict left_out) {
+    float tau = (float)c->value[TAU]; /* no float lies between it and the double */
+    if ((double)tau > c->value[TAU])
+        tau = nextafterf(tau, -INFINITY);
+    for (int i = 0; i < m; i++)
+        left_out[i] = -1;
+    for (int j = n - 1, searching = 1; j >= 0 && searching; j--) {
+        const float *restrict row = cosine + (size_t)j * (size_t)m;
+        searching = 0;
+        for (int i = 0; i < m; i++) {
+            left_out[i] = left_out[i] < 0 && row[i] > tau ? j : left_out[i];
+            searching |= left_out[i] < 0;
+        }
+    }
+}
+
+/* Adds the cosines of rows first..first+m-1 to the column sums. cosine [n][m], which is spoilt. */
+static void add_rows(const kv_config *c, float *restrict cosine, int first, int m, int n, double *restrict column) {
+    int left_out[ROWS];
+    for (int i = 0; i < m; i++)
+        cosine[(size_t)(first + i) * (size_t)m + (size_t)i] = -INFINITY;
+    find_left_out(c, cosine, m, n, left_out);
+    for (int i = 0; i < m; i++) {
+        cosine[(size_t)(first + i) * (size_t)m + (size_t)i] = 0;
+        if (left_out[i] >= 0)
+            cosine[(size_t)left_out[i] * (size_t)m + (size_t)i] = 0;
+    }
     for (int j = 0; j < n; j++)
-        if (j != row && j != left_out)
-            column[j] += (double)cosine[(size_t)j * (size_t)stride];
+        column[j] += sum_double(cosine + (size_t)j * (size_t)m, m);
 }
 
 /* out[i] of the n slots in order; unit: [n][d]. */
@@ -124,18 +146,15 @@ static void redundancy(const kv_config *c, const kv_view *view, int ih, const in
     const float *k = kv_view_rows(view, ih, KV_K);
     for (int i = 0; i < n; i++) {
         const float *row = k + (size_t)order[i] * (size_t)d;
-        double square = 0;
+        double square = dot_double(row, row, d), over = square > 0 ? 1 / sqrt(square) : 0;
         for (int j = 0; j < d; j++)
-            square += (double)row[j] * (double)row[j];
-        for (int j = 0; j < d; j++)
-            unit[(size_t)i * (size_t)d + (size_t)j] = square > 0 ? (float)((double)row[j] / sqrt(square)) : 0;
+            unit[(size_t)i * (size_t)d + (size_t)j] = (float)((double)row[j] * over);
     }
     memset(column, 0, (size_t)n * sizeof(*column));
     for (int first = 0; first < n; first += ROWS) {
         int m = n - first < ROWS ? n - first : ROWS;
         kv_view_product(view, unit, n, unit + (size_t)first * (size_t)d, m, d, cosine);
-        for (int i = 0; i < m; i++)
-            add_row(c, cosine + i, m, first + i, n, column);
+        add_rows(c, cosine, first, m, n, column);
     }
     for (int i = 0; i < n; i++)
         out[i] = (float)(column[i] / n);

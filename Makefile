@@ -19,13 +19,13 @@ CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-f
 LDFLAGS += -fsanitize=address,undefined
 endif
 
-# One file per (domain, ISA): the suffix names the flags. Nothing else may use intrinsics.
+# One file per (domain, ISA): the suffix names the flags. Nothing else may use intrinsics, and all else rounds every product, on every machine.
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx2vnni := $(ISA_avx2)
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
-ISA_portable := -ffp-contract=off
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
+isa_flags = $(or $(ISA_$(isa_of)),-ffp-contract=off)
 
 SOURCES := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -42,7 +42,7 @@ all: $(BUILD)/pleat $(LIB)
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@echo CC $<
-	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests -Ibench) $(CFLAGS) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
+	@$(CC) $(CPPFLAGS) $(if $(filter tests/% bench/%,$<),-Itests -Ibench) $(CFLAGS) $(call isa_flags,$<) -MMD -MP -c -o $@ $<
 
 $(BUILD)/src/measure/assets.o: tests/data/shakespeare-40k.txt src/measure/prompts.jsonl
 $(BUILD)/src/report/page.o: src/report/style.css

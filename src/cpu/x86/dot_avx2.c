@@ -4,7 +4,7 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/codes_avx2.h"
-#include "cpu/x86/dot_tiles.h"
+#include "cpu/dot_tiles.h"
 
 enum { ROWS = 4 };
 

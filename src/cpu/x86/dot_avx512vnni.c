@@ -7,7 +7,7 @@
  * between wraps and comes back). */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include "cpu/x86/dot_tiles.h"
+#include "cpu/dot_tiles.h"
 #include <immintrin.h>
 #include <string.h>
 

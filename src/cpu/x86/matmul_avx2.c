@@ -6,7 +6,7 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/lanes_avx2.h"
-#include "cpu/x86/sweep.h"
+#include "cpu/sweep.h"
 #include <string.h>
 
 enum { TOKENS = 4, CHUNK = 16, ROWS = 8 };

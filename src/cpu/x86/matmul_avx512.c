@@ -5,7 +5,7 @@
  * 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). Tile: 2 panels x 4 tokens. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include "cpu/x86/sweep.h"
+#include "cpu/sweep.h"
 #include <immintrin.h>
 #include <string.h>
 

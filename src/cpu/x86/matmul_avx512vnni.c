@@ -5,7 +5,7 @@
  * intrinsic between registers, which halves the rate. Measured on Zen 5: see bench/bench_kernels.c. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include "cpu/x86/sweep.h"
+#include "cpu/sweep.h"
 #include <immintrin.h>
 #include <string.h>
 

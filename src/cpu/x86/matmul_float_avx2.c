@@ -3,7 +3,7 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/lanes_avx2.h"
-#include "cpu/x86/sweep.h"
+#include "cpu/sweep.h"
 
 enum { TOKENS = 6, CHUNK = 256 }; /* columns: a panel's floats are 16 KB */
 

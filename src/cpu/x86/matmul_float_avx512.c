@@ -2,7 +2,7 @@
  * broadcast. Tile: 2 panels x 8 tokens, a chain of fused multiply-adds over rising columns per row and token. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include "cpu/x86/sweep.h"
+#include "cpu/sweep.h"
 #include <immintrin.h>
 
 enum { TOKENS = 8, CHUNK = 256 }; /* columns: 2 panels' floats are 32 KB */

@@ -1,7 +1,7 @@
-/* dot_tiles.h - how every x86 level walks over tiles of codes: the level's function for one tile is compiled apart for
- * tiles with and without scale or middle. */
-#ifndef CPU_X86_DOT_TILES_H
-#define CPU_X86_DOT_TILES_H
+/* dot_tiles.h - how the levels' products with integer codes walk over tiles of them: the level's function for one tile
+ * is compiled apart for tiles with and without scale or middle. */
+#ifndef CPU_DOT_TILES_H
+#define CPU_DOT_TILES_H
 #include "cpu/kernels.h"
 
 typedef struct dot_place {

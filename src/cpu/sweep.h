@@ -5,8 +5,8 @@
  * the order of the loops can be seen in the result.
  * Many tokens: chunks are outermost, so that two panels' chunk stays in L1 and the tokens' chunk in L2. Few tokens (decode):
  * panels are outermost, so that the weights come from memory in one sequence. */
-#ifndef CPU_X86_SWEEP_H
-#define CPU_X86_SWEEP_H
+#ifndef CPU_SWEEP_H
+#define CPU_SWEEP_H
 #include "cpu/kernels.h"
 
 typedef struct sweep {

@@ -1,19 +1,29 @@
 # make            build/pleat and build/libpleat.a
 # make tests      every test program under $(BUILD)/tests
 # make SAN=1 ...  the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/san
+# make ARM64=1 .. the same for 64-bit Arm, in build/arm64, with the cross compiler and libraries of scripts/deps --all
 # make install    PREFIX=/usr/local
 # make bench      the benchmarks of bench/, one after another
 # make format     clang-format over the tree
 CC ?= gcc
 PREFIX ?= /usr/local
 SAN ?=
-BUILD := $(if $(SAN),build/san,build)
+ARM64 ?=
+BUILD := $(if $(SAN),build/san,$(if $(ARM64),build/arm64,build))
+ifdef ARM64
+ROOT := $(abspath build/arm64/root)
+CC := aarch64-linux-gnu-gcc --sysroot=$(ROOT)
+AR := aarch64-linux-gnu-ar
+PKG_CONFIG := PKG_CONFIG_SYSROOT_DIR=$(ROOT) PKG_CONFIG_LIBDIR=$(ROOT)/usr/lib/aarch64-linux-gnu/pkgconfig pkg-config
+endif
+PKG_CONFIG ?= pkg-config
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 
 LIBS := jansson libmicrohttpd sqlite3 libpcre2-8 libutf8proc nettle
-CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE $(shell $(PKG_CONFIG) --cflags $(LIBS) 2>/dev/null)
 CFLAGS ?= -O3 -g
 CFLAGS += -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -fno-math-errno -fno-trapping-math -pthread
-LDLIBS += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lcsv -lm -pthread
+LDLIBS += $(shell $(PKG_CONFIG) --libs $(LIBS) 2>/dev/null) -lcsv -lm -pthread
 ifdef SAN
 CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined
@@ -24,10 +34,12 @@ ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx2vnni := $(ISA_avx2)
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_neon := -march=armv8.2-a+dotprod -ffp-contract=off
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
 isa_flags = $(or $(ISA_$(isa_of)),-ffp-contract=off)
+FOREIGN := $(if $(filter x86_64,$(MACHINE)),,src/cpu/x86/%) $(if $(filter aarch64,$(MACHINE)),,src/cpu/arm/%)
 
-SOURCES := $(filter-out src/cli/%,$(wildcard src/*/*.c src/*/*/*.c))
+SOURCES := $(filter-out src/cli/% $(FOREIGN),$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 CLI := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
 LIB := $(BUILD)/libpleat.a

@@ -6,10 +6,14 @@
 #include "support/kernel_cases.h"
 #include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __aarch64__
+#include <sys/auxv.h>
+#endif
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -266,7 +270,7 @@ static void levels_are_what_the_compiler_finds(void **state) {
 /* A processor with everything, of which one thing at a time is taken away. */
 static void a_level_needs_registers_and_permission(void **state) {
     (void)state;
-    cpu_features all = {~0u, ~0u, ~0u, ~0u, ~0u, ~(uint64_t)0, true}, f;
+    cpu_features all = {~0u, ~0u, ~0u, ~0u, ~0u, ~(uint64_t)0, true, ~(uint64_t)0}, f;
     for (int l = 0; l < CPU_LEVEL_COUNT; l++)
         assert_int_equal(cpu_detect_from(&all, (cpu_level)l), l != CPU_NEON);
     f = all, f.tiles_permitted = false;
@@ -344,6 +348,37 @@ static void amx_is_offered_only_where_it_works(void **state) {
 }
 #endif
 
+#ifdef __aarch64__
+/* 4 times 1 x 2 by the instruction itself, in a process of its own. */
+static bool sdot_works(void) {
+    fflush(stdout);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int32_t sum;
+        signal(SIGILL, SIG_DFL); /* cmocka would go on with the next test */
+        __asm__("movi v0.4s, #0\n\tmovi v1.16b, #1\n\tmovi v2.16b, #2\n\t"
+                ".inst 0x4e829420\n\tumov %w0, v0.s[0]" /* sdot v0.4s, v1.16b, v2.16b */
+                : "=r"(sum)
+                :
+                : "v0", "v1", "v2");
+        _exit(sum == 8 ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static void neon_is_offered_where_it_works(void **state) {
+    (void)state;
+    assert_int_equal(cpu_detect(CPU_NEON), sdot_works());
+    for (int l = CPU_AVX2; l <= CPU_AMX; l++)
+        assert_false(cpu_detect((cpu_level)l));
+    assert_false(cpu_detect_from(&(cpu_features){.hwcap = ~(uint64_t)HWCAP_ASIMDDP}, CPU_NEON));
+    assert_true(cpu_detect_from(&(cpu_features){.hwcap = HWCAP_ASIMDDP}, CPU_NEON));
+}
+#endif
+
 static const char *self;
 
 /* This program once more, to ask for the level under a PLEAT_CPU; its exit status. */
@@ -404,6 +439,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(levels_are_what_the_compiler_finds),
         cmocka_unit_test(a_level_needs_registers_and_permission),
         cmocka_unit_test(amx_is_offered_only_where_it_works),
+#endif
+#ifdef __aarch64__
+        cmocka_unit_test(neon_is_offered_where_it_works),
 #endif
         cmocka_unit_test(a_level_can_be_lowered),
         cmocka_unit_test(an_unknown_level_is_refused),

@@ -1,10 +1,15 @@
-/* detect.c - CPUID is asked for the instructions, XGETBV for the registers that the system saves on a switch, and for
- * AMX arch_prctl for this process' own permission: virtual machines advertise AMX in CPUID and then trap on it. */
+/* detect.c - x86: CPUID is asked for the instructions, XGETBV for the registers that the system saves on a switch, and
+ * for AMX arch_prctl for this process' own permission: virtual machines advertise AMX in CPUID and then trap on it.
+ * Arm: the system says it all in one word. */
 #include "cpu/detect.h"
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#ifdef __aarch64__
+#include <sys/auxv.h> /* and the bits of AT_HWCAP */
+#endif
 
 #ifdef __x86_64__
 #include <cpuid.h>
@@ -80,6 +85,14 @@ bool cpu_detect_from(const cpu_features *f, cpu_level level) {
     }
     return false;
 }
+#elif defined(__aarch64__)
+cpu_features cpu_detect_features(void) {
+    return (cpu_features){.hwcap = getauxval(AT_HWCAP)};
+}
+
+bool cpu_detect_from(const cpu_features *f, cpu_level level) {
+    return level == CPU_PORTABLE || (level == CPU_NEON && (f->hwcap & HWCAP_ASIMDDP));
+}
 #else
 cpu_features cpu_detect_features(void) {
     return (cpu_features){0};
@@ -87,10 +100,6 @@ cpu_features cpu_detect_features(void) {
 
 bool cpu_detect_from(const cpu_features *f, cpu_level level) {
     (void)f;
-#ifdef __aarch64__
-    if (level == CPU_NEON)
-        return true;
-#endif
     return level == CPU_PORTABLE;
 }
 #endif

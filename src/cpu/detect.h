@@ -12,7 +12,7 @@ typedef enum cpu_level { /* in rising order of preference on one machine */
                          CPU_AVX512,     /* F, BW, VL, DQ */
                          CPU_AVX512VNNI, /* and VNNI */
                          CPU_AMX,        /* and AMX-INT8, with the system's permission */
-                         CPU_NEON,
+                         CPU_NEON,       /* 64-bit Arm with dot products of bytes (Armv8.2 and up) */
                          CPU_LEVEL_COUNT,
 } cpu_level;
 
@@ -20,12 +20,13 @@ typedef enum cpu_level { /* in rising order of preference on one machine */
  * each time, so that callers keep the answer. */
 bool cpu_detect(cpu_level level);
 
-/* What the answer rests on (x86): words of CPUID, the registers that the system saves (XCR0), and whether it let this
- * process use AMX tiles (asked for only where CPUID and XCR0 have them). */
+/* What the answer rests on. x86: words of CPUID, the registers that the system saves (XCR0), and whether it let this
+ * process use AMX tiles (asked for only where CPUID and XCR0 have them). Arm: the system's word of what it supports. */
 typedef struct cpu_features {
     unsigned ecx1, ebx7, ecx7, edx7, eax71;
     uint64_t saved;
     bool tiles_permitted;
+    uint64_t hwcap; /* AT_HWCAP */
 } cpu_features;
 cpu_features cpu_detect_features(void);
 bool cpu_detect_from(const cpu_features *features, cpu_level level);

@@ -376,6 +376,8 @@ static void neon_is_offered_where_it_works(void **state) {
         assert_false(cpu_detect((cpu_level)l));
     assert_false(cpu_detect_from(&(cpu_features){.hwcap = ~(uint64_t)HWCAP_ASIMDDP}, CPU_NEON));
     assert_true(cpu_detect_from(&(cpu_features){.hwcap = HWCAP_ASIMDDP}, CPU_NEON));
+    if (cpu_detect(CPU_NEON))
+        assert_string_equal(cpu_kernels_level("neon")->level, "neon");
 }
 #endif
 

@@ -34,4 +34,10 @@ void matmul_float_avx512_fill(cpu_kernels *k);
 void dot_avx512vnni_fill(cpu_kernels *k);
 void matmul_avx512vnni_fill(cpu_kernels *k);
 #endif
+
+#ifdef __aarch64__
+void fold_neon_fill(cpu_kernels *k);
+void softmax_neon_fill(cpu_kernels *k);
+void rows_neon_fill(cpu_kernels *k);
+#endif
 #endif

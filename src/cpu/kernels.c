@@ -1,8 +1,8 @@
 /* kernels.c - the list of levels and the filling of the kernel tables.
  *
  * A table is made by letting every level up to the wanted one write its kernels over those of the levels below. All
- * tables are made once, the first time anyone asks. AMX and NEON are levels by name already but add no kernels: their
- * tables are those of the level below, and say so in `level`. */
+ * tables are made once, the first time anyone asks. AMX is a level by name already but adds no kernels: its table is
+ * that of the level below, and says so in `level`. */
 #include "cpu/kernels.h"
 #include "base/status.h"
 #include "cpu/detect.h"
@@ -56,12 +56,24 @@ static void fill_avx512(cpu_kernels *k) {
 }
 #endif
 
+#ifdef __aarch64__
+static void fill_neon(cpu_kernels *k) {
+    fold_neon_fill(k);
+    softmax_neon_fill(k);
+    rows_neon_fill(k);
+}
+#endif
+
 static void fill(cpu_kernels *k, cpu_level level) {
     fill_portable(k);
     k->level = names[CPU_PORTABLE];
     k->l2_bytes = cpu_detect_l2_bytes();
-    if (level == CPU_NEON)
-        return;
+#ifdef __aarch64__
+    if (level == CPU_NEON) {
+        fill_neon(k);
+        k->level = names[CPU_NEON];
+    }
+#endif
 #ifdef __x86_64__
     if (level >= CPU_AVX2) {
         fill_avx2(k);

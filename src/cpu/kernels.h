@@ -131,8 +131,8 @@ typedef struct cpu_kernels {
 pleat_status cpu_kernels_get(const cpu_kernels **out, pleat_error *error);
 /* For tests: the table of one level by name, or NULL when this machine lacks it. */
 const cpu_kernels *cpu_kernels_level(const char *name);
-/* Names of every level there is, NULL-ended: "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon"; those
- * without kernels of their own yet use the level below. */
+/* Names of every level there is, NULL-ended: "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon"; one
+ * without kernels of its own yet uses the level below. */
 const char *const *cpu_level_names(void);
 /* CPU model as the system names it, and its counts, for records. */
 const char *cpu_model_name(void);

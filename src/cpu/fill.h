@@ -37,6 +37,7 @@ void matmul_avx512vnni_fill(cpu_kernels *k);
 
 #ifdef __aarch64__
 void tile_neon_fill(cpu_kernels *k);
+void dot_neon_fill(cpu_kernels *k);
 void fold_neon_fill(cpu_kernels *k);
 void book_neon_fill(cpu_kernels *k);
 void softmax_neon_fill(cpu_kernels *k);

@@ -59,6 +59,7 @@ static void fill_avx512(cpu_kernels *k) {
 #ifdef __aarch64__
 static void fill_neon(cpu_kernels *k) {
     tile_neon_fill(k);
+    dot_neon_fill(k);
     fold_neon_fill(k);
     book_neon_fill(k);
     softmax_neon_fill(k);

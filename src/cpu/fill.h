@@ -42,5 +42,7 @@ void fold_neon_fill(cpu_kernels *k);
 void book_neon_fill(cpu_kernels *k);
 void softmax_neon_fill(cpu_kernels *k);
 void rows_neon_fill(cpu_kernels *k);
+void matmul_neon_fill(cpu_kernels *k);
+void matmul_float_neon_fill(cpu_kernels *k);
 #endif
 #endif

@@ -64,6 +64,8 @@ static void fill_neon(cpu_kernels *k) {
     book_neon_fill(k);
     softmax_neon_fill(k);
     rows_neon_fill(k);
+    matmul_neon_fill(k);
+    matmul_float_neon_fill(k);
 }
 #endif
 

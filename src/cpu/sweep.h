@@ -1,10 +1,11 @@
 /* sweep.h - the order in which a product walks over weights and tokens, shared by the matmul kernels.
  *
- * A tile function multiplies 1 or 2 panels by a few tokens over a chunk of units (blocks, or columns of float matrices) and
- * leaves its sums in out; the next chunk goes on from there. Storing and loading a float changes nothing, so neither chunks nor
- * the order of the loops can be seen in the result.
- * Many tokens: chunks are outermost, so that two panels' chunk stays in L1 and the tokens' chunk in L2. Few tokens (decode):
- * panels are outermost, so that the weights come from memory in one sequence. */
+ * A tile function multiplies 1 or 2 panels by a few tokens over a chunk of units (blocks, or columns of float matrices)
+ * and leaves its sums in out; the next chunk goes on from there. Storing and loading a float changes nothing, so
+ * neither chunks nor the order of the loops can be seen in the result.
+ *
+ * Many tokens: chunks are outermost, so that two panels' chunk stays in L1 and the tokens' chunk in L2. Few tokens
+ * (decode): panels are outermost, so that the weights come from memory in one sequence. */
 #ifndef CPU_SWEEP_H
 #define CPU_SWEEP_H
 #include "cpu/kernels.h"
@@ -21,24 +22,39 @@ typedef void (*sweep_tile)(const sweep *s, int panel, int first, int n, int toke
 
 enum { SWEEP_RESIDENT_BYTES = 192 << 10 }; /* activations that stay in any L2 beside the weights */
 
-static inline void sweep_chunk(const sweep *s, const sweep_tile *tiles, int max_tokens, int panel, int n_panels, int first,
-                               int n, int n_tokens) {
-    for (int t = 0; t < n_tokens; t += max_tokens) {
-        int tokens = n_tokens - t < max_tokens ? n_tokens - t : max_tokens;
-        tiles[(n_panels - 1) * max_tokens + tokens - 1](s, panel, first, n, t);
-    }
-}
+/* How one or two panels' chunk meets all tokens; how: what the function needs to know beside that. */
+typedef void (*sweep_chunk)(const sweep *s, const void *how, int panel, int n_panels, int first, int n, int n_tokens);
 
-/* tiles: [1 or 2 panels][1..max_tokens tokens]; unit_bytes: of one token's activations. */
-static inline void sweep_run(const sweep *s, const sweep_tile *tiles, int max_tokens, int n_units, int chunk,
-                             size_t unit_bytes, int panel_first, int n_panels, int n_tokens) {
+static inline void sweep_walk(const sweep *s, sweep_chunk run, const void *how, int n_units, int chunk,
+                              size_t unit_bytes, int panel_first, int n_panels, int n_tokens) {
     bool resident = (size_t)n_tokens * (size_t)n_units * unit_bytes <= SWEEP_RESIDENT_BYTES;
     int outer = resident ? n_units : chunk, panel_end = panel_first + n_panels;
     for (int from = 0; from < n_units; from += outer) {
         int to = n_units - from < outer ? n_units : from + outer;
         for (int p = panel_first; p < panel_end; p += 2)
             for (int c = from; c < to; c += chunk)
-                sweep_chunk(s, tiles, max_tokens, p, panel_end - p < 2 ? 1 : 2, c, to - c < chunk ? to - c : chunk, n_tokens);
+                run(s, how, p, panel_end - p < 2 ? 1 : 2, c, to - c < chunk ? to - c : chunk, n_tokens);
     }
+}
+
+typedef struct sweep_tiles {
+    const sweep_tile *tiles; /* [1 or 2 panels][1..max_tokens tokens] */
+    int max_tokens;
+} sweep_tiles;
+
+static inline void sweep_tiles_run(const sweep *s, const void *how, int panel, int n_panels, int first, int n,
+                                   int n_tokens) {
+    const sweep_tiles *set = how;
+    for (int t = 0; t < n_tokens; t += set->max_tokens) {
+        int tokens = n_tokens - t < set->max_tokens ? n_tokens - t : set->max_tokens;
+        set->tiles[(n_panels - 1) * set->max_tokens + tokens - 1](s, panel, first, n, t);
+    }
+}
+
+/* tiles: [1 or 2 panels][1..max_tokens tokens]; unit_bytes: of one token's activations. */
+static inline void sweep_run(const sweep *s, const sweep_tile *tiles, int max_tokens, int n_units, int chunk,
+                             size_t unit_bytes, int panel_first, int n_panels, int n_tokens) {
+    sweep_tiles how = {tiles, max_tokens};
+    sweep_walk(s, sweep_tiles_run, &how, n_units, chunk, unit_bytes, panel_first, n_panels, n_tokens);
 }
 #endif

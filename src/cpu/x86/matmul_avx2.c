@@ -1,8 +1,8 @@
 /* matmul_avx2.c - integer products: 8 rows (half a panel) x 4 tokens in registers.
  *
- * 8-bit codes: vpmaddubsw would saturate for codes above 127, so codes are split into even and odd columns of 16 bits, the
- * activations of a tile once likewise, and multiplied by vpmaddwd. 4-bit codes: vpmaddubsw is exact (two products are at most
- * 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). */
+ * 8-bit codes: vpmaddubsw would saturate for codes above 127, so codes are split into even and odd columns of 16 bits,
+ * the activations of a tile once likewise, and multiplied by vpmaddwd. 4-bit codes: vpmaddubsw is exact (two products
+ * are at most 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/lanes_avx2.h"
@@ -75,8 +75,9 @@ INLINE void dot_4bit(int n_tokens, const uint8_t *code, const int8_t *a, size_t 
 }
 
 /* Group g of block b of a chunk for 8 rows: integer sums, then acc by pack.h's formula. row: 0 or 8. */
-INLINE void tile_group(pack_type type, int n_tokens, const uint8_t *block, int row, const token_rows *rows, const int8_t *a,
-                       size_t lda, const float *a_scale, size_t lds, int b, int g, __m256 acc[TOKENS]) {
+INLINE void tile_group(pack_type type, int n_tokens, const uint8_t *block, int row, const token_rows *rows,
+                       const int8_t *a, size_t lda, const float *a_scale, size_t lds, int b, int g,
+                       __m256 acc[TOKENS]) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
     const uint8_t *code = block + n_groups * 128 + row * 4;
     __m256i sum[TOKENS];
@@ -105,8 +106,9 @@ typedef struct place { /* of a tile in the operands; constant over its rows */
 INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int row, int left, int first, int n,
                        const place *at, const token_rows *rows, float *out, size_t ldo) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes =
-        type == PACK_I8 ? PACK_I8_BLOCK_BYTES : type == PACK_I4 ? PACK_I4_BLOCK_BYTES : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
+                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
+                                                 : PACK_I8H_BLOCK_BYTES;
     const int8_t *a = at->a;
     const float *a_scale = at->a_scale;
     __m256 acc[TOKENS];
@@ -120,8 +122,9 @@ INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int r
 }
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
-    const size_t block_bytes =
-        type == PACK_I8 ? PACK_I8_BLOCK_BYTES : type == PACK_I4 ? PACK_I4_BLOCK_BYTES : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
+                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
+                                                 : PACK_I8H_BLOCK_BYTES;
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, at_token = (size_t)token;
     place at = {s->x->code + at_token * n_cols + (size_t)first * PACK_BLOCK,
                 s->x->scale + at_token * n_blocks + (size_t)first, n_cols, n_blocks};

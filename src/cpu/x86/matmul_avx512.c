@@ -1,10 +1,11 @@
 /* matmul_avx512.c - integer products without VNNI.
  *
- * 8-bit codes: vpmaddubsw would saturate for codes above 127, so codes are split into even and odd columns of 16 bits, the
- * activations of a tile once likewise, and multiplied by vpmaddwd. 4-bit codes: vpmaddubsw is exact (two products are at most
- * 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). Tile: 2 panels x 4 tokens. */
+ * 8-bit codes: vpmaddubsw would saturate for codes above 127, so codes are split into even and odd columns of 16 bits,
+ * the activations of a tile once likewise, and multiplied by vpmaddwd. 4-bit codes: vpmaddubsw is exact (two products
+ * are at most 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). Tile: 2 panels x 4 tokens. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/panels_avx512.h"
 #include "cpu/sweep.h"
 #include <immintrin.h>
 #include <string.h>
@@ -19,22 +20,6 @@ typedef struct token_rows {
     _Alignas(64) int32_t odd[CHUNK * 8];  /* columns 4g + 1, 4g + 3 */
     _Alignas(64) float sums[32];          /* of each block or group of 16 */
 } token_rows;
-
-INLINE __mmask16 live_rows(const pack_matrix *w, int panel) {
-    int left = w->n_rows - panel * PACK_ROWS;
-    return left >= PACK_ROWS ? 0xffff : (__mmask16)((1u << left) - 1);
-}
-
-/* The sums of activations of n <= 16 blocks as floats: 16 of them, or 32 for groups of 16 columns. */
-INLINE void open_sums(const int16_t *sum16, int n, bool halves, float *sums) {
-    __m512i s = _mm512_maskz_loadu_epi16(n == 16 ? ~0u : (1u << (2 * n)) - 1, sum16);
-    if (halves) {
-        _mm512_store_ps(sums, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(s))));
-        _mm512_store_ps(sums + 16, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1))));
-    } else {
-        _mm512_store_ps(sums, _mm512_cvtepi32_ps(_mm512_madd_epi16(s, _mm512_set1_epi16(1))));
-    }
-}
 
 INLINE void open_columns(const int8_t *a, int n, token_rows *rows) {
     for (int b = 0; b < n; b++) {
@@ -57,7 +42,8 @@ INLINE void dot_8bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
             odd[p] = _mm512_srli_epi16(w, 8);
         }
         for (int t = 0; t < n_tokens; t++) {
-            __m512i a_even = _mm512_set1_epi32(rows[t].even[b * 8 + g]), a_odd = _mm512_set1_epi32(rows[t].odd[b * 8 + g]);
+            __m512i a_even = _mm512_set1_epi32(rows[t].even[b * 8 + g]),
+                    a_odd = _mm512_set1_epi32(rows[t].odd[b * 8 + g]);
             for (int p = 0; p < n_panels; p++) {
                 sum[p][t] = _mm512_add_epi32(sum[p][t], _mm512_madd_epi16(even[p], a_even));
                 sum[p][t] = _mm512_add_epi32(sum[p][t], _mm512_madd_epi16(odd[p], a_odd));
@@ -97,9 +83,9 @@ INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
 }
 
 /* Group g of block b of a chunk, for all rows and tokens of the tile: integer sums, then acc by pack.h's formula. */
-INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t *const block[2], const token_rows *rows,
-                       const int8_t *a, size_t lda, const float *a_scale, size_t lds, int b, int g,
-                       __m512 acc[2][TOKENS]) {
+INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t *const block[2],
+                       const token_rows *rows, const int8_t *a, size_t lda, const float *a_scale, size_t lds, int b,
+                       int g, __m512 acc[2][TOKENS]) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
     const uint8_t *code[2] = {NULL, NULL};
     __m512i sum[2][TOKENS];
@@ -125,8 +111,9 @@ INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes =
-        type == PACK_I8 ? PACK_I8_BLOCK_BYTES : type == PACK_I4 ? PACK_I4_BLOCK_BYTES : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
+                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
+                                                 : PACK_I8H_BLOCK_BYTES;
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
     const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
     const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
@@ -143,8 +130,9 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
     for (int p = 0; p < n_panels; p++) {
         block[p] = s->w->data + (size_t)(panel + p) * s->w->panel_bytes + (size_t)first * block_bytes;
         for (int t = 0; t < n_tokens; t++)
-            acc[p][t] = first == 0 ? _mm512_setzero_ps()
-                                   : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
+            acc[p][t] = first == 0
+                            ? _mm512_setzero_ps()
+                            : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
     }
     for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++) {
         for (int g = 0; g < n_groups; g++)

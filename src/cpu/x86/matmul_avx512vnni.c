@@ -1,10 +1,12 @@
 /* matmul_avx512vnni.c - integer products with vpdpbusd: 4 columns of 16 rows in one instruction.
  *
- * A tile is 2 panels x 6 tokens: 12 integer sums and 12 float sums stay in registers, each weight vector is used by 6 tokens
- * and each broadcast activation by 2 panels. The instruction is written as asm because GCC 12 moves the accumulators of the
- * intrinsic between registers, which halves the rate. Measured on Zen 5: see bench/bench_kernels.c. */
+ * A tile is 2 panels x 6 tokens: 12 integer sums and 12 float sums stay in registers, each weight vector is used by 6
+ * tokens and each broadcast activation by 2 panels. The instruction is written as asm because GCC 12 moves the
+ * accumulators of the intrinsic between registers, which halves the rate. Measured on Zen 5: see bench/bench_kernels.c.
+ */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/panels_avx512.h"
 #include "cpu/sweep.h"
 #include <immintrin.h>
 #include <string.h>
@@ -22,22 +24,6 @@ INLINE __m512i broadcast(const int8_t *a) {
     int32_t four;
     memcpy(&four, a, sizeof four);
     return _mm512_set1_epi32(four);
-}
-
-INLINE __mmask16 live_rows(const pack_matrix *w, int panel) {
-    int left = w->n_rows - panel * PACK_ROWS;
-    return left >= PACK_ROWS ? 0xffff : (__mmask16)((1u << left) - 1);
-}
-
-/* The sums of activations of n <= 16 blocks as floats: 16 of them, or 32 for groups of 16 columns. */
-INLINE void open_sums(const int16_t *sum16, int n, bool halves, float *sums) {
-    __m512i s = _mm512_maskz_loadu_epi16(n == 16 ? ~0u : (1u << (2 * n)) - 1, sum16);
-    if (halves) {
-        _mm512_store_ps(sums, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(s))));
-        _mm512_store_ps(sums + 16, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(s, 1))));
-    } else {
-        _mm512_store_ps(sums, _mm512_cvtepi32_ps(_mm512_madd_epi16(s, _mm512_set1_epi16(1))));
-    }
 }
 
 /* sum[p][t] += 4 x n_groups columns from column group `first` of a block; code: the panels' codes. */
@@ -79,7 +65,8 @@ INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
     }
 }
 
-/* Group `g` of block `b` of a chunk, for all rows and tokens of the tile: integer sums, then acc by pack.h's formula. */
+/* Group `g` of block `b` of a chunk, for all rows and tokens of the tile: integer sums, then acc by pack.h's formula.
+ */
 INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t *const block[2], const int8_t *a,
                        size_t lda, const float *a_scale, size_t lds, const float (*sums)[32], int b, int g,
                        __m512 acc[2][TOKENS]) {
@@ -108,8 +95,9 @@ INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes =
-        type == PACK_I8 ? PACK_I8_BLOCK_BYTES : type == PACK_I4 ? PACK_I4_BLOCK_BYTES : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
+                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
+                                                 : PACK_I8H_BLOCK_BYTES;
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
     const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
     const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
@@ -123,8 +111,9 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
     for (int p = 0; p < n_panels; p++) {
         block[p] = s->w->data + (size_t)(panel + p) * s->w->panel_bytes + (size_t)first * block_bytes;
         for (int t = 0; t < n_tokens; t++)
-            acc[p][t] = first == 0 ? _mm512_setzero_ps()
-                                   : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
+            acc[p][t] = first == 0
+                            ? _mm512_setzero_ps()
+                            : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
     }
     for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++) {
         for (int g = 0; g < n_groups; g++)

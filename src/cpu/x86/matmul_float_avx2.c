@@ -1,5 +1,5 @@
-/* matmul_float_avx2.c - products with matrices of halves and floats: a column of 16 rows is two vectors, each token's x is
- * broadcast. Tile: 1 panel x 6 tokens, a chain of fused multiply-adds over rising columns per row and token. */
+/* matmul_float_avx2.c - products with matrices of halves and floats: a column of 16 rows is two vectors, each token's x
+ * is broadcast. Tile: 1 panel x 6 tokens, a chain of fused multiply-adds over rising columns per row and token. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/lanes_avx2.h"

@@ -1,18 +1,14 @@
-/* matmul_float_avx512.c - products with matrices of halves and floats: a column of 16 rows is one vector, each token's x is
- * broadcast. Tile: 2 panels x 8 tokens, a chain of fused multiply-adds over rising columns per row and token. */
+/* matmul_float_avx512.c - products with matrices of halves and floats: a column of 16 rows is one vector, each token's
+ * x is broadcast. Tile: 2 panels x 8 tokens, a chain of fused multiply-adds over rising columns per row and token. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/panels_avx512.h"
 #include "cpu/sweep.h"
 #include <immintrin.h>
 
 enum { TOKENS = 8, CHUNK = 256 }; /* columns: 2 panels' floats are 32 KB */
 
 #define INLINE static inline __attribute__((always_inline))
-
-INLINE __mmask16 live_rows(const pack_matrix *w, int panel) {
-    int left = w->n_rows - panel * PACK_ROWS;
-    return left >= PACK_ROWS ? 0xffff : (__mmask16)((1u << left) - 1);
-}
 
 INLINE __m512 column(pack_type type, const uint8_t *panel, size_t c) {
     if (type == PACK_F16)
@@ -28,8 +24,9 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
     __m512 acc[2][TOKENS];
     for (int p = 0; p < n_panels; p++)
         for (int t = 0; t < n_tokens; t++)
-            acc[p][t] = first == 0 ? _mm512_setzero_ps()
-                                   : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
+            acc[p][t] = first == 0
+                            ? _mm512_setzero_ps()
+                            : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
     for (size_t c = (size_t)first; c < (size_t)first + (size_t)n; c++) {
         __m512 w[2];
         for (int p = 0; p < n_panels; p++)

@@ -34,16 +34,17 @@ ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx2vnni := $(ISA_avx2)
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_amx := $(ISA_avx512vnni)
 ISA_neon := -march=armv8.2-a+dotprod -ffp-contract=off
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
 isa_flags = $(or $(ISA_$(isa_of)),-ffp-contract=off)
-FOREIGN := $(if $(filter x86_64,$(MACHINE)),,src/cpu/x86/%) $(if $(filter aarch64,$(MACHINE)),,src/cpu/arm/%)
+FOREIGN := $(if $(filter x86_64,$(MACHINE)),,src/cpu/x86/% tests/support/x86/%) $(if $(filter aarch64,$(MACHINE)),,src/cpu/arm/%)
 
 SOURCES := $(filter-out src/cli/% $(FOREIGN),$(wildcard src/*/*.c src/*/*/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 CLI := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
 LIB := $(BUILD)/libpleat.a
-SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(FOREIGN),$(wildcard tests/support/*.c tests/support/x86/*.c)))
 FUZZ := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c)) $(FUZZ:%=$(BUILD)/tests/test_fuzz_%)
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))

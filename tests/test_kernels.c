@@ -1,6 +1,7 @@
 /* test_kernels.c - every entry of the table of kernels, at every level of this machine, against the portable one: all
  * lengths, all offsets that a kernel must bear, with a page without access behind or before each operand. And how a
- * level is found, lowered and refused. */
+ * level is found, lowered and refused. Beside the levels stands amx with its tile instructions in plain C, wherever its
+ * vectors run. */
 #include "cpu/detect.h"
 #include "support/env.h"
 #include "support/kernel_cases.h"
@@ -19,6 +20,9 @@
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#ifdef __x86_64__
+#include "support/x86/tiles.h"
+#endif
 
 /* ---- operands between guard pages ---- */
 
@@ -117,6 +121,28 @@ static void check_operands(const kernel_case *c, const operands *got, const oper
         check_operand(c, &got->shape[i], got->at[i], wanted->at[i], magnitude->at[i], what);
 }
 
+/* ---- the tables ---- */
+
+typedef struct tested {
+    const char *name;
+    const cpu_kernels *kernels;
+} tested;
+enum { MOST_TESTED = 16 };
+
+static int tested_tables(tested list[MOST_TESTED]) {
+    int n = 0;
+    for (int l = 0; cpu_level_names()[l]; l++)
+        list[n++] = (tested){cpu_level_names()[l], cpu_kernels_level(cpu_level_names()[l])};
+#ifdef __x86_64__
+    list[n++] = (tested){"amx, emulated", tiles_emulated_level()};
+#endif
+    int n_here = 0;
+    for (int i = 0; i < n; i++)
+        if (list[i].kernels)
+            list[n_here++] = list[i];
+    return n_here;
+}
+
 /* ---- the cases ---- */
 
 static void run_all(const cpu_kernels *kernels, const kernel_case *c, const kernel_size *s, const operands *o) {
@@ -134,17 +160,16 @@ static void check_size(const kernel_case *c, const kernel_size *s, uint64_t seed
     run_all(portable, c, s, &wanted);
     if (c->rule == KERNEL_SUM)
         run_all(portable, c, s, &magnitude);
-    for (int l = 0; cpu_level_names()[l]; l++) {
-        const cpu_kernels *kernels = cpu_kernels_level(cpu_level_names()[l]);
-        if (!kernels)
-            continue;
+    tested list[MOST_TESTED];
+    int n_tested = tested_tables(list);
+    for (int l = 0; l < n_tested; l++) {
         for (int place = 0; place < 3; place++) {
             char what[160];
             int offset = place == 2 ? 1 + (int)(seed % 15) : -place;
             snprintf(what, sizeof(what), "%s of %s (n %d, rows %d, out %d, variant %d, offset %d)", c->name,
-                     cpu_level_names()[l], s->n, s->n_rows, s->n_out, s->variant, offset);
+                     list[l].name, s->n, s->n_rows, s->n_out, s->variant, offset);
             operands placed = operands_place(&master, offset);
-            run_all(kernels, c, s, &placed);
+            run_all(list[l].kernels, c, s, &placed);
             check_operands(c, &placed, &wanted, &magnitude, what);
             check_canaries(&placed, what);
         }
@@ -189,11 +214,13 @@ static void every_level_agrees_with_portable(void **state) {
 /* The contract behind equal bits alone and in a batch. */
 static void rows_do_not_see_each_other(void **state) {
     (void)state;
+    tested list[MOST_TESTED];
+    int n_tested = tested_tables(list);
     for (int k = 0; kernel_cases()[k]; k++) {
         const kernel_case *c = kernel_cases()[k];
-        for (int l = 0; c->rows_apart && cpu_level_names()[l]; l++) {
-            const cpu_kernels *kernels = cpu_kernels_level(cpu_level_names()[l]);
-            for (int i = 0; kernels && i < 8; i++) {
+        for (int l = 0; c->rows_apart && l < n_tested; l++) {
+            const cpu_kernels *kernels = list[l].kernels;
+            for (int i = 0; i < 8; i++) {
                 kernel_size s = size_of(c, 11 * i + 3, i);
                 s.n_rows = c->most.n_rows - i;
                 operands together = operands_new(c, &s);
@@ -206,8 +233,8 @@ static void rows_do_not_see_each_other(void **state) {
                     c->extract(&s, alone.at);
                 for (int b = 0; b < KERNEL_BUFFERS && alone.shape[b].n; b++)
                     if (!alone.shape[b].scratch && memcmp(alone.at[b], together.at[b], bytes_of(&alone.shape[b])))
-                        fail_msg("%s of %s: a row alone differs from the same row among %d", c->name,
-                                 cpu_level_names()[l], s.n_rows);
+                        fail_msg("%s of %s: a row alone differs from the same row among %d", c->name, list[l].name,
+                                 s.n_rows);
                 operands_free(&together);
                 operands_free(&alone);
             }

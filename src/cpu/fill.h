@@ -33,6 +33,8 @@ void matmul_float_avx512_fill(cpu_kernels *k);
 
 void dot_avx512vnni_fill(cpu_kernels *k);
 void matmul_avx512vnni_fill(cpu_kernels *k);
+
+void matmul_amx_fill(cpu_kernels *k);
 #endif
 
 #ifdef __aarch64__

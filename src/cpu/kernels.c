@@ -1,8 +1,7 @@
 /* kernels.c - the list of levels and the filling of the kernel tables.
  *
  * A table is made by letting every level up to the wanted one write its kernels over those of the levels below. All
- * tables are made once, the first time anyone asks. AMX is a level by name already but adds no kernels: its table is
- * that of the level below, and says so in `level`. */
+ * tables are made once, the first time anyone asks. */
 #include "cpu/kernels.h"
 #include "base/status.h"
 #include "cpu/detect.h"
@@ -96,6 +95,10 @@ static void fill(cpu_kernels *k, cpu_level level) {
         dot_avx512vnni_fill(k);
         matmul_avx512vnni_fill(k);
         k->level = names[CPU_AVX512VNNI];
+    }
+    if (level >= CPU_AMX) {
+        matmul_amx_fill(k);
+        k->level = names[CPU_AMX];
     }
 #endif
 }

@@ -1,7 +1,8 @@
 /* kernel_cases_matmul.c - the cases of products with packed matrices.
  *
  * Beside random scales there is a case with scales 1, minima 0 and codes and activations at their limits: its results
- * are integer sums below 2^24, so every level must give them exactly (a kernel that saturates 16 bits does not). */
+ * are integer sums below 2^24, so every level must give them exactly (a kernel that saturates 16 bits does not). Rows go
+ * past two tiles of 16, the most that a kernel takes at once. */
 #include "support/kernel_cases.h"
 #include <math.h>
 #include <string.h>
@@ -133,7 +134,7 @@ static double ops(const kernel_case *c, const kernel_size *s) {
         .name = text,                                                                                                  \
         .rule = how,                                                                                                   \
         .step = {step_n, 1, 5, 0},                                                                                     \
-        .most = {most_n, 13, 53, 3},                                                                                   \
+        .most = {most_n, 37, 53, 3},                                                                                   \
         .bench = {bench_n, 128, 256, 0},                                                                               \
         .rows_apart = true,                                                                                            \
         .type = pack,                                                                                                  \

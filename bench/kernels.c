@@ -3,11 +3,12 @@
  *   bench/kernels [--kernel PREFIX] [--repeats N]
  *
  * The closures are those of the kernel tests. Levels take turns, medians of the repeats. Products: GOPS and the share
- * of the level's arithmetic peak. Row kernels: bytes read and written a second and their share of what a core reads
- * from L2. */
+ * of the arithmetic peak of the level whose kernel it is. Row kernels: bytes read and written a second and their share
+ * of what a core reads from L2. */
 #include "base/memory.h"
 #include "support/kernel_cases.h"
 #include "support/limits.h"
+#include "support/peaks.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +16,6 @@
 
 enum { MOST_COPIES = 256, RESIDENT_BYTES = 256 << 10, CALLS = 64 };
 static const double least_seconds = 2e-3;
-
-typedef struct peaks {
-    double int8[CPU_LEVEL_COUNT], f32[CPU_LEVEL_COUNT], cached;
-} peaks;
 
 /* The operands; of a kernel that works in place copies that together stay in L2, each of which it gets fresh. */
 typedef struct operands {
@@ -93,21 +90,23 @@ static double call_seconds(const cpu_kernels *kernels, const kernel_case *c, ope
     return took / (double)n_calls;
 }
 
-static void print_level(const kernel_case *c, int level, const timing *seconds, size_t bytes, const peaks *p) {
+static void print_level(const kernel_case *c, const cpu_kernels *kernels, const timing *seconds, size_t bytes,
+                        double cached) {
     double each = timing_median(seconds);
-    printf("%-14s %-11s %10.0f ns %6.0f%%", c->name, cpu_level_names()[level], each * 1e9,
-           100 * timing_spread(seconds));
+    printf("%-14s %-11s %10.0f ns %6.0f%%", c->name, kernels->level, each * 1e9, 100 * timing_spread(seconds));
     if (!c->ops) {
-        printf(" %8.1f GB/s %5.0f%% of L2\n", (double)bytes / each / 1e9, 100 * (double)bytes / each / p->cached);
+        printf(" %8.1f GB/s %5.0f%% of L2\n", (double)bytes / each / 1e9, 100 * (double)bytes / each / cached);
         return;
     }
-    bool integer = !strncmp(c->name, "matmul.i", 8) || !strncmp(c->name, "dot", 3);
-    double rate = c->ops(c, &c->bench) / each, peak = integer ? p->int8[level] : p->f32[level];
+    double rate = c->ops(c, &c->bench) / each;
+    peak top = peak_of_case(c, kernels, c->bench.n_rows);
     printf(" %8.1f GOPS", rate / 1e9);
-    printf(peak > 0 ? " %5.0f%% of %s peak\n" : "\n", 100 * rate / peak, integer ? "int8" : "f32");
+    if (top.ops_per_s > 0)
+        printf(" %5.0f%% of %s peak of %s", 100 * rate / top.ops_per_s, top.codes, cpu_level_names()[top.level]);
+    printf("\n");
 }
 
-static void bench_case(const kernel_case *c, int repeats, const peaks *p) {
+static void bench_case(const kernel_case *c, int repeats, double cached) {
     timing seconds[CPU_LEVEL_COUNT] = {{.n = 0}};
     operands *o = operands_open(c);
     for (int round = 0; round < repeats; round++)
@@ -119,21 +118,17 @@ static void bench_case(const kernel_case *c, int repeats, const peaks *p) {
         }
     for (int l = 0; l < CPU_LEVEL_COUNT; l++)
         if (seconds[l].n)
-            print_level(c, l, &seconds[l], o->bytes, p);
+            print_level(c, cpu_kernels_level(cpu_level_names()[l]), &seconds[l], o->bytes, cached);
     operands_close(o);
 }
 
 int main(int argc, char **argv) {
     int repeats = (int)timing_option(argc, argv, "repeats", 5);
     const char *prefix = timing_text(argc, argv, "kernel", "");
-    peaks p = {.cached = limits_read_cached()};
+    double cached = limits_read_cached();
     printf("%s, one thread, medians of %d\n", cpu_model_name(), repeats);
-    for (int l = 0; l < CPU_LEVEL_COUNT; l++) {
-        p.int8[l] = limits_int8((cpu_level)l);
-        p.f32[l] = limits_f32((cpu_level)l);
-    }
     for (int i = 0; kernel_cases()[i]; i++)
         if (kernel_cases()[i]->bench.n && !strncmp(kernel_cases()[i]->name, prefix, strlen(prefix)))
-            bench_case(kernel_cases()[i], repeats, &p);
+            bench_case(kernel_cases()[i], repeats, cached);
     return 0;
 }

@@ -4,12 +4,13 @@
  *
  * Reading: all threads over --gb gigabytes (default: four times the last cache), once each round. Kernels: the closures
  * of the kernel tests, all threads, each call on the next copy of its pages or weights in that same memory, so nothing
- * is read twice from a cache; the roof of a kernel is the lower of reading and arithmetic (its instruction's peak x
- * threads). Medians; rounds interleave. */
+ * is read twice from a cache; the roof of a kernel is the lower of reading and arithmetic (the peak of the level whose
+ * kernel it is, for its codes, x threads). Medians; rounds interleave. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "support/kernel_cases.h"
 #include "support/limits.h"
+#include "support/peaks.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,18 +87,20 @@ static void stream_close(stream *s, int n_workers) {
     free(s->operand);
 }
 
-/* Arithmetic of one core for what the case multiplies. */
-static double peak_of(const kernel_case *c, cpu_level level) {
-    bool integer = !strncmp(c->name, "matmul.i", 8) || !strncmp(c->name, "dot", 3);
-    return integer ? limits_int8(level) : limits_f32(level);
-}
-
-static cpu_level level_of(const cpu_kernels *kernels) {
-    int level = 0;
-    for (int i = 0; cpu_level_names()[i]; i++)
-        if (!strcmp(cpu_level_names()[i], kernels->level))
-            level = i;
-    return (cpu_level)level;
+/* What one core can compute at each level, by which instruction. */
+static void print_arithmetic(void) {
+    for (cpu_level l = CPU_AVX2; l <= CPU_AMX; l++)
+        if (cpu_detect(l))
+            printf("%-10s a core       %7.0f GOPS int8 (%s), %.0f int4 (%s), %.0f GFLOPS f32\n", cpu_level_names()[l],
+                   limits_int8(l) / 1e9, limits_int8_name(l), limits_int4(l) / 1e9, limits_int4_name(l),
+                   limits_f32(l) / 1e9);
+    double vectors = limits_bf16(CPU_AVX512), tiles = limits_bf16(CPU_AMX);
+    if (vectors > 0)
+        printf("bf16       a core       %7.0f GFLOPS (vdpbf16ps, 512 bits)\n", vectors / 1e9);
+    if (tiles > 0)
+        printf("bf16       a core       %7.0f GFLOPS (tdpbf16ps, 16 x 16 x 32)\n", tiles / 1e9);
+    if (vectors == 0 && tiles == 0)
+        printf("bf16       a core          no instruction\n");
 }
 
 static void print_limits(const run *r, const timing *read) {
@@ -107,26 +110,23 @@ static void print_limits(const run *r, const timing *read) {
     printf("read, all threads       %7.1f GB/s   (%.1f to %.1f)\n", timing_median(read) / 1e9, timing_low(read) / 1e9,
            timing_high(read) / 1e9);
     printf("read from L2, a core    %7.1f GB/s\n", limits_read_cached() / 1e9);
-    for (int l = CPU_AVX2; l <= CPU_AMX; l++)
-        if (cpu_detect((cpu_level)l))
-            printf("%-10s a core       %7.0f GOPS int8, %.0f GFLOPS f32\n", cpu_level_names()[l],
-                   limits_int8((cpu_level)l) / 1e9, limits_f32((cpu_level)l) / 1e9);
-    if (limits_bf16() > 0)
-        printf("bf16 dot   a core       %7.0f GFLOPS\n", limits_bf16() / 1e9);
+    print_arithmetic();
 }
 
 static void print_streams(const run *r, const stream *list, int n, const timing *read) {
-    printf("\n%-14s %5s %9s %8s %9s %9s %7s %7s\n", "kernel", "rows", "GB/s", "spread", "of read", "GOPS", "of peak",
-           "of roof");
+    printf("\n%-14s %5s %9s %8s %9s %9s %7s %-16s %7s\n", "kernel", "rows", "GB/s", "spread", "of read", "GOPS",
+           "of peak", "of", "of roof");
     for (int i = 0; i < n; i++) {
         const stream *s = &list[i];
         timing share = timing_ratio(&s->rate, read);
         double rate = timing_median(&s->rate), ops_per_byte = s->c->ops(s->c, &s->size) / (double)s->bytes;
-        double peak = peak_of(s->c, level_of(r->kernels)) * threads_count(r->pool),
-               of_peak = rate * ops_per_byte / peak;
-        double of_read = timing_median(&share);
-        printf("%-14s %5d %9.2f %7.0f%% %8.0f%% %9.0f %6.0f%% %6.0f%%\n", s->c->name, s->size.n_rows, rate / 1e9,
-               100 * timing_spread(&s->rate), 100 * of_read, rate * ops_per_byte / 1e9, peak > 0 ? 100 * of_peak : 0,
+        peak top = peak_of_case(s->c, r->kernels, s->size.n_rows);
+        double of_read = timing_median(&share), all = top.ops_per_s * threads_count(r->pool),
+               of_peak = all > 0 ? rate * ops_per_byte / all : 0;
+        char name[32];
+        snprintf(name, sizeof(name), "%s %s", cpu_level_names()[top.level], top.codes);
+        printf("%-14s %5d %9.2f %7.0f%% %8.0f%% %9.0f %6.0f%% %-16s %6.0f%%\n", s->c->name, s->size.n_rows, rate / 1e9,
+               100 * timing_spread(&s->rate), 100 * of_read, rate * ops_per_byte / 1e9, 100 * of_peak, name,
                100 * (of_peak > of_read ? of_peak : of_read));
     }
 }

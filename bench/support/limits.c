@@ -28,44 +28,52 @@ enum {
                          :                                                                                             \
                          : CLOBBERS);                                                                                  \
     }
-#define ZERO(r)      "vpxor %%xmm" #r ", %%xmm" #r ", %%xmm" #r "\n\t"
-#define FMA256(r)    "vfmadd231ps %%ymm13, %%ymm12, %%ymm" #r "\n\t"
-#define FMA512(r)    "vfmadd231ps %%zmm13, %%zmm12, %%zmm" #r "\n\t"
-#define MADD256(r)   "vpmaddwd %%ymm13, %%ymm12, %%ymm14\n\tvpaddd %%ymm14, %%ymm" #r ", %%ymm" #r "\n\t"
-#define MADD512(r)   "vpmaddwd %%zmm13, %%zmm12, %%zmm14\n\tvpaddd %%zmm14, %%zmm" #r ", %%zmm" #r "\n\t"
-#define DOT256(r)    "%{vex%} vpdpbusd %%ymm13, %%ymm12, %%ymm" #r "\n\t"
-#define DOT512(r)    "vpdpbusd %%zmm13, %%zmm12, %%zmm" #r "\n\t"
-#define BFLOAT512(r) "vdpbf16ps %%zmm13, %%zmm12, %%zmm" #r "\n\t"
+#define ZERO(r)       "vpxor %%xmm" #r ", %%xmm" #r ", %%xmm" #r "\n\t"
+#define FMA256(r)     "vfmadd231ps %%ymm13, %%ymm12, %%ymm" #r "\n\t"
+#define FMA512(r)     "vfmadd231ps %%zmm13, %%zmm12, %%zmm" #r "\n\t"
+#define MADD256(r)    "vpmaddwd %%ymm13, %%ymm12, %%ymm14\n\tvpaddd %%ymm14, %%ymm" #r ", %%ymm" #r "\n\t"
+#define MADD512(r)    "vpmaddwd %%zmm13, %%zmm12, %%zmm14\n\tvpaddd %%zmm14, %%zmm" #r ", %%zmm" #r "\n\t"
+#define MADDUBS256(r) "vpmaddubsw %%ymm13, %%ymm12, %%ymm14\n\tvpaddw %%ymm14, %%ymm" #r ", %%ymm" #r "\n\t"
+#define MADDUBS512(r) "vpmaddubsw %%zmm13, %%zmm12, %%zmm14\n\tvpaddw %%zmm14, %%zmm" #r ", %%zmm" #r "\n\t"
+#define DOT256(r)     "%{vex%} vpdpbusd %%ymm13, %%ymm12, %%ymm" #r "\n\t"
+#define DOT512(r)     "vpdpbusd %%zmm13, %%zmm12, %%zmm" #r "\n\t"
+#define BFLOAT512(r)  "vdpbf16ps %%zmm13, %%zmm12, %%zmm" #r "\n\t"
 
 LOOP(loop_fma256, ymm, FMA256)
 LOOP(loop_fma512, zmm, FMA512)
 LOOP(loop_madd256, ymm, MADD256)
 LOOP(loop_madd512, zmm, MADD512)
+LOOP(loop_maddubs256, ymm, MADDUBS256)
+LOOP(loop_maddubs512, zmm, MADDUBS512)
 LOOP(loop_dot256, ymm, DOT256)
 LOOP(loop_dot512, zmm, DOT512)
 LOOP(loop_bfloat512, zmm, BFLOAT512)
 
 /* Four accumulating tiles of 16 x 16, two of each operand: the shape of a real product. */
-static void loop_tiles(long n) {
-    struct {
-        uint8_t palette, start_row, zero[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } __attribute__((aligned(64))) config = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        config.row_bytes[i] = 64;
-        config.rows[i] = 16;
+#define TILE_LOOP(name, op)                                                                                            \
+    static void name(long n) {                                                                                         \
+        struct {                                                                                                       \
+            uint8_t palette, start_row, zero[14];                                                                      \
+            uint16_t row_bytes[16];                                                                                    \
+            uint8_t rows[16];                                                                                          \
+        } __attribute__((aligned(64))) config = {.palette = 1};                                                        \
+        for (int i = 0; i < 8; i++) {                                                                                  \
+            config.row_bytes[i] = 64;                                                                                  \
+            config.rows[i] = 16;                                                                                       \
+        }                                                                                                              \
+        n *= 3;                                                                                                        \
+        __asm__ volatile("ldtilecfg %1\n\ttilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\t"                   \
+                         "tilezero %%tmm3\n\ttilezero %%tmm4\n\ttilezero %%tmm5\n\ttilezero %%tmm6\n\t"                \
+                         "tilezero %%tmm7\n\t1:\n\t" op " %%tmm6, %%tmm4, %%tmm0\n\t" op                               \
+                         " %%tmm7, %%tmm4, %%tmm1\n\t" op " %%tmm6, %%tmm5, %%tmm2\n\t" op                             \
+                         " %%tmm7, %%tmm5, %%tmm3\n\tdec %0\n\tjnz 1b\n\ttilerelease"                                  \
+                         : "+r"(n)                                                                                     \
+                         : "m"(config)                                                                                 \
+                         : "cc");                                                                                      \
     }
-    n *= 3;
-    __asm__ volatile("ldtilecfg %1\n\ttilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3\n\t"
-                     "tilezero %%tmm4\n\ttilezero %%tmm5\n\ttilezero %%tmm6\n\ttilezero %%tmm7\n\t1:\n\t"
-                     "tdpbusd %%tmm6, %%tmm4, %%tmm0\n\ttdpbusd %%tmm7, %%tmm4, %%tmm1\n\t"
-                     "tdpbusd %%tmm6, %%tmm5, %%tmm2\n\ttdpbusd %%tmm7, %%tmm5, %%tmm3\n\t"
-                     "dec %0\n\tjnz 1b\n\ttilerelease"
-                     : "+r"(n)
-                     : "m"(config)
-                     : "cc");
-}
+
+TILE_LOOP(loop_tiles, "tdpbsud")
+TILE_LOOP(loop_tiles_bfloat, "tdpbf16ps")
 
 static double peak(void (*loop)(long), double ops_per_loop) {
     timing t = {.n = 0};
@@ -83,29 +91,57 @@ double limits_f32(cpu_level level) {
     return level >= CPU_AVX512 ? peak(loop_fma512, 12 * 32) : peak(loop_fma256, 12 * 16);
 }
 
-double limits_int8(cpu_level level) {
-    if (!cpu_detect(level))
-        return 0;
-    switch (level) {
-    case CPU_AVX2:
-        return peak(loop_madd256, 12 * 32);
-    case CPU_AVX2VNNI:
-        return peak(loop_dot256, 12 * 64);
-    case CPU_AVX512:
-        return peak(loop_madd512, 12 * 64);
-    case CPU_AVX512VNNI:
-        return peak(loop_dot512, 12 * 128);
-    case CPU_AMX:
-        return peak(loop_tiles, 12 * 32768);
-    default:
-        return 0;
-    }
+typedef struct instruction {
+    void (*loop)(long);
+    double ops_per_loop;
+    const char *name;
+} instruction;
+
+static const instruction int8_of[CPU_LEVEL_COUNT] = {
+    [CPU_AVX2] = {loop_madd256, 12 * 32, "vpmaddwd, 256 bits"},
+    [CPU_AVX2VNNI] = {loop_dot256, 12 * 64, "vpdpbusd, 256 bits"},
+    [CPU_AVX512] = {loop_madd512, 12 * 64, "vpmaddwd, 512 bits"},
+    [CPU_AVX512VNNI] = {loop_dot512, 12 * 128, "vpdpbusd, 512 bits"},
+    [CPU_AMX] = {loop_tiles, 12 * 32768, "tdpbsud, 16 x 16 x 64"},
+};
+
+static const instruction int4_of[CPU_LEVEL_COUNT] = {
+    [CPU_AVX2] = {loop_maddubs256, 12 * 64, "vpmaddubsw, 256 bits"},
+    [CPU_AVX512] = {loop_maddubs512, 12 * 128, "vpmaddubsw, 512 bits"},
+};
+
+static const instruction *int4_instruction(cpu_level level) {
+    return int4_of[level].loop ? &int4_of[level] : &int8_of[level];
 }
 
-double limits_bf16(void) {
-    enum { AVX512_BF16 = 1 << 5 };
+static double peak_of(const instruction *i, cpu_level level) {
+    return i->loop && cpu_detect(level) ? peak(i->loop, i->ops_per_loop) : 0;
+}
+
+double limits_int8(cpu_level level) {
+    return peak_of(&int8_of[level], level);
+}
+
+double limits_int4(cpu_level level) {
+    return peak_of(int4_instruction(level), level);
+}
+
+const char *limits_int8_name(cpu_level level) {
+    return int8_of[level].name;
+}
+
+const char *limits_int4_name(cpu_level level) {
+    return int4_instruction(level)->name;
+}
+
+double limits_bf16(cpu_level level) {
+    enum { AVX512_BF16 = 1 << 5, AMX_BF16 = 1 << 22 };
     cpu_features f = cpu_detect_features();
-    return cpu_detect(CPU_AVX512) && (f.eax71 & AVX512_BF16) ? peak(loop_bfloat512, 12 * 64) : 0;
+    if (level == CPU_AVX512 && cpu_detect(level) && (f.eax71 & AVX512_BF16))
+        return peak(loop_bfloat512, 12 * 64);
+    if (level == CPU_AMX && cpu_detect(level) && (f.edx7 & AMX_BF16))
+        return peak(loop_tiles_bfloat, 12 * 16384);
+    return 0;
 }
 #else
 double limits_f32(cpu_level level) {
@@ -118,8 +154,24 @@ double limits_int8(cpu_level level) {
     return 0;
 }
 
-double limits_bf16(void) {
+double limits_int4(cpu_level level) {
+    (void)level;
     return 0;
+}
+
+double limits_bf16(cpu_level level) {
+    (void)level;
+    return 0;
+}
+
+const char *limits_int8_name(cpu_level level) {
+    (void)level;
+    return NULL;
+}
+
+const char *limits_int4_name(cpu_level level) {
+    (void)level;
+    return NULL;
 }
 #endif
 

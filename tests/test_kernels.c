@@ -1,7 +1,7 @@
 /* test_kernels.c - every entry of the table of kernels, at every level of this machine, against the portable one: all
  * lengths, all offsets that a kernel must bear, with a page without access behind or before each operand. And how a
- * level is found, lowered and refused. Beside the levels stands amx with its tile instructions in plain C, wherever its
- * vectors run. */
+ * level is found, lowered and refused. Beside the levels stand two that few machines have, in a form that more can run:
+ * avx2vnni with its instruction as AVX-512 encodes it, and amx with its tile instructions in plain C. */
 #include "cpu/detect.h"
 #include "support/env.h"
 #include "support/kernel_cases.h"
@@ -21,6 +21,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #ifdef __x86_64__
+#include "support/x86/evex.h"
 #include "support/x86/tiles.h"
 #endif
 
@@ -134,6 +135,7 @@ static int tested_tables(tested list[MOST_TESTED]) {
     for (int l = 0; cpu_level_names()[l]; l++)
         list[n++] = (tested){cpu_level_names()[l], cpu_kernels_level(cpu_level_names()[l])};
 #ifdef __x86_64__
+    list[n++] = (tested){"avx2vnni in AVX-512's encoding", evex_level()};
     list[n++] = (tested){"amx, emulated", tiles_emulated_level()};
 #endif
     int n_here = 0;

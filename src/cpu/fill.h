@@ -22,6 +22,7 @@ void matmul_avx2_fill(cpu_kernels *k);
 void matmul_float_avx2_fill(cpu_kernels *k);
 
 void dot_avx2vnni_fill(cpu_kernels *k);
+void matmul_avx2vnni_fill(cpu_kernels *k);
 
 void tile_avx512_fill(cpu_kernels *k);
 void fold_avx512_fill(cpu_kernels *k);

@@ -85,6 +85,7 @@ static void fill(cpu_kernels *k, cpu_level level) {
     }
     if (level == CPU_AVX2VNNI) {
         dot_avx2vnni_fill(k);
+        matmul_avx2vnni_fill(k);
         k->level = names[CPU_AVX2VNNI];
     }
     if (level >= CPU_AVX512) {

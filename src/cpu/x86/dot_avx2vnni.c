@@ -1,25 +1,13 @@
 /* dot_avx2vnni.c - products of rows with integer codes by the 256-bit vpdpbusd (AVX-VNNI).
  *
- * A tile is swept twice, 16 columns wide: 3 rows x 2 planes x 2 vectors are 12 accumulators. The instruction is asm, as
- * GCC 12 shuffles the intrinsic's accumulators. */
+ * A tile is swept twice, 16 columns wide: 3 rows x 2 planes x 2 vectors are 12 accumulators. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/codes_avx2.h"
 #include "cpu/dot_tiles.h"
-#include <string.h>
+#include "cpu/x86/vnni_256.h"
 
 enum { ROWS = 3 };
-
-INLINE __m256i add_dot(__m256i sum, __m256i code, __m256i a) {
-    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(code), "x"(a));
-    return sum;
-}
-
-INLINE __m256i four(const int8_t *a) {
-    int32_t bytes;
-    memcpy(&bytes, a, sizeof(bytes));
-    return _mm256_set1_epi32(bytes);
-}
 
 INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const dot_place *at, int first, bool ahead) {
     const int parts = type == CODE_U8 ? 1 : type == CODE_U4 ? 2 : 4;
@@ -38,12 +26,12 @@ INLINE void half_block(code_type type, bool mapped, int n_rows, int half, const 
                     codes_unpack(type, _mm256_load_si256((const __m256i *)(at->tile->codes + line + 32 * v)), part);
 #pragma GCC unroll 3
             for (int r = 0; r < n_rows; r++) {
-                __m256i a = four(rows[r].high + i + 4 * part);
-                sum[r][0][0] = add_dot(sum[r][0][0], code[0], a);
-                sum[r][0][1] = add_dot(sum[r][0][1], code[1], a);
-                a = four(rows[r].low + i + 4 * part);
-                sum[r][1][0] = add_dot(sum[r][1][0], code[0], a);
-                sum[r][1][1] = add_dot(sum[r][1][1], code[1], a);
+                __m256i a = four_bytes(rows[r].high + i + 4 * part);
+                sum[r][0][0] = vnni_256(sum[r][0][0], code[0], a);
+                sum[r][0][1] = vnni_256(sum[r][0][1], code[1], a);
+                a = four_bytes(rows[r].low + i + 4 * part);
+                sum[r][1][0] = vnni_256(sum[r][1][0], code[0], a);
+                sum[r][1][1] = vnni_256(sum[r][1][1], code[1], a);
             }
         }
     }

@@ -1,0 +1,108 @@
+/* matmul_256.h - the 256-bit integer products but for the dot product itself: 8 rows (half a panel) x 4 tokens in
+ * registers.
+ *
+ * The including file defines before it what it keeps of a token, and how it multiplies:
+ *   token_rows    with float sums[CHUNK * 2], of each block or group of 16
+ *   open_columns  fills the rest of it from a chunk of n blocks
+ *   dot_group     sum[t] = whole numbers of group g of block b for 8 rows; code: the rows' part of the block, a: its
+ *                 activations, lda from token to token */
+#ifndef CPU_X86_MATMUL_256_H
+#define CPU_X86_MATMUL_256_H
+#include "cpu/x86/lanes_avx2.h"
+#include "cpu/sweep.h"
+
+INLINE void open_sums(const int16_t *sum16, int n, bool halves, float *sums) {
+    if (halves)
+        for (int i = 0; i < 2 * n; i++)
+            sums[i] = sum16[i];
+    else
+        for (int b = 0; b < n; b++)
+            sums[b] = (float)(sum16[2 * b] + sum16[2 * b + 1]);
+}
+
+/* Group g of block b of a chunk for 8 rows: integer sums, then acc by pack.h's formula. row: 0 or 8. */
+INLINE void tile_group(pack_type type, int n_tokens, const uint8_t *block, int row, const token_rows *rows,
+                       const int8_t *a, size_t lda, const float *a_scale, size_t lds, int b, int g,
+                       __m256 acc[TOKENS]) {
+    const int n_groups = type == PACK_I8H ? 2 : 1;
+    const uint8_t *code = block + n_groups * 128 + row * 4;
+    __m256i sum[TOKENS];
+    for (int t = 0; t < n_tokens; t++)
+        sum[t] = _mm256_setzero_si256();
+    dot_group(type, n_tokens, code, rows, a, lda, b, g, sum);
+    __m256 scale = _mm256_load_ps((const float *)block + g * 16 + row);
+    __m256 minimum = _mm256_load_ps((const float *)block + (n_groups + g) * 16 + row);
+    for (int t = 0; t < n_tokens; t++) {
+        __m256 part = _mm256_mul_ps(minimum, _mm256_set1_ps(rows[t].sums[b * n_groups + g]));
+        part = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum[t]), part);
+        acc[t] = _mm256_fmadd_ps(_mm256_set1_ps(a_scale[(size_t)t * lds]), part, acc[t]);
+    }
+}
+
+typedef struct place { /* of a tile in the operands; constant over its rows */
+    const int8_t *a;   /* [tokens][n_cols] */
+    const float *a_scale;
+    size_t n_cols, n_blocks;
+} place;
+
+/* A chunk of n blocks for rows row..row+7 of a panel; left: how many of these rows there are. */
+INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int row, int left, int first, int n,
+                       const place *at, const token_rows *rows, float *out, size_t ldo) {
+    const int n_groups = type == PACK_I8H ? 2 : 1;
+    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
+                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
+                                                 : PACK_I8H_BLOCK_BYTES;
+    const int8_t *a = at->a;
+    const float *a_scale = at->a_scale;
+    __m256 acc[TOKENS];
+    for (int t = 0; t < n_tokens; t++)
+        acc[t] = first == 0 ? _mm256_setzero_ps() : load8(out + (size_t)t * ldo, left);
+    for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++, block += block_bytes)
+        for (int g = 0; g < n_groups; g++)
+            tile_group(type, n_tokens, block, row, rows, a, at->n_cols, a_scale, at->n_blocks, b, g, acc);
+    for (int t = 0; t < n_tokens; t++)
+        store8(out + (size_t)t * ldo, left, acc[t]);
+}
+
+INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
+    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
+                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
+                                                 : PACK_I8H_BLOCK_BYTES;
+    size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, at_token = (size_t)token;
+    place at = {s->x->code + at_token * n_cols + (size_t)first * PACK_BLOCK,
+                s->x->scale + at_token * n_blocks + (size_t)first, n_cols, n_blocks};
+    const int16_t *sum16 = s->x->sum16 + (at_token * n_blocks + (size_t)first) * 2;
+    token_rows rows[TOKENS];
+    for (int t = 0; t < n_tokens; t++) {
+        open_sums(sum16 + (size_t)t * n_blocks * 2, n, type == PACK_I8H, rows[t].sums);
+        open_columns(type, at.a + (size_t)t * n_cols, n, &rows[t]);
+    }
+    for (int p = panel; p < panel + n_panels; p++) {
+        const uint8_t *block = s->w->data + (size_t)p * s->w->panel_bytes + (size_t)first * block_bytes;
+        float *out = s->out + at_token * s->ldo + (size_t)p * PACK_ROWS;
+        for (int row = 0; row < PACK_ROWS && p * PACK_ROWS + row < s->w->n_rows; row += ROWS)
+            half_panel(type, n_tokens, block, row, s->w->n_rows - p * PACK_ROWS - row, first, n, &at, rows, out + row,
+                       s->ldo);
+    }
+}
+
+#define TILE_FUNCTION(name, type, p, t)                                                                                \
+    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
+        tile(type, p, t, s, panel, first, n, token);                                                                   \
+    }
+#define TILE_ROW(name, type, p)                                                                                        \
+    TILE_FUNCTION(name, type, p, 1)                                                                                    \
+    TILE_FUNCTION(name, type, p, 2)                                                                                    \
+    TILE_FUNCTION(name, type, p, 3)                                                                                    \
+    TILE_FUNCTION(name, type, p, 4)
+#define KERNEL(name, type)                                                                                             \
+    TILE_ROW(name, type, 1)                                                                                            \
+    TILE_ROW(name, type, 2)                                                                                            \
+    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
+                              float *out, size_t ldo) {                                                                \
+        static const sweep_tile tiles[2 * TOKENS] = {name##_1x1, name##_1x2, name##_1x3, name##_1x4,                   \
+                                                     name##_2x1, name##_2x2, name##_2x3, name##_2x4};                  \
+        sweep s = {w, x, out, ldo};                                                                                    \
+        sweep_run(&s, tiles, TOKENS, w->n_cols / PACK_BLOCK, CHUNK, PACK_BLOCK, panel_first, n_panels, n_tokens);      \
+    }
+#endif

@@ -274,7 +274,13 @@ static void adakv_blends_as_worked(void **state) {
     split_named("adakv")->heads(&c, &view, s, 4, keep);
     assert_int_equal(keep[0], 1);
     assert_int_equal(keep[1], 7);
-    h0[7] = h1[7] = INFINITY; /* a window of one: outside of the budget that is shared */
+    h0[7] = INFINITY; /* seven places; of one and six counted, 0.8 each left over: twice to the lower head */
+    c.value[0] = .2;
+    split_named("adakv")->heads(&c, &view, s, 4, keep);
+    assert_int_equal(keep[0], 1 + 2);
+    assert_int_equal(keep[1], 5);
+    c.value[0] = 0;
+    h1[7] = INFINITY; /* a window of one: outside of the budget that is shared */
     split_named("adakv")->heads(&c, &view, s, 5, keep);
     assert_int_equal(keep[0], 2);
     assert_int_equal(keep[1], 8);

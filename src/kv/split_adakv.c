@@ -122,10 +122,11 @@ static void share_out(const kv_config *c, int n_heads, const heads *h, int *cap)
         cap[ih] = cap[ih] < h->n[ih] ? cap[ih] : h->n[ih];
         sum += cap[ih];
     }
-    while (sum < h->total) { /* largest remainder first; a head that is full has none */
+    while (sum < h->total) { /* largest remainder first, equal ones (but for rounding) to the lower head; a full head
+                                has none */
         int best = -1;
         for (int ih = 0; ih < n_heads; ih++)
-            if (cap[ih] < h->n[ih] && (best < 0 || exact[ih] > exact[best]))
+            if (cap[ih] < h->n[ih] && (best < 0 || exact[ih] > exact[best] + 1e-9))
                 best = ih;
         if (best < 0)
             return;

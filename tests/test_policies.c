@@ -151,6 +151,39 @@ static void kept_sets_are_the_formulas(void **state) {
                 trial_run(shapes[k], specs[i].spec, 300, specs[i].steps);
 }
 
+/* Prompt and decode on what a real model made of a text, its heads taken as MHA, GQA and MQA; a shallow and a middle
+ * layer. */
+static void kept_sets_on_rows_of(const char *name, int n_prompt) {
+    enum { MOST_STEPS = 70 };
+    capture rows = capture_run(env_model(name), n_prompt + MOST_STEPS, n_prompt + MOST_STEPS);
+    const kv_model *m = &rows.shape;
+    drive_shape taken[] = {{.n_head = m->n_head_kv, .n_head_kv = m->n_head_kv},
+                           {.n_head = m->n_head, .n_head_kv = m->n_head_kv},
+                           {.n_head = m->n_head / m->n_head_kv, .n_head_kv = 1}};
+    for (int k = 0; k < 3; k++) {
+        taken[k].d = m->head_dim;
+        taken[k].real = &rows;
+        taken[k].real_layer[0] = 1;
+        taken[k].real_layer[1] = m->n_layer / 2;
+        for (int i = 0; i < N_SPECS; i++)
+            if (taken[k].n_head_kv > 1 || !strstr(specs[i].spec, "adakv"))
+                trial_run(taken[k], specs[i].spec, n_prompt, specs[i].steps);
+    }
+    capture_free(&rows);
+}
+
+static void kept_sets_on_rows_of_smollm2(void **state) {
+    (void)state;
+    kept_sets_on_rows_of("smollm2-135m", env_sanitized() ? 150 : 300);
+}
+
+static void kept_sets_on_rows_of_qwen(void **state) {
+    (void)state;
+    if (env_sanitized())
+        env_skip("a model of 500 MB under sanitizers");
+    kept_sets_on_rows_of("qwen2.5-coder-0.5b", 300);
+}
+
 /* Events at grid points see what the ones before left. */
 static void kept_sets_are_the_formulas_in_bounded_prefill(void **state) {
     (void)state;
@@ -461,7 +494,7 @@ static void rocket_sizes_as_worked(void **state) {
 /* ---- on real keys, queries and values ---- */
 
 /* A layer of an open fp16 prompt whose cache keeps every query. */
-static scene capture(const kv_cache *cache, int il) {
+static scene scene_of(const kv_cache *cache, int il) {
     int n = kv_cache_tokens(cache);
     const kv_model *m = cache->model;
     scene s = scene_open(m, il, n);
@@ -542,7 +575,7 @@ static void real_model(const char *name, int n_tokens) {
     int n_layer = pleat_model_describe(model).n_layer, layer[N_SCENES] = {0, n_layer / 2, n_layer - 1};
     scene scenes[N_SCENES];
     for (int i = 0; i < N_SCENES; i++)
-        scenes[i] = capture(engine_seq_cache(prompt), layer[i]);
+        scenes[i] = scene_of(engine_seq_cache(prompt), layer[i]);
     for (int i = 0; i < N; i++)
         check_fork(engine, prompt, list[i], scenes, N_SCENES);
     for (int i = 0; i < N_SCENES; i++)
@@ -1106,6 +1139,8 @@ static void presets_and_canonical_specs_are_stable(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_sets_are_the_formulas),
+        cmocka_unit_test(kept_sets_on_rows_of_smollm2),
+        cmocka_unit_test(kept_sets_on_rows_of_qwen),
         cmocka_unit_test(kept_sets_are_the_formulas_in_bounded_prefill),
         cmocka_unit_test(snapkv_pools_as_published),
         cmocka_unit_test(h2o_steps_as_worked),

@@ -97,6 +97,8 @@ capture capture_run(const char *model_path, int n_tokens, int n_queries) {
     kv_cache_close(cache);
     kv_pool_close(pages);
     threads_close(pool);
+    for (int i = 0; i < c.shape.n_rot / 2; i++)
+        c.rope_inv[i] = model->rope_inv[0][i];
     pleat_model_close(model);
     c.shape.layer = NULL;
     return c;

@@ -4,7 +4,8 @@
 #include "kv/method.h"
 
 typedef struct capture {
-    kv_model shape; /* its numbers; pointers are not valid */
+    kv_model shape;                      /* its numbers; pointers are not valid */
+    float rope_inv[KV_MAX_HEAD_DIM / 2]; /* [n_rot/2] of its layers without a window, as in kv_layer_shape */
     int n_tokens, n_queries;
     float *q;       /* [n_layer][n_queries][n_head][d] of the last tokens, rotated, times score_scale */
     float *rows[2]; /* [n_layer][n_head_kv][n_tokens][d] K (rotated) and V, rounded to fp16 */

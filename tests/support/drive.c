@@ -17,6 +17,20 @@ void drive_wo(const void *owner, int il, int h, float *wo) {
         wo[i] = (float)rng_normal(5, (uint64_t)(il * 64 + h), (uint64_t)i);
 }
 
+static void use_rows(drive *d, const drive_shape *shape) {
+    const kv_model *real = &shape->real->shape;
+    assert_int_equal(real->head_dim, shape->d);
+    assert_true(shape->n_head_kv <= real->n_head_kv);
+    assert_true(shape->n_head / shape->n_head_kv <= real->n_head / real->n_head_kv);
+    d->real = shape->real;
+    d->model.n_rot = real->n_rot;
+    d->model.rope_neox = real->rope_neox;
+    d->model.rope_magnitude = real->rope_magnitude;
+    d->model.score_scale = real->score_scale;
+    memcpy(d->rope_inv, shape->real->rope_inv, sizeof(d->rope_inv));
+    memcpy(d->real_layer, shape->real_layer, sizeof(d->real_layer));
+}
+
 void drive_open(drive *d, drive_shape shape, size_t pool_bytes) {
     memset(d, 0, sizeof(*d));
     for (int i = 0; i < shape.d / 2; i++)
@@ -37,6 +51,8 @@ void drive_open(drive *d, drive_shape shape, size_t pool_bytes) {
                           .n_embd = DRIVE_EMBD,
                           .open_wo = drive_wo,
                           .owner = d};
+    if (shape.real)
+        use_rows(d, &shape);
     d->n_workers = 1;
     assert_int_equal(cpu_kernels_get(&d->kernels, NULL), PLEAT_OK);
     assert_int_equal(kv_pool_open(pool_bytes, &d->pool, NULL), PLEAT_OK);
@@ -91,6 +107,23 @@ static void draw_row(const drive *d, uint64_t seed, int which, int il, int ih, i
         rotate(d, row, position);
 }
 
+static void real_row(const drive *d, int which, int il, int ih, int position, float *row) {
+    const capture *c = d->real;
+    int group = c->shape.n_head / c->shape.n_head_kv, mine = d->model.n_head / d->model.n_head_kv;
+    size_t layer = (size_t)d->real_layer[il], dim = (size_t)d->model.head_dim;
+    assert_true(position < c->n_tokens);
+    if (which) {
+        size_t lane = layer * (size_t)c->shape.n_head_kv + (size_t)ih;
+        memcpy(row, c->rows[which - 1] + (lane * (size_t)c->n_tokens + (size_t)position) * dim, dim * sizeof(*row));
+        return;
+    }
+    int query = position - (c->n_tokens - c->n_queries);
+    assert_true(query >= 0);
+    size_t at = layer * (size_t)c->n_queries + (size_t)query, head = (size_t)(ih / mine * group + ih % mine);
+    for (size_t j = 0; j < dim; j++)
+        row[j] = c->q[(at * (size_t)c->shape.n_head + head) * dim + j] / c->shape.score_scale;
+}
+
 /* Rows are asked for again and again, by every cache, fork and reference: a small table remembers them. */
 void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int position, float *row) {
     enum { N_KEPT = 1 << 15 };
@@ -99,6 +132,10 @@ void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int pos
         float row[KV_MAX_HEAD_DIM];
     } * kept;
     int dim = d->model.head_dim;
+    if (d->real) {
+        real_row(d, which, il, ih, position, row);
+        return;
+    }
     uint64_t key = seed << 48 ^ (uint64_t)which << 44 ^ (uint64_t)il << 40 ^ (uint64_t)ih << 32 ^
                    (uint64_t)position << 9 ^ (uint64_t)dim;
     size_t at = (key * 0x9e3779b97f4a7c15u) >> 49;

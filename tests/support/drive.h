@@ -1,8 +1,9 @@
-/* drive.h - a cache driven without a model: queries, keys and values are drawn, steps are run as the engine runs them,
- * and a double reference says what attention must give. */
+/* drive.h - a cache driven without a model: queries, keys and values are drawn, or those that a real model made; steps
+ * are run as the engine runs them, and a double reference says what attention must give. */
 #ifndef TESTS_DRIVE_H
 #define TESTS_DRIVE_H
 #include "kv/attend.h"
+#include "support/capture.h"
 
 enum { DRIVE_LAYERS = 2, DRIVE_EMBD = 48 };
 
@@ -10,6 +11,10 @@ typedef struct drive_shape {
     int n_head, n_head_kv, d;
     int window;         /* of layer 1; 0: none */
     int context_tokens; /* 0: 8,192 */
+    /* NULL: rows are drawn. Else they are these, whatever the seed, for as many tokens as there are: d is theirs, KV
+     * head ih is theirs of that number, and a group is the first of its query heads. */
+    const capture *real;
+    int real_layer[DRIVE_LAYERS];
 } drive_shape;
 
 typedef struct drive {
@@ -21,7 +26,9 @@ typedef struct drive {
     kv_scratch *scratch[4];
     const cpu_kernels *kernels;
     int n_workers;
-    bool backwards; /* tasks in falling order, workers in turn */
+    bool backwards;      /* tasks in falling order, workers in turn */
+    const capture *real; /* as in the shape */
+    int real_layer[DRIVE_LAYERS];
 } drive;
 
 void drive_open(drive *d, drive_shape shape, size_t pool_bytes);
@@ -51,6 +58,6 @@ size_t drive_out_floats(const drive *d, int n_tokens);
 void drive_expect(const drive *d, const kv_cache *cache, uint64_t seed, int il, double *out, double *mass[]);
 /* The drawn output projection of query head h, [DRIVE_EMBD][d] (kv_model.open_wo; owner is the drive). */
 void drive_wo(const void *owner, int il, int h, float *wo);
-/* The drawn rows. which: 0 q (ih: query head), 1 k, 2 v; rotated to the position. */
+/* The rows. which: 0 q (ih: query head), 1 k, 2 v; rotated to the position. */
 void drive_row(const drive *d, uint64_t seed, int which, int il, int ih, int position, float *row);
 #endif

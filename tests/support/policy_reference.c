@@ -16,6 +16,7 @@ struct reference {
     double *last[KV_MAX_HEADS];  /* [n] of the newest query */
     double *score[KV_MAX_HEADS]; /* [n] INFINITY: stays */
     double *tie[KV_MAX_HEADS];
+    bool *either[KV_MAX_HEADS]; /* [n] CriticalKV: as good as another at the edge of its first stage */
     int keep[KV_MAX_HEADS];
     double rho[KV_MAX_HEAD_DIM]; /* of this event's mean rotation */
     int moment_from, seen, evictions;
@@ -65,6 +66,7 @@ reference *reference_open(const scene *s, const kv_method *method) {
         r->last[ih] = calloc((size_t)s->n, sizeof(double));
         r->score[ih] = calloc((size_t)s->n, sizeof(double));
         r->tie[ih] = calloc((size_t)s->n, sizeof(double));
+        r->either[ih] = calloc((size_t)s->n, sizeof(bool));
     }
     return r;
 }
@@ -76,6 +78,7 @@ void reference_close(reference *r) {
         free(r->last[ih]);
         free(r->score[ih]);
         free(r->tie[ih]);
+        free(r->either[ih]);
     }
     free(r);
 }
@@ -468,6 +471,7 @@ static void score_rkv(reference *r, int ih) {
 
 static void score_lane(reference *r, int ih, kv_event event) {
     memset(r->tie[ih], 0, (size_t)r->s->n * sizeof(double));
+    memset(r->either[ih], 0, (size_t)r->s->n * sizeof(bool));
     if (is(r, "h2o"))
         score_h2o(r, ih);
     else if (is(r, "snapkv") && event == KV_AT_STEP)
@@ -554,14 +558,17 @@ static int pyramid(const reference *r, int budget_tokens) {
     return tokens[layer] + newest(r);
 }
 
-/* Caps of Ada-KV, without clamping (no head of the tests has fewer tokens than its cap). */
+/* Caps of Ada-KV. A head of fewer tokens than its cap keeps them all; the others share the rest in turn. */
 static void adakv(reference *r, int budget_tokens) {
-    int n_heads = r->s->model->n_head_kv, total = n_heads * budget_tokens, sum = 0, forced[KV_MAX_HEADS] = {0};
+    int n_heads = r->s->model->n_head_kv, total = n_heads * budget_tokens, sum = 0, forced[KV_MAX_HEADS] = {0},
+        free_tokens[KV_MAX_HEADS] = {0};
     double weight[KV_MAX_HEADS], exact[KV_MAX_HEADS],
         alpha = param(r->method.split->params, &r->method.split_config, "alpha");
     for (int ih = 0; ih < n_heads; ih++)
-        for (int t = 0; t < r->seen; t++)
+        for (int t = 0; t < r->seen; t++) {
             forced[ih] += r->live[ih][t] && r->score[ih][t] == INFINITY;
+            free_tokens[ih] += r->live[ih][t] && r->score[ih][t] != INFINITY;
+        }
     for (int ih = 0; ih < n_heads; ih++)
         total -= forced[ih];
     for (int ih = 0; ih < n_heads; ih++) {
@@ -599,12 +606,16 @@ static void adakv(reference *r, int budget_tokens) {
         exact[ih] = (1 - alpha) * count + floor(alpha * total / n_heads);
         r->keep[ih] = (int)floor(exact[ih] + 1e-9);
         exact[ih] -= r->keep[ih];
+        r->keep[ih] = r->keep[ih] < free_tokens[ih] ? r->keep[ih] : free_tokens[ih];
         sum += r->keep[ih];
     }
     for (; sum < total; sum++) {
-        int best = 0;
-        for (int ih = 1; ih < n_heads; ih++)
-            best = exact[ih] > exact[best] + 1e-12 ? ih : best;
+        int best = -1;
+        for (int ih = 0; ih < n_heads; ih++)
+            if (r->keep[ih] < free_tokens[ih] && (best < 0 || exact[ih] > exact[best] + 1e-9))
+                best = ih;
+        if (best < 0)
+            break;
         r->keep[best]++;
         exact[best] -= 1;
     }
@@ -613,6 +624,8 @@ static void adakv(reference *r, int budget_tokens) {
 }
 
 /* ---- CriticalKV ---- */
+
+#define FIRST_STAGE 1e38
 
 static double value_norm(const reference *r, int ih, int t, const double *wo) {
     int d = r->s->model->head_dim, e = r->s->model->n_embd;
@@ -633,6 +646,22 @@ static double value_norm(const reference *r, int ih, int t, const double *wo) {
     return sum;
 }
 
+/* t should stay before k, by more than rounding. */
+static bool clearly_better(const reference *r, int ih, int t, int k) {
+    double a = r->score[ih][t], b = r->score[ih][k], size = fmax(fabs(a), fabs(b));
+    if (a == INFINITY || b == INFINITY)
+        return a == INFINITY && b != INFINITY;
+    if (fabs(a - b) > 1e-6 * size)
+        return a > b;
+    if (a != b)
+        return false;
+    a = r->tie[ih][t];
+    b = r->tie[ih][k];
+    if (fabs(a - b) > 1e-6 * fmax(fabs(a), fabs(b)))
+        return a > b;
+    return a == b && t < k;
+}
+
 /* Turns scores into the two stages' order. */
 static void critical(reference *r, int ih) {
     const kv_model *m = r->s->model;
@@ -642,7 +671,7 @@ static void critical(reference *r, int ih) {
            alpha = param(kv_critical_params, &r->method.critical_config, "alpha"),
            eps = param(kv_critical_params, &r->method.critical_config, "eps");
     float *rows = malloc(part * sizeof(*rows));
-    int n_forced = 0, n_free = 0;
+    int n_forced = 0, n_free = 0, last_in = -1, first_out = -1;
     for (int g = 0; g < group_of(r); g++) {
         m->open_wo(m->owner, r->s->il, ih * group_of(r) + g, rows);
         for (size_t i = 0; i < part; i++)
@@ -663,8 +692,17 @@ static void critical(reference *r, int ih) {
                 double a = r->score[ih][k] - r->score[ih][t], tie = r->tie[ih][k] - r->tie[ih][t];
                 better += a > 0 || (a == 0 && (tie > 0 || (tie == 0 && k < t)));
             }
-        weighed[t] = better < n_first ? 1e38 : (r->score[ih][t] + eps) * value_norm(r, ih, t, wo);
+        weighed[t] = better < n_first ? FIRST_STAGE : (r->score[ih][t] + eps) * value_norm(r, ih, t, wo);
+        last_in = better == n_first - 1 ? t : last_in;
+        first_out = better == n_first ? t : first_out;
     }
+    for (int t = 0; last_in >= 0 && first_out >= 0 && t < r->seen; t++)
+        if (r->live[ih][t] && r->score[ih][t] != INFINITY) {
+            bool in = weighed[t] == FIRST_STAGE;
+            r->either[ih][t] = in ? !clearly_better(r, ih, t, first_out) : !clearly_better(r, ih, last_in, t);
+            if (in && r->either[ih][t])
+                weighed[t] = (r->score[ih][t] + eps) * value_norm(r, ih, t, wo);
+        }
     if (b > 0 && b < n_free)
         memcpy(r->score[ih], weighed, (size_t)r->seen * sizeof(*weighed));
     free(wo);
@@ -673,22 +711,6 @@ static void critical(reference *r, int ih) {
 }
 
 /* ---- judgement ---- */
-
-/* t should stay before k, by more than rounding. */
-static bool clearly_better(const reference *r, int ih, int t, int k) {
-    double a = r->score[ih][t], b = r->score[ih][k], size = fmax(fabs(a), fabs(b));
-    if (a == INFINITY || b == INFINITY)
-        return a == INFINITY && b != INFINITY;
-    if (fabs(a - b) > 1e-6 * size)
-        return a > b;
-    if (a != b)
-        return false;
-    a = r->tie[ih][t];
-    b = r->tie[ih][k];
-    if (fabs(a - b) > 1e-6 * fmax(fabs(a), fabs(b)))
-        return a > b;
-    return a == b && t < k;
-}
 
 static const char *judge(reference *r, const kv_cache *cache, int ih) {
     const int32_t *pos = kv_cache_positions(cache, r->s->il, ih);
@@ -702,6 +724,8 @@ static const char *judge(reference *r, const kv_cache *cache, int ih) {
     for (int t = 0; t < r->seen; t++) {
         if (!r->live[ih][t])
             continue;
+        if (r->either[ih][t] && kept[t])
+            r->score[ih][t] = FIRST_STAGE;
         n_live++;
         n_forced += r->score[ih][t] == INFINITY || r->score[ih][t] == 2;
         if (kept[t] && (worst < 0 || clearly_better(r, ih, worst, t)))

@@ -177,6 +177,18 @@ typedef struct plan {
     size_t weights, pool, prefix, moved, work, total, available;
 } plan;
 
+/* Activations of a step; logits of its rows, of running requests and of prompts; the tokenizer; positions and scores of
+ * the pool's tokens; stacks, buffers and the rest. */
+static size_t work_bytes(const settings *s, const pleat_model *model, size_t pool_bytes) {
+    enum { LOGIT_ROWS = 32 + 64 + 1, TOKEN_BYTES = 80, POOL_SHARE = 50, REST_BYTES = 12 << 20 };
+    int d = model->head_dim, heads = model->n_head + model->n_head_kv;
+    size_t row = (size_t)(2 * model->n_embd + 2 * heads * d + 2 * model->n_ff + 2 * model->kv.n_rot) * sizeof(float) +
+                 (size_t)model->n_ff * 5 / 4; /* its int8 form, with scales and sums */
+    return (size_t)s->step_tokens * row +
+           (size_t)(LOGIT_ROWS + s->max_running) * (size_t)model->n_vocab * sizeof(float) +
+           (size_t)model->n_vocab * TOKEN_BYTES + pool_bytes / POOL_SHARE + REST_BYTES;
+}
+
 static pleat_status make_plan(const settings *s, const pleat_model *model, plan *p, pleat_error *error) {
     char needed[16], there[16];
     size_t taken = mem_available_bytes();
@@ -191,19 +203,15 @@ static pleat_status make_plan(const settings *s, const pleat_model *model, plan 
     if (p->pool < 1 << 20)
         return err_set(error, PLEAT_EINPUT, "--pool is %zu bytes; at least 1MB is possible", p->pool);
     pleat_model_info m = pleat_model_describe(model);
-    size_t row =
-        (size_t)(model->n_embd * 8 + model->n_ff * 4 + (model->n_head + 2 * model->n_head_kv) * model->head_dim * 2) *
-        sizeof(float);
-    p->weights = m.packed_bytes + m.file_bytes;
-    p->work = (size_t)s->step_tokens * row + (size_t)s->max_running * 2 * (size_t)m.n_vocab * sizeof(float) +
-              ((size_t)64 << 20);
+    p->weights = m.packed_bytes + model->embed->bytes; /* the embedding is read from the file's mapping */
+    p->work = work_bytes(s, model, p->pool);
     p->total = p->weights + p->pool + p->moved + p->work;
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
-    if (p->total - m.file_bytes > p->available)
+    if (p->total > p->available)
         return err_set(error, PLEAT_EMEMORY,
                        "weights, KV pool, moved-out caches and working memory need %s; %s are free (lower --pool, "
                        "--moved or --max-running)",
-                       text_bytes(p->total - m.file_bytes, needed), text_bytes(p->available, there));
+                       text_bytes(p->total, needed), text_bytes(p->available, there));
     return PLEAT_OK;
 }
 

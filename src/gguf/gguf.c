@@ -420,6 +420,10 @@ size_t gguf_file_bytes(const gguf *file) {
     return file->bytes;
 }
 
+void gguf_let_go(const gguf *file) {
+    madvise((void *)file->map, file->bytes, MADV_DONTNEED);
+}
+
 int gguf_n_tensors(const gguf *file) {
     return file->n_tensors;
 }

@@ -46,6 +46,8 @@ pleat_status gguf_open(const char *path, gguf **out, pleat_error *error);
 void gguf_close(gguf *file);
 const char *gguf_path(const gguf *file);
 size_t gguf_file_bytes(const gguf *file);
+/* What was read of the file leaves this process's memory; what is read again comes back. */
+void gguf_let_go(const gguf *file);
 
 int gguf_n_tensors(const gguf *file);
 const gguf_tensor *gguf_tensor_at(const gguf *file, int index);

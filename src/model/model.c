@@ -34,6 +34,7 @@ static pleat_status open_parts(pleat_model *model, const char *path, int n_threa
     status = tensors_pack(model, pool, error);
     if (!status)
         model->kv.fingerprint = fingerprint(model);
+    gguf_let_go(model->file); /* of it, only rows of the embedding are read from now on */
     threads_close(pool);
     return status;
 }

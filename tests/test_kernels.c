@@ -365,7 +365,8 @@ static void amx_is_offered_only_where_it_works(void **state) {
     assert_true(child >= 0);
     if (child == 0) {
         int null = open("/dev/null", O_WRONLY);
-        dup2(null, 2); /* a sanitizer's report of the trap */
+        dup2(null, 2);           /* a sanitizer's report of the trap */
+        signal(SIGILL, SIG_DFL); /* cmocka would go on with the next test */
         _exit(try_tiles() == 128 ? 0 : 1);
     }
     int status;

@@ -563,6 +563,74 @@ static void quality_prints_its_table_and_goes_on(void **state) {
     unlink(path);
 }
 
+/* ---- warnings ---- */
+
+/* Lines of a text that hold a word. */
+static int lines_with(const char *text, const char *word) {
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, word)); n++) {
+        at = strchr(at, '\n');
+        if (!at)
+            fail_msg("an unfinished line: %s", text);
+    }
+    return n;
+}
+
+/* Each of the command's warnings holds word and is said n times in all, and standard output stays one object. */
+static void check_warnings(int n, const char *word, const char *const *arguments) {
+    program_result r = program_run(arguments, NULL, 0);
+    json_t *object = json_loads(r.out, 0, NULL);
+    if (r.code || !object || lines_with(r.err, ": warning: ") != n || lines_with(r.err, word) != n)
+        fail_msg("%s with code %d; %d warnings of \"%s\" expected in: %s", arguments[0], r.code, n, word, r.err);
+    json_decref(object);
+    program_free(&r);
+}
+#define WARNINGS(n, word, ...) check_warnings(n, word, (const char *const[]){__VA_ARGS__, "--json", NULL})
+
+static void a_method_that_costs_answers_is_warned_of_once(void **state) {
+    (void)state;
+    tiny_options biased = tiny_default(), normed = tiny_default();
+    const char *bias = env_temp("cli-bias.gguf"), *norm = env_temp("cli-norm.gguf");
+    biased.arch = "qwen2";
+    normed.arch = "gemma3";
+    normed.spm = true;
+    tiny_write(bias, &biased);
+    tiny_write(norm, &normed);
+    WARNINGS(1, "pleat run: warning: lm: 3 bits", "run", "-m", model, "--raw", "-p", "x", "-n", "2", "--method", "lm3");
+    WARNINGS(1, "lm: 2 bits", "run", "-m", model, "--raw", "-p", "x", "-n", "2", "--method", "lm:bits=2");
+    WARNINGS(0, "warning", "run", "-m", model, "--raw", "-p", "x", "-n", "2");
+    WARNINGS(0, "warning", "run", "-m", model, "--raw", "-p", "x", "-n", "2", "--method", "rot4");
+    WARNINGS(0, "warning", "run", "-m", model, "--raw", "-p", "x", "-n", "2", "--method", "lm4");
+    WARNINGS(1, "rot: 4 bits", "run", "-m", bias, "--raw", "-p", "x", "-n", "2", "--method", "rot4");
+    WARNINGS(1, "key bias", "run", "-m", bias, "--raw", "-p", "x", "-n", "2", "--method", "lm4");
+    WARNINGS(0, "warning", "run", "-m", bias, "--raw", "-p", "x", "-n", "2", "--method", "lm:bits=4,center=1");
+    WARNINGS(1, "knorm: this model", "run", "-m", norm, "--raw", "-p", "x", "-n", "2", "--method", "knorm-512");
+    unlink(bias);
+    unlink(norm);
+}
+
+/* Every command that takes a list of methods; what two of them share is said once. */
+static void lists_of_methods_are_warned_of_once(void **state) {
+    (void)state;
+    const char *text = env_temp("warned.txt"), *db = env_temp("warned.db"), *page = env_temp("warned.html");
+    FILE *f = fopen(text, "w");
+    assert_non_null(f);
+    for (int i = 0; i < 200; i++)
+        fputs("a line of words ", f);
+    assert_int_equal(fclose(f), 0);
+    WARNINGS(1, "perplexity: warning: lm: 3", "perplexity", "-m", model, "-f", text, "--ctx", "128", "--windows", "1",
+             "--method", "lm3,lm:bits=3+prefill:exact");
+    WARNINGS(1, "quality: warning: lm: 3", "quality", "-m", model, "-f", text, "--ctx", "128", "--scored", "16",
+             "--methods", "lm3,k=lm3,v=lm4", "--store", db);
+    WARNINGS(1, "bench: warning: lm: 3", "bench", "-m", model, "--methods", "lm3,int8", "--batch", "1", "--prompt",
+             "16", "--repeats", "1", "--store", db);
+    WARNINGS(1, "study: warning: lm: 3", "study", "-m", model, "--methods", "lm3", "--batch", "1", "--prompt", "16",
+             "--repeats", "1", "--samples", "1", "-n", "1", "--windows", "0", "--store", db, "-o", page);
+    unlink(text);
+    unlink(db);
+    unlink(page);
+}
+
 static void inspect_says_what_the_engine_takes(void **state) {
     (void)state;
     struct stat info;
@@ -652,6 +720,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(methods_lists_the_fixed_fields),
         cmocka_unit_test(methods_says_what_goes_with_what),
         cmocka_unit_test(quality_prints_its_table_and_goes_on),
+        cmocka_unit_test(a_method_that_costs_answers_is_warned_of_once),
+        cmocka_unit_test(lists_of_methods_are_warned_of_once),
         cmocka_unit_test(inspect_says_what_the_engine_takes),
         cmocka_unit_test(a_bar_comes_after_two_seconds_on_a_terminal_alone),
     };

@@ -128,6 +128,32 @@ static void the_server_says_what_it_has(void **state) {
     desk_close(&d);
 }
 
+static void a_method_that_costs_answers_says_so(void **state) {
+    (void)state;
+    desk d = desk_open((serve_options){0}, 0, 0);
+    for (int with = 0; with < 2; with++) {
+        json_t *a = desk_ask(&d, TEXT,
+                             with ? "{\"prompt\":[1],\"max_tokens\":1,\"kv_method\":\"lm3\"}"
+                                  : "{\"prompt\":[1],\"max_tokens\":1,\"kv_method\":\"lm4\"}");
+        const json_t *list = json_object_get(json_object_get(a, "usage"), "kv_warnings");
+        assert_int_equal(json_array_size(list), with);
+        assert_true(!with || strstr(json_string_value(json_array_get(list, 0)), "3 bits"));
+        json_decref(a);
+    }
+    json_t *a = desk_ask(&d, "/v1/methods", NULL), *preset;
+    size_t i;
+    bool warned = false;
+    json_array_foreach(json_object_get(a, "presets"), i, preset) {
+        const json_t *list = json_object_get(preset, "warnings");
+        assert_true(json_is_array(list));
+        assert_true(strcmp(word(preset, "name"), "f16") || !json_array_size(list));
+        warned = warned || (!strcmp(word(preset, "name"), "lm3") && json_array_size(list) == 1);
+    }
+    assert_true(warned);
+    json_decref(a);
+    desk_close(&d);
+}
+
 static void echo_gives_the_logprobs_of_the_prompt(void **state) {
     (void)state;
     desk d = desk_open((serve_options){0}, 0, (size_t)8 << 20);
@@ -581,6 +607,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_have_the_shapes_that_clients_expect),
         cmocka_unit_test(the_server_says_what_it_has),
+        cmocka_unit_test(a_method_that_costs_answers_says_so),
         cmocka_unit_test(echo_gives_the_logprobs_of_the_prompt),
         cmocka_unit_test(a_text_is_the_same_streamed_and_whole_and_under_load),
         cmocka_unit_test(stop_strings_are_never_shown),

@@ -96,6 +96,22 @@ static void memory_is_planned_and_said(void **state) {
     PROGRAM_REFUSES(1, "are free", "serve", "-m", model_path(), "--port", "0", "--pool", "900TB");
 }
 
+static void a_method_that_costs_answers_is_warned_of_at_the_start(void **state) {
+    (void)state;
+    for (int with = 0; with < 2; with++) {
+        serving s = START("-m", model_path(), "--port", "0", "--pool", "64MB", "--method", with ? "lm3" : "lm4");
+        kill(s.program.pid, SIGTERM);
+        program_result r = program_end(&s.program);
+        char *first = strstr(r.err, ": warning: "), *known = strstr(r.err, "pleat serve: warning: lm: 3 bits");
+        assert_int_equal(r.code, 0);
+        assert_int_equal(first != NULL, with);
+        assert_int_equal(known != NULL, with);
+        assert_null(first ? strstr(first + 1, ": warning: ") : NULL);
+        program_free(&r);
+        json_decref(s.said);
+    }
+}
+
 static void options_come_from_a_file_too(void **state) {
     (void)state;
     const char *model = model_path();
@@ -187,6 +203,7 @@ int main(int argc, char **argv) {
     program_find(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_planned_and_said),
+        cmocka_unit_test(a_method_that_costs_answers_is_warned_of_at_the_start),
         cmocka_unit_test(options_come_from_a_file_too),
         cmocka_unit_test(a_socket_is_made_and_removed),
         cmocka_unit_test(a_drain_ends),

@@ -1,5 +1,6 @@
 /* cmd_bench.c - `pleat bench`. */
 #include "cli/commands.h"
+#include "cli/methods.h"
 #include "cli/print.h"
 #include "cli/watch.h"
 #include "base/text.h"
@@ -151,7 +152,7 @@ static pleat_status measure(const settings *s, pleat_model *model, int *code, pl
     pleat_engine *engine = NULL;
     store *db = NULL;
     store_points points = {0};
-    pleat_status status = measure_methods_parse(s->methods, model, &methods, error);
+    pleat_status status = methods_read(self.name, s->methods, model, &methods, error);
     fill_grid(s, &methods, &grid);
     status = status ? status : pleat_engine_open(model, &options, &engine, error);
     status = status ? status : store_open(s->store, true, &db, error);

@@ -1,5 +1,6 @@
 /* cmd_perplexity.c - `pleat perplexity`. */
 #include "cli/commands.h"
+#include "cli/methods.h"
 #include "cli/print.h"
 #include "cli/watch.h"
 #include "measure/quality.h"
@@ -71,7 +72,7 @@ static pleat_status measure(const settings *s, pleat_model *model, const char *t
     pleat_engine *engine = NULL;
     measure_methods methods = {.n = 0};
     quality_result result[MEASURE_MOST_METHODS];
-    pleat_status status = s->methods ? measure_methods_parse(s->methods, model, &methods, error) : PLEAT_OK;
+    pleat_status status = s->methods ? methods_read(self.name, s->methods, model, &methods, error) : PLEAT_OK;
     status = status ? status : pleat_engine_open(model, &options, &engine, error);
     if (!status && s->methods)
         status = quality_methods(engine, &methods, text, n_bytes, s->ctx, s->windows, result, &tell, error);

@@ -1,5 +1,6 @@
 /* cmd_quality.c - `pleat quality`: the quality table. */
 #include "cli/commands.h"
+#include "cli/methods.h"
 #include "cli/print.h"
 #include "cli/watch.h"
 #include "base/file.h"
@@ -127,7 +128,7 @@ static pleat_status measure(const settings *s, pleat_model *model, const char *b
     store *db = NULL;
     store_begun begun;
     quality_table table = {.n_rows = 0};
-    pleat_status status = measure_methods_parse(s->methods, model, &methods, error);
+    pleat_status status = methods_read(self.name, s->methods, model, &methods, error);
     status = status ? status : pleat_engine_open(model, &options, &engine, error);
     status = status ? status : store_open(s->store, true, &db, error);
     if (!status) {

@@ -6,6 +6,7 @@
  * Ctrl-C ends the answer that is being written (a chat goes on with the next turn); anywhere else, and a second time,
  * it ends the program as it always does. */
 #include "cli/commands.h"
+#include "cli/methods.h"
 #include "cli/print.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -147,7 +148,7 @@ static pleat_status open_session(session *x, pleat_error *error) {
     const settings *s = x->s;
     pleat_engine_options options = {.n_threads = s->threads, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
     pleat_status status = model_open(s->model, s->threads, &x->model, error);
-    status = status ? status : pleat_method_parse(spec_of(s), x->model, &x->method, error);
+    status = status ? status : method_read(self.name, spec_of(s), x->model, &x->method, error);
     if (!status && !s->raw && !s->chat)
         status = find_format(x, error);
     status = status ? status : pleat_engine_open(x->model, &options, &x->engine, error);

@@ -3,6 +3,7 @@
  * A configuration file stands for options in front of those of the command line, which win: JSON ({"pool": "4GB"}) or a
  * line "name = value" each ("#" begins a comment). So it knows what the command line knows, and refuses the rest. */
 #include "cli/commands.h"
+#include "cli/methods.h"
 #include "cli/print.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -264,7 +265,10 @@ static void wait_for_end(const settings *s, server *serving, const sigset_t *set
 
 static pleat_status open_all(const settings *s, const serve_options *o, pleat_model **model, pleat_engine **engine,
                              plan *p, server **serving, pleat_error *error) {
+    pleat_method *method = NULL; /* requests parse it again: here it is for its warnings */
     pleat_status status = model_open(s->model, s->threads, model, error);
+    status = status ? status : method_read(self.name, s->method, *model, &method, error);
+    pleat_method_free(method);
     status = status ? status : make_plan(s, *model, p, error);
     if (status)
         return status;

@@ -1,5 +1,6 @@
 /* cmd_study.c - `pleat study`: everything on one model, then the page. */
 #include "cli/commands.h"
+#include "cli/methods.h"
 #include "cli/print.h"
 #include "cli/watch.h"
 #include "measure/assets.h"
@@ -96,7 +97,7 @@ static pleat_status measure(const settings *s, pleat_model *model, study_done *d
         most = s->batch.value[i] > most ? s->batch.value[i] : most;
     pleat_engine_options options = {
         .n_threads = s->threads, .max_sequences = most, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
-    pleat_status status = measure_methods_parse(s->methods, model, &methods, error);
+    pleat_status status = methods_read(self.name, s->methods, model, &methods, error);
     status = status ? status : read_prompts(s, &prompts, error);
     status = status ? status : pleat_engine_open(model, &options, &engine, error);
     status = status ? status : store_open(s->store, true, &db, error);

@@ -308,8 +308,10 @@ static inline const kv_coding *kv_method_coding(const kv_method *method, int il,
     int extra = method->extra_of[il];
     return extra ? &method->extra[extra - 1][side] : &method->coding[side];
 }
-/* One or more sentences that a person should read before using it (formats' and policies' warnings), or "". */
-void kv_method_warnings(const kv_method *method, const kv_model *model, char *out, size_t cap);
+enum { KV_MOST_WARNINGS = 2 * (1 + KV_MAX_EXTRA) + 1 };
+/* What a person should know before using it on this model (NULL: in general): the sentences of its formats and its
+ * policy, each once, static. Returns how many. */
+int kv_method_warnings(const kv_method *method, const kv_model *model, const char *out[KV_MOST_WARNINGS]);
 /* Pool bytes of one token's K and V in one lane, sealed, without tails. */
 double kv_method_token_bytes(const kv_method *method, int head_dim);
 

@@ -1,7 +1,6 @@
 /* methods.c - the lists of formats, policies, splits and presets, from methods.def. */
 #include "kv/method.h"
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 
 #define KV_FORMAT(symbol) extern const kv_format kv_format_##symbol;
@@ -61,22 +60,26 @@ bool kv_method_is_f16(const kv_method *method) {
     return plain;
 }
 
-static void append(char *out, size_t cap, const char *text) {
-    size_t n = strlen(out);
-    if (text && !strstr(out, text) && n + strlen(text) + 2 < cap)
-        snprintf(out + n, cap - n, "%s%s", n ? " " : "", text);
+static int add_warning(const char **out, int n, const char *sentence) {
+    for (int i = 0; sentence && i < n; i++)
+        if (!strcmp(out[i], sentence))
+            return n;
+    if (sentence)
+        out[n++] = sentence;
+    return n;
 }
 
-void kv_method_warnings(const kv_method *method, const kv_model *model, char *out, size_t cap) {
-    out[0] = 0;
+int kv_method_warnings(const kv_method *method, const kv_model *model, const char *out[KV_MOST_WARNINGS]) {
+    int n = 0;
     for (int i = 0; i <= method->n_extra; i++)
         for (int side = 0; side < 2; side++) {
             const kv_coding *coding = &(i ? method->extra[i - 1] : method->coding)[side];
             if (coding->format->warning)
-                append(out, cap, coding->format->warning(&coding->config, (kv_side)side, model));
+                n = add_warning(out, n, coding->format->warning(&coding->config, (kv_side)side, model));
         }
     if (method->policy->warning)
-        append(out, cap, method->policy->warning(&method->policy_config, model));
+        n = add_warning(out, n, method->policy->warning(&method->policy_config, model));
+    return n;
 }
 
 double kv_method_token_bytes(const kv_method *method, int head_dim) {

@@ -51,10 +51,15 @@ static json_t *usage_of(job *j) {
         peak += ended ? c->usage.kv_peak_bytes : 0;
         preemptions += ended ? c->usage.preemptions : 0;
     }
-    return json_pack("{s:i,s:i,s:i,s:{s:i},s:s,s:I,s:I,s:i}", "prompt_tokens", prompt, "completion_tokens", answer,
-                     "total_tokens", prompt + answer, "prompt_tokens_details", "cached_tokens", cached, "kv_method",
-                     pleat_method_spec(a->method), "kv_bytes", (json_int_t)kv, "kv_peak_bytes", (json_int_t)peak,
-                     "preemptions", preemptions);
+    json_t *usage = json_pack("{s:i,s:i,s:i,s:{s:i},s:s,s:I,s:I,s:i}", "prompt_tokens", prompt, "completion_tokens",
+                              answer, "total_tokens", prompt + answer, "prompt_tokens_details", "cached_tokens", cached,
+                              "kv_method", pleat_method_spec(a->method), "kv_bytes", (json_int_t)kv, "kv_peak_bytes",
+                              (json_int_t)peak, "preemptions", preemptions);
+    json_t *warnings = tell_warnings(j->server, a->method);
+    if (json_array_size(warnings))
+        json_object_set(usage, "kv_warnings", warnings);
+    json_decref(warnings);
+    return usage;
 }
 
 /* ---- logprobs ---- */

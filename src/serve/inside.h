@@ -46,6 +46,8 @@ void tell_tokenizer(server *s, http_exchange *x); /* what lm-eval asks before it
 void tell_live(server *s, http_exchange *x);
 void tell_ready(server *s, http_exchange *x);
 void tell_metrics(server *s, http_exchange *x);
+/* What should be known of a method before it is used on this model: a list of sentences. */
+json_t *tell_warnings(const server *s, const pleat_method *method);
 void tell_version(server *s, http_exchange *x);
 
 /* page.c */

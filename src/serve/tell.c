@@ -25,6 +25,15 @@ static json_t *model_of(const server *s) {
                      "kv_method", s->options.method);
 }
 
+json_t *tell_warnings(const server *s, const pleat_method *method) {
+    const char *warning[KV_MOST_WARNINGS];
+    json_t *list = json_array();
+    int n = kv_method_warnings(method, &s->world.model->kv, warning);
+    for (int i = 0; i < n; i++)
+        json_array_append_new(list, json_string(warning[i]));
+    return list;
+}
+
 void tell_models(server *s, http_exchange *x) {
     const char *path = http_path(x), *rest = strstr(path, "/models/");
     if (!rest) {
@@ -37,6 +46,17 @@ void tell_models(server *s, http_exchange *x) {
     }
     refusal r = {.status = 404, .code = "model_not_found", .param = "model", .text = "this model does not exist"};
     serve_refuse(x, &r);
+}
+
+/* A preset for the model that is served; NULL: one that it cannot have is not offered. */
+static json_t *preset_of(const server *s, const kv_preset *preset) {
+    pleat_method *method;
+    if (pleat_method_parse(preset->name, s->world.model, &method, NULL))
+        return NULL;
+    json_t *value = json_pack("{s:s,s:s,s:o}", "name", preset->name, "spec", pleat_method_spec(method), "warnings",
+                              tell_warnings(s, method));
+    pleat_method_free(method);
+    return value;
 }
 
 static json_t *part_of(const char *name, const char *paper, const char *summary, const kv_param *params) {
@@ -58,12 +78,9 @@ void tell_methods(server *s, http_exchange *x) {
         json_array_append_new(
             splits, part_of(kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params));
     for (int i = 0; kv_presets[i].name; i++) {
-        pleat_method *method; /* one that this model cannot have is not offered */
-        if (pleat_method_parse(kv_presets[i].name, s->world.model, &method, NULL))
-            continue;
-        json_array_append_new(presets,
-                              json_pack("{s:s,s:s}", "name", kv_presets[i].name, "spec", pleat_method_spec(method)));
-        pleat_method_free(method);
+        json_t *preset = preset_of(s, &kv_presets[i]);
+        if (preset)
+            json_array_append_new(presets, preset);
     }
     answer(x, 200,
            json_pack("{s:s,s:s,s:o,s:o,s:o,s:o}", "object", "list", "default", s->options.method, "presets", presets,

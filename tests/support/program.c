@@ -114,6 +114,17 @@ void program_refuses(int code, const char *word, const char *const *arguments) {
     program_free(&r);
 }
 
+/* Nothing, or lines of "pleat COMMAND: warning: SENTENCE". */
+static bool warns_alone(const char *err) {
+    for (const char *line = err; *line;) {
+        const char *end = strchr(line, '\n'), *mark = strstr(line, ": warning: ");
+        if (!end || !mark || mark > end || strncmp(line, "pleat ", 6))
+            return false;
+        line = end + 1;
+    }
+    return true;
+}
+
 json_t *program_json(const char *const *arguments) {
     const char *all[MOST_ARGUMENTS] = {arguments[0], "--json"};
     json_error_t error;
@@ -122,7 +133,7 @@ json_t *program_json(const char *const *arguments) {
         all[i + 1] = arguments[i];
     }
     program_result r = program_run(all, NULL, 0);
-    if (r.code || r.n_err)
+    if (r.code || !warns_alone(r.err))
         fail_msg("%s: exit code %d: %s", arguments[0], r.code, r.err);
     json_t *object = json_loadb(r.out, r.n_out, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (!json_is_object(object))

@@ -24,7 +24,8 @@ void program_free(program_result *r);
  * "pleat COMMAND: SENTENCE", that holds word. */
 void program_refuses(int code, const char *word, const char *const *arguments);
 #define PROGRAM_REFUSES(code, word, ...) program_refuses(code, word, (const char *const[]){__VA_ARGS__, NULL})
-/* Runs it with --json added; exit code 0 and one object on standard output; the caller decrefs it. */
+/* Runs it with --json added; exit code 0, one object on standard output, on standard error nothing but warnings; the
+ * caller decrefs it. */
 json_t *program_json(const char *const *arguments);
 #define PROGRAM_JSON(...) program_json((const char *const[]){__VA_ARGS__, NULL})
 

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "support/env.h"
 #include "support/gguf_writer.h"
+#include "support/tiny_model.h"
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -355,6 +356,132 @@ static void turns_add_up_to_the_whole(void **state) {
     }
 }
 
+/* ---- where messages stand ---- */
+
+static void decode(const bed *b, const int32_t *ids, int first, int end, text *out) {
+    for (int i = first; i < end; i++) {
+        size_t n;
+        const char *bytes = tokenizer_bytes(b->tok, ids[i], true, &n);
+        text_append(out, bytes, n);
+    }
+    text_append(out, "", 1);
+}
+
+/* The tokens of a span hold the message's text; `whole`: neither more nor less than its turn, so no other's. */
+static void check_span(const bed *b, const char *name, const int32_t *ids, token_span s, const chat_message *m, int i,
+                       bool whole) {
+    static const char *const contents[] = {"Be.", "One?", "Two.", "Three?", "Four!", "Five?"};
+    text t = {0};
+    decode(b, ids, s.first, s.end, &t);
+    if (!strstr(t.bytes, m[i].content))
+        fail_msg("%s: message %d is not in its span \"%s\"", name, i, t.bytes);
+    for (int k = 0; whole && k < 6; k++)
+        if (strcmp(contents[k], m[i].content) && strstr(t.bytes, contents[k]))
+            fail_msg("%s: \"%s\" is in the span of message %d, \"%s\"", name, contents[k], i, t.bytes);
+    text_free(&t);
+}
+
+/* Turn after turn without a gap, up to the opening of the answer; BOS and the template's own system message in front.
+ */
+static void check_spans(const bed *b, chat_format format, const char *name, const chat_message *m, int n) {
+    token_span span[6];
+    int32_t *ids;
+    int n_ids;
+    pleat_error error;
+    if (chat_encode_spans(b->tok, b->file, format, m, n, 0, span, &ids, &n_ids, &error))
+        fail_msg("%s", error.text);
+    bool system = !strcmp(m[0].role, "system");
+    int from = system, with = -1; /* the user message in whose turn the system's stands */
+    for (int i = from; i < n && system; i++)
+        with = span[0].first == span[i].first ? i : with;
+    bool own_turn = format == CHAT_CHATML || format == CHAT_LLAMA3;
+    assert_true(!system || own_turn == (with < 0));
+    for (int i = 0; i < n; i++)
+        check_span(b, name, ids, span[i], m, i, i != with);
+    for (int i = from; i + 1 < n; i++)
+        assert_int_equal(span[i].end, span[i + 1].first);
+    if (system && own_turn)
+        assert_int_equal(span[0].end, span[1].first);
+    if (with >= 0)
+        assert_true(span[0].end < span[with].end);
+    text rest = {0};
+    decode(b, ids, span[n - 1].end, n_ids, &rest);
+    assert_true(rest.n == 1 || (own_turn ? strstr(rest.bytes, "assistant") : strstr(rest.bytes, "model")));
+    text_free(&rest);
+    token_span front = chat_system_span(m, span);
+    text own = {0};
+    decode(b, ids, front.first, front.end, &own);
+    assert_true(system ? front.first == span[0].first && front.end == span[0].end : front.end == span[0].first);
+    if (with < 2)
+        assert_int_equal(front.first, 0); /* BOS too */
+    assert_true(system || !front.end || strstr(own.bytes, "system"));
+    text_free(&own);
+    free(ids);
+}
+
+static void spans_are_the_messages_turns(void **state) {
+    (void)state;
+    static const chat_message m[] = {{"system", "Be.", 3},  {"user", "One?", 4},       {"assistant", "Two.", 4},
+                                     {"user", "Three?", 6}, {"assistant", "Four!", 5}, {"user", "Five?", 5}};
+    for (int i = 0; i < N_STAND_INS; i++)
+        for (int n_marks = 12; n_marks <= N_MARKS; n_marks += 2) { /* [INST] as text, and as a token */
+            bed b = open_bed(stands_in[i].template, stands_in[i].bos, stands_in[i].eos, n_marks);
+            check_spans(&b, stands_in[i].format, stands_in[i].name, m, 6);
+            check_spans(&b, stands_in[i].format, stands_in[i].name, m, 2);
+            check_spans(&b, stands_in[i].format, stands_in[i].name, m + 1, 5);
+            check_spans(&b, stands_in[i].format, stands_in[i].name, m + 1, 1);
+            close_bed(&b);
+        }
+}
+
+/* Of a conversation that goes on, the messages in the cache have none. */
+static void spans_of_a_later_turn_are_its_own(void **state) {
+    (void)state;
+    static const chat_message m[] = {{"user", "One?", 4}, {"assistant", "Two.", 4}, {"user", "Three?", 6}};
+    bed b = open_bed(stands_in[0].template, stands_in[0].bos, stands_in[0].eos, N_MARKS);
+    token_span span[3];
+    int32_t *ids;
+    int n;
+    assert_int_equal(chat_encode_spans(b.tok, b.file, CHAT_CHATML, m, 3, 2, span, &ids, &n, NULL), PLEAT_OK);
+    assert_true(!span[0].end && !span[1].end);
+    check_span(&b, "a later turn", ids, span[2], m, 2, true);
+    assert_int_equal(ids[span[2].first], mark_id("<|im_start|>"));
+    free(ids);
+    close_bed(&b);
+}
+
+/* A vocabulary whose tokens reach over the edges: a token of two messages is in both spans, and every token is in one.
+ */
+static void tokens_that_messages_share_are_in_both(void **state) {
+    (void)state;
+    static const chat_message m[] = {{"system", "the the", 7},      {"user", "then the", 8},
+                                     {"assistant", "he he the", 9}, {"user", "in the", 6},
+                                     {"assistant", "the end", 7},   {"user", "the", 3}};
+    static const chat_format formats[] = {CHAT_LLAMA2, CHAT_MISTRAL, CHAT_CHATML};
+    for (int spm = 0; spm < 2; spm++) {
+        tiny_options o = tiny_default();
+        bed b = {.path = env_temp("chat-spans.gguf")};
+        pleat_error error;
+        o.spm = spm;
+        tiny_write(b.path, &o);
+        if (gguf_open(b.path, &b.file, &error) || tokenizer_open(b.file, &b.tok, &error))
+            fail_msg("%s", error.text);
+        for (size_t f = 0; f < sizeof(formats) / sizeof(*formats); f++) {
+            token_span span[6];
+            int32_t *ids;
+            int n;
+            assert_int_equal(chat_encode_spans(b.tok, b.file, formats[f], m, 6, 0, span, &ids, &n, &error), PLEAT_OK);
+            for (int i = 0; i < 6; i++)
+                check_span(&b, chat_format_name(formats[f]), ids, span[i], m, i, false);
+            assert_int_equal(span[0].first, 0);
+            for (int i = 1; i + 1 < 6; i++)
+                assert_true(span[i + 1].first == span[i].end || span[i + 1].first == span[i].end - 1);
+            free(ids);
+        }
+        close_bed(&b);
+    }
+}
+
 static void refused(const bed *b, const chat_message *m, int n, int first, const char *word) {
     int32_t *ids = NULL;
     int n_ids;
@@ -392,6 +519,9 @@ int main(void) {
         cmocka_unit_test(long_and_broken_templates_do_no_harm),
         cmocka_unit_test(control_tokens_never_come_from_what_people_write),
         cmocka_unit_test(turns_add_up_to_the_whole),
+        cmocka_unit_test(spans_are_the_messages_turns),
+        cmocka_unit_test(spans_of_a_later_turn_are_its_own),
+        cmocka_unit_test(tokens_that_messages_share_are_in_both),
         cmocka_unit_test(orders_that_no_format_can_say_are_refused),
     };
     return cmocka_run_group_tests_name("chat", tests, NULL, NULL);

@@ -563,6 +563,35 @@ static void quality_prints_its_table_and_goes_on(void **state) {
     unlink(path);
 }
 
+/* ---- pins ---- */
+
+/* KV bytes after an answer; system NULL: none. */
+static int64_t kv_bytes_of(const char *path, const char *method, const char *system) {
+    json_t *r = PROGRAM_JSON("run", "-m", path, "--chat", "chatml", "-p", "x", "-n", "8", "--method", method,
+                             system ? "--system" : "--threads", system ? system : "1");
+    int64_t n = int_of(r, "kv_bytes");
+    json_decref(r);
+    return n;
+}
+
+/* Three pages of a system message are there behind the prompt, or they are not. */
+static void a_method_with_pin_keeps_the_system_message(void **state) {
+    (void)state;
+    tiny_options o = tiny_default();
+    const char *path = env_temp("cli-pin.gguf");
+    char system[201];
+    o.context = 1024;
+    tiny_write(path, &o);
+    memset(system, 'z', sizeof(system) - 1);
+    system[sizeof(system) - 1] = 0;
+    int64_t kept = kv_bytes_of(path, "h2o:heavy=32,recent=32+pin", system),
+            without = kv_bytes_of(path, "h2o:heavy=32,recent=32", system),
+            none = kv_bytes_of(path, "h2o:heavy=32,recent=32+pin", NULL);
+    assert_true(kept > without);
+    assert_true(kept > none);
+    unlink(path);
+}
+
 /* ---- warnings ---- */
 
 /* Lines of a text that hold a word. */
@@ -720,6 +749,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(methods_lists_the_fixed_fields),
         cmocka_unit_test(methods_says_what_goes_with_what),
         cmocka_unit_test(quality_prints_its_table_and_goes_on),
+        cmocka_unit_test(a_method_with_pin_keeps_the_system_message),
         cmocka_unit_test(a_method_that_costs_answers_is_warned_of_once),
         cmocka_unit_test(lists_of_methods_are_warned_of_once),
         cmocka_unit_test(inspect_says_what_the_engine_takes),

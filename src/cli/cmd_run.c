@@ -178,6 +178,22 @@ static void close_session(session *x) {
     pleat_model_close(x->model);
 }
 
+/* The messages from `first` on as ids. A system message among them is never evicted by a method with `pin`. */
+static pleat_status encode_messages(session *x, int first, int32_t **ids, int *n_ids, pleat_error *error) {
+    token_span *spans = malloc((size_t)x->n_messages * sizeof(*spans));
+    if (!spans)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a conversation of %d messages", x->n_messages);
+    pleat_status status = chat_encode_spans(x->model->tok, x->model->file, x->format, x->message, x->n_messages, first,
+                                            spans, ids, n_ids, error);
+    token_span system = status || first ? (token_span){0, 0} : chat_system_span(x->message, spans);
+    if (system.end > system.first)
+        status = pleat_seq_pin(x->seq, system.first, system.end - system.first, error);
+    if (status && *ids)
+        free(*ids);
+    free(spans);
+    return status;
+}
+
 /* The ids of the next turn; a token of the last answer that is not in the cache yet goes in front. */
 static pleat_status turn_ids(session *x, const char *prompt, size_t n, int32_t **ids, int *n_ids, pleat_error *error) {
     int first = x->n_messages, n_new;
@@ -190,9 +206,7 @@ static pleat_status turn_ids(session *x, const char *prompt, size_t n, int32_t *
         status =
             first == 0 && x->s->system ? add_message(x, "system", x->s->system, strlen(x->s->system), error) : PLEAT_OK;
         status = status ? status : add_message(x, "user", prompt, n, error);
-        status = status ? status
-                        : chat_encode(x->model->tok, x->model->file, x->format, x->message, x->n_messages, first,
-                                      &new_ids, &n_new, error);
+        status = status ? status : encode_messages(x, first, &new_ids, &n_new, error);
     }
     if (status)
         return status;
@@ -399,7 +413,8 @@ int cmd_run(int argc, char **argv) {
         {"interactive", 'i', OPTION_FLAG, &s.interactive, NULL, "chat: a line of input is a turn", 0, 0},
         {"predict", 'n', OPTION_INT, &s.max_tokens, "N", "at most N new tokens", 0, 1 << 24},
         {"method", 0, OPTION_TEXT, &s.method, "SPEC",
-         "compression of the KV cache (see `pleat methods`); f16 if none is named", 0, 0},
+         "compression of the KV cache (see `pleat methods`); f16 if none is named; with +pin the system message stays",
+         0, 0},
         {"session", 0, OPTION_TEXT, &s.file, "FILE",
          "the conversation in FILE goes on, its cache and all; begun if there is no such file", 0, 0},
         {"system", 0, OPTION_TEXT, &s.system, "TEXT", "system message", 0, 0},

@@ -203,8 +203,8 @@ static pleat_status start(scheduler *s, request *r, pleat_error *error) {
             return err_set(error, PLEAT_EMEMORY, "no memory for the logits of a prompt");
     }
     pleat_status status = pleat_seq_open(s->engine, &r->method, &r->seq, error);
-    if (!status && r->pin_tokens)
-        status = pleat_seq_pin(r->seq, 0, r->pin_tokens, error);
+    for (int i = 0; i < r->n_pins && !status; i++)
+        status = pleat_seq_pin(r->seq, r->pin[i].first, r->pin[i].end - r->pin[i].first, error);
     status = status ? status : pleat_seq_expect(r->seq, r->max_tokens, error);
     if (!status && !r->prompt_logprobs)
         status = pleat_seq_reuse(r->seq, r->tokens, r->n_prompt, r->tenant, &r->n_done, error);

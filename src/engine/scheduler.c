@@ -138,6 +138,7 @@ static void request_free(request *r) {
     free(r->tokens);
     free(r->bias);
     free(r->stop);
+    free(r->pin);
     free(r->tenant);
     free(r);
 }
@@ -207,13 +208,13 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
                    .max_tokens = spec->max_tokens,
                    .min_tokens = spec->min_tokens,
                    .n_top = spec->n_top,
-                   .pin_tokens = spec->pin_tokens,
                    .ignore_end = spec->ignore_end,
                    .logprobs = spec->logprobs,
                    .prompt_logprobs = spec->prompt_logprobs,
                    .sampling = spec->sampling,
                    .n_bias = spec->n_bias,
                    .n_stop = spec->n_stop,
+                   .n_pins = spec->n_pins,
                    .sink = sink,
                    .context = context,
                    .submitted = clock_seconds(),
@@ -221,8 +222,9 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
     r->tokens = malloc(((size_t)spec->n_prompt + (size_t)spec->max_tokens) * sizeof(*r->tokens));
     r->bias = malloc((size_t)spec->n_bias * sizeof(*r->bias) + 1);
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
+    r->pin = malloc((size_t)spec->n_pins * sizeof(*r->pin) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
-    if (!r->tokens || !r->bias || !r->stop || !r->tenant) {
+    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant) {
         request_free(r);
         return NULL;
     }
@@ -231,6 +233,8 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
         memcpy(r->bias, spec->bias, (size_t)spec->n_bias * sizeof(*r->bias));
     if (spec->n_stop)
         memcpy(r->stop, spec->stop, (size_t)spec->n_stop * sizeof(*r->stop));
+    if (spec->n_pins)
+        memcpy(r->pin, spec->pin, (size_t)spec->n_pins * sizeof(*r->pin));
     return r;
 }
 

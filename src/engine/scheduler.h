@@ -43,11 +43,12 @@ typedef struct request_spec {
     pleat_sampling sampling;
     const token_bias *bias; /* [n_bias] added to logits, also when greedy */
     int n_bias;
-    bool logprobs;        /* of the tokens that come */
-    int n_top;            /* and of so many alternatives, at most REQUEST_MOST_TOP */
-    bool prompt_logprobs; /* of the prompt's tokens too: such a prompt is not reused */
-    const char *tenant;   /* fairness and the salt of the prefix cache; NULL: "" */
-    int pin_tokens;       /* leading prompt tokens that are marked as never evicted (methods with `pin`) */
+    bool logprobs;         /* of the tokens that come */
+    int n_top;             /* and of so many alternatives, at most REQUEST_MOST_TOP */
+    bool prompt_logprobs;  /* of the prompt's tokens too: such a prompt is not reused */
+    const char *tenant;    /* fairness and the salt of the prefix cache; NULL: "" */
+    const token_span *pin; /* [n_pins] of the prompt, never evicted by methods with `pin`; none is empty */
+    int n_pins;
 } request_spec;
 
 typedef struct token_logprob {

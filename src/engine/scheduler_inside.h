@@ -14,13 +14,15 @@ typedef struct request {
     kv_method method;
     int32_t *tokens;                /* [n_prompt + max_tokens] */
     int n_prompt, n_tokens, n_done; /* n_done: tokens in the cache */
-    int max_tokens, min_tokens, n_top, pin_tokens;
+    int max_tokens, min_tokens, n_top;
     bool ignore_end, logprobs, prompt_logprobs, cancelled;
     pleat_sampling sampling;
     token_bias *bias;
     int n_bias;
     int32_t *stop;
     int n_stop;
+    token_span *pin;
+    int n_pins;
     char *tenant;
     request_sink sink;
     void *context;

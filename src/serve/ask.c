@@ -201,20 +201,34 @@ static bool read_method(const ask_world *w, ask *a, const json_t *body, const ch
     return parse_spec(w, longer, &a->method, r);
 }
 
-/* pin: true (the system message) or a number of leading tokens. Nothing is to be done where nothing is evicted. */
-static bool read_pin(const ask_world *w, ask *a, const json_t *body, int n_system, refusal *r) {
+/* The request's pin: true (the system message) or a number of leading tokens. */
+static bool read_pin(ask *a, const json_t *body, token_span system, refusal *r) {
     const json_t *pin = field(body, "pin");
-    if (!pin || json_is_false(pin))
-        return true;
-    int64_t n = n_system;
+    token_span span = {0, 0};
     if (json_is_true(pin) && !a->chat)
         return refuse(r, "pin", "pin must be a number of leading tokens here");
-    if (!json_is_true(pin) && !field_int(body, "pin", 0, MOST_TOKENS, &n, r))
-        return false;
-    a->pin_tokens = (int)n;
-    if (!n || !strcmp(a->method->policy->name, "all") || a->method->pin)
+    if (json_is_true(pin))
+        span = system;
+    else if (pin && !json_is_false(pin)) {
+        int64_t n = 0;
+        if (!field_int(body, "pin", 0, MOST_TOKENS, &n, r))
+            return false;
+        span.end = (int)n;
+    }
+    for (int i = 0; i < a->n_prompts; i++)
+        if (!ask_pin(&a->prompt[i], span, r))
+            return false;
+    return true;
+}
+
+/* Where something is pinned and something is evicted, the method gets its modifier. */
+static bool let_pin(const ask_world *w, ask *a, refusal *r) {
+    bool any = false;
+    for (int i = 0; i < a->n_prompts; i++)
+        any = any || a->prompt[i].n_pins;
+    if (!any || !strcmp(a->method->policy->name, "all") || a->method->pin)
         return true;
-    char spec[1200];
+    char spec[KV_MAX_SPEC_BYTES + 8];
     snprintf(spec, sizeof(spec), "%s+pin", pleat_method_spec(a->method));
     pleat_method *pinned;
     if (!parse_spec(w, spec, &pinned, r))
@@ -286,7 +300,7 @@ bool ask_model(const ask_world *w, const json_t *body, refusal *r) {
 static bool read_all(const ask_world *w, ask *a, const json_t *body, const char *header, refusal *r) {
     int64_t n = 1;
     const char *salt = "", *user;
-    int n_system = 0;
+    token_span system = {0, 0};
     if (!ask_model(w, body, r) || !check_unknown(body, a->chat, r) || !field_int(body, "n", 1, MOST_ANSWERS, &n, r) ||
         !field_text(body, "cache_salt", 256, &salt, r) || !field_text(body, "user", 1000, &user, r) ||
         !read_stream(a, body, r) || !read_sampling(a, body, r) || !read_logprobs(a, body, r) ||
@@ -295,12 +309,12 @@ static bool read_all(const ask_world *w, ask *a, const json_t *body, const char 
         return false;
     a->n = (int)n;
     snprintf(a->salt, sizeof(a->salt), "%s", salt);
-    if (!(a->chat ? ask_read_messages(w, a, body, &n_system, r) : ask_read_prompts(w, a, body, r)))
+    if (!(a->chat ? ask_read_messages(w, a, body, &system, r) : ask_read_prompts(w, a, body, r)))
         return false;
     if (a->n_prompts * n > w->most_answers)
         return refuse(r, a->n_prompts > 1 ? "prompt" : "n", "%d answers in one request; at most %d are possible",
                       (int)(a->n_prompts * n), w->most_answers);
-    return read_pin(w, a, body, n_system, r) && read_lengths(w, a, body, r);
+    return read_pin(a, body, system, r) && let_pin(w, a, r) && read_lengths(w, a, body, r);
 }
 
 ask *ask_read(const ask_world *w, const json_t *body, bool chat, const char *header, refusal *r) {
@@ -320,8 +334,10 @@ ask *ask_read(const ask_world *w, const json_t *body, bool chat, const char *hea
 void ask_free(ask *a) {
     if (!a)
         return;
-    for (int i = 0; i < a->n_prompts; i++)
+    for (int i = 0; i < a->n_prompts; i++) {
         free(a->prompt[i].ids);
+        free(a->prompt[i].pin);
+    }
     free(a->prompt);
     free(a->bias);
     stop_free(&a->stops);

@@ -25,11 +25,22 @@ typedef struct ask_prompt {
     int32_t *ids; /* [n] */
     int n;
     int max_tokens;
+    token_span *pin; /* [n_pins] never evicted; none is empty */
+    int n_pins;
 } ask_prompt;
+
+/* Messages as a prompt. */
+typedef struct ask_messages {
+    int32_t *ids; /* [n] malloc'ed */
+    int n;
+    token_span *pin; /* [n_pins] the messages that say "pin": true; malloc'ed */
+    int n_pins;
+    token_span system; /* of the system message; may be empty */
+} ask_messages;
 
 typedef struct ask {
     bool chat, stream, include_usage, running_usage, echo, logprobs, ignore_end;
-    int n, n_top, min_tokens, pin_tokens;
+    int n, n_top, min_tokens;
     pleat_sampling sampling;
     stop_list stops;
     int32_t stop_id[ASK_MOST_STOP_IDS];
@@ -45,8 +56,8 @@ typedef struct ask {
 /* header: x-kv-method, or NULL. NULL: r says why. Free with ask_free. */
 ask *ask_read(const ask_world *world, const json_t *body, bool chat, const char *header, refusal *r);
 void ask_free(ask *a);
-/* Messages as ids (also for /tokenize). *ids malloc'ed. *pin: leading tokens that hold the system message. */
-bool ask_chat_ids(const ask_world *world, const json_t *messages, int32_t **ids, int *n_ids, int *n_system, refusal *r);
+/* Reads messages (also for /tokenize); what is in *out is the caller's to free. */
+bool ask_messages_read(const ask_world *world, const json_t *messages, ask_messages *out, refusal *r);
 /* Is this the model that is served? */
 bool ask_model(const ask_world *world, const json_t *body, refusal *r);
 #endif

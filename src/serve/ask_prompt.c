@@ -88,6 +88,18 @@ bool ask_read_prompts(const ask_world *w, ask *a, const json_t *body, refusal *r
     return true;
 }
 
+bool ask_pin(ask_prompt *p, token_span span, refusal *r) {
+    span.end = span.end < p->n ? span.end : p->n;
+    if (span.first >= span.end)
+        return true;
+    token_span *more = realloc(p->pin, ((size_t)p->n_pins + 1) * sizeof(*more));
+    if (!more)
+        return no_memory(r);
+    p->pin = more;
+    p->pin[p->n_pins++] = span;
+    return true;
+}
+
 /* ---- messages ---- */
 
 /* A message's content: a text, or parts of text joined by line breaks. */
@@ -139,68 +151,93 @@ static bool read_message(const json_t *item, chat_message *message, text *conten
     return add_content(json_object_get(item, "content"), content, r);
 }
 
-static bool encode(const ask_world *w, const chat_message *message, int n, int32_t **ids, int *n_ids, refusal *r) {
-    pleat_error error;
-    if (!chat_encode(w->model->tok, w->model->file, w->format, message, n, 0, ids, n_ids, &error))
-        return true;
-    return refuse(r, "messages", "%.500s", error.text);
+/* A conversation while it is read: [n] of each. */
+typedef struct conversation {
+    chat_message *message;
+    text *content; /* the messages' own */
+    token_span *span;
+    bool *pin;
+    size_t n, n_bytes;
+} conversation;
+
+static void conversation_free(conversation *c) {
+    for (size_t i = 0; c->content && i < c->n; i++)
+        text_free(&c->content[i]);
+    free(c->content);
+    free(c->message);
+    free(c->span);
+    free(c->pin);
 }
 
-/* Tokens that two conversations with this system message begin with alike. */
-static bool count_system(const ask_world *w, const chat_message *system, int *n, refusal *r) {
-    int32_t *a, *b;
-    int n_a, n_b;
-    chat_message one[] = {*system, {"user", "a", 1}}, other[] = {*system, {"user", "b", 1}};
-    *n = 0;
-    if (!encode(w, one, 2, &a, &n_a, r))
-        return false;
-    if (!encode(w, other, 2, &b, &n_b, r)) {
-        free(a);
-        return false;
+static bool conversation_open(conversation *c, size_t n, refusal *r) {
+    *c = (conversation){.message = calloc(n, sizeof(*c->message)),
+                        .content = calloc(n, sizeof(*c->content)),
+                        .span = calloc(n, sizeof(*c->span)),
+                        .pin = calloc(n, sizeof(*c->pin)),
+                        .n = n};
+    if (c->message && c->content && c->span && c->pin)
+        return true;
+    conversation_free(c);
+    return no_memory(r);
+}
+
+static bool conversation_read(conversation *c, const json_t *messages, refusal *r) {
+    for (size_t i = 0; i < c->n; i++) {
+        const json_t *item = json_array_get(messages, i);
+        chat_message *message = &c->message[i];
+        text *content = &c->content[i];
+        if (!read_message(item, message, content, r) || !field_flag(item, "pin", &c->pin[i], r))
+            return false;
+        if (content->failed)
+            return no_memory(r);
+        message->content = content->bytes ? content->bytes : "";
+        message->content_bytes = content->n;
+        c->n_bytes += content->n;
     }
-    while (*n < n_a && *n < n_b && a[*n] == b[*n])
-        ++*n;
-    free(a);
-    free(b);
     return true;
 }
 
-bool ask_chat_ids(const ask_world *w, const json_t *messages, int32_t **ids, int *n_ids, int *n_system, refusal *r) {
-    size_t n = json_array_size(messages), total = 0;
+static bool encode(const ask_world *w, const conversation *c, ask_messages *out, refusal *r) {
+    pleat_error error;
+    *out = (ask_messages){.pin = malloc(c->n * sizeof(*out->pin))};
+    if (!out->pin)
+        return no_memory(r);
+    if (chat_encode_spans(w->model->tok, w->model->file, w->format, c->message, (int)c->n, 0, c->span, &out->ids,
+                          &out->n, &error)) {
+        free(out->pin);
+        return refuse(r, "messages", "%.500s", error.text);
+    }
+    for (size_t i = 0; i < c->n; i++)
+        if (c->pin[i])
+            out->pin[out->n_pins++] = c->span[i];
+    out->system = chat_system_span(c->message, c->span);
+    return true;
+}
+
+bool ask_messages_read(const ask_world *w, const json_t *messages, ask_messages *out, refusal *r) {
+    size_t n = json_array_size(messages);
+    conversation c;
     if (!w->has_chat)
         return refuse(r, "messages", "%.500s", w->no_chat);
     if (!json_is_array(messages) || !n || n > MOST_MESSAGES)
         return refuse(r, "messages", "messages must be a list of 1 to %d messages", MOST_MESSAGES);
-    chat_message *message = calloc(n, sizeof(*message));
-    text *content = calloc(n, sizeof(*content));
-    bool ok = message && content;
-    if (!ok)
-        no_memory(r);
-    for (size_t i = 0; i < n && ok; i++) {
-        ok = read_message(json_array_get(messages, i), &message[i], &content[i], r);
-        message[i].content = content[i].bytes ? content[i].bytes : "";
-        message[i].content_bytes = content[i].n;
-        total += content[i].n;
-        if (ok && content[i].failed)
-            ok = no_memory(r);
-    }
-    ok = ok && fits(w, "messages", total, r) && encode(w, message, (int)n, ids, n_ids, r);
-    if (ok && n_system && !strcmp(message[0].role, "system") && !count_system(w, &message[0], n_system, r)) {
-        free(*ids);
-        ok = false;
-    }
-    for (size_t i = 0; content && i < n; i++)
-        text_free(&content[i]);
-    free(content);
-    free(message);
+    if (!conversation_open(&c, n, r))
+        return false;
+    bool ok = conversation_read(&c, messages, r) && fits(w, "messages", c.n_bytes, r) && encode(w, &c, out, r);
+    conversation_free(&c);
     return ok;
 }
 
-bool ask_read_messages(const ask_world *w, ask *a, const json_t *body, int *n_system, refusal *r) {
-    int32_t *ids;
-    int n;
-    bool pin = field(body, "pin") != NULL;
+bool ask_read_messages(const ask_world *w, ask *a, const json_t *body, token_span *system, refusal *r) {
+    ask_messages m;
     if (!field(body, "messages"))
         return refuse(r, "messages", "messages is missing");
-    return ask_chat_ids(w, field(body, "messages"), &ids, &n, pin ? n_system : NULL, r) && add_ids(a, ids, n, r);
+    if (!ask_messages_read(w, field(body, "messages"), &m, r))
+        return false;
+    bool ok = add_ids(a, m.ids, m.n, r);
+    for (int i = 0; i < m.n_pins && ok; i++)
+        ok = ask_pin(&a->prompt[0], m.pin[i], r);
+    free(m.pin);
+    *system = m.system;
+    return ok;
 }

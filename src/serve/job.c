@@ -289,7 +289,8 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
                          .n_top = a->n_top,
                          .prompt_logprobs = a->echo && a->logprobs,
                          .tenant = tenant,
-                         .pin_tokens = a->pin_tokens < c->prompt->n ? a->pin_tokens : c->prompt->n};
+                         .pin = c->prompt->pin,
+                         .n_pins = c->prompt->n_pins};
     spec.sampling.seed = seed_of(a, c->index % a->n);
     http_hold(j->x);
     atomic_fetch_add(&j->n_open, 1);

@@ -109,8 +109,15 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
     if (!ask_model(&s->world, body, r) || !field_flag(body, "add_special", &special, r) ||
         !field_flag(body, "add_special_tokens", &special, r))
         return false;
-    if (field(body, "messages"))
-        return ask_chat_ids(&s->world, field(body, "messages"), ids, n, NULL, r);
+    if (field(body, "messages")) {
+        ask_messages m;
+        if (!ask_messages_read(&s->world, field(body, "messages"), &m, r))
+            return false;
+        free(m.pin);
+        *ids = m.ids;
+        *n = m.n;
+        return true;
+    }
     if (!json_is_string(prompt))
         return refuse(r, key, "%s must be a text", key);
     if (pleat_tokenize(s->world.model, json_string_value(prompt), json_string_length(prompt), special, ids, n, &error))
@@ -213,7 +220,7 @@ void tell_version(server *s, http_exchange *x) {
 
 enum { MOST_METHODS = 32 };
 typedef struct tally {
-    char spec[MOST_METHODS][1024];
+    char spec[MOST_METHODS][KV_MAX_SPEC_BYTES];
     metrics_method method[MOST_METHODS];
     int n;
 } tally;

@@ -12,8 +12,12 @@
  *             every user turn
  *   mistral   BOS [INST] TEXT [/INST]TEXT EOS                                             spaces as the file's template
  *             has them; the system's stands in front of the first or, in v0.3 and later, the last user's. In a
- *             conversation that is already in the cache it cannot move on: there it stays where it was. */
+ *             conversation that is already in the cache it cannot move on: there it stays where it was.
+ *
+ * Where a message begins or ends inside of plain text, its edge is kept as a byte of that text and becomes a token's
+ * index when the text is tokenised. */
 #include "text/chat.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "text/chat_style.h"
@@ -38,12 +42,22 @@ pleat_status chat_format_parse(const char *name, chat_format *format, pleat_erro
 
 /* ---- writing ---- */
 
+/* Where a message begins or ends. */
+typedef struct edge {
+    int *to;
+    size_t at; /* byte of the plain text */
+    bool ends;
+} edge;
+
 typedef struct writer {
     const tokenizer *tok;
     pleat_error *error;
     pleat_status status; /* the first failure; nothing is written after it */
     text plain;          /* text since the last token */
     id_list list;
+    token_span *span; /* of the messages; NULL: not wanted */
+    edge *edge;       /* [n_edges] in the plain text, in rising order */
+    int n_edges, cap_edges;
 } writer;
 
 static void fail_memory(writer *w) {
@@ -63,13 +77,65 @@ static void push_ids(writer *w, const char *bytes, size_t n, tokenizer_mode mode
         fail_memory(w);
 }
 
+static size_t bytes_of(const writer *w, int i) {
+    size_t n = 0;
+    tokenizer_bytes(w->tok, w->list.ids[i], true, &n);
+    return n;
+}
+
+/* The plain text has become the tokens from `base` on: puts the edges in it at tokens. */
+static void place_edges(writer *w, int base) {
+    size_t total = 0, from = 0, to = 0; /* bytes of token i */
+    for (int i = base; i < w->list.n; i++)
+        total += bytes_of(w, i);
+    size_t extra = total - w->plain.n; /* SPM may put a space in front */
+    bool spelt = extra <= 1;
+    int i = base;
+    for (int k = 0; k < w->n_edges; k++) {
+        const edge *e = &w->edge[k];
+        size_t at = e->at ? e->at + extra : 0;
+        if (!spelt) {
+            *e->to = e->ends && e->at ? w->list.n : base;
+            continue;
+        }
+        while (i < w->list.n && (to = from + bytes_of(w, i)) <= at) {
+            from = to;
+            i++;
+        }
+        *e->to = i + (e->ends && i < w->list.n && from < at);
+    }
+    w->n_edges = 0;
+}
+
 static void flush(writer *w) {
+    int base = w->list.n;
     if (w->plain.failed)
         fail_memory(w);
     if (w->plain.n)
         push_ids(w, w->plain.bytes, w->plain.n, TOKENIZER_PLAIN);
+    if (!w->status && w->n_edges)
+        place_edges(w, base);
     text_free(&w->plain);
     w->plain = (text){0};
+}
+
+/* Message i begins (or ends) here. */
+static void put_edge(writer *w, int i, bool ends) {
+    if (!w->span)
+        return;
+    if (!mem_grow(&w->edge, &w->cap_edges, w->n_edges + 1, sizeof(*w->edge))) {
+        fail_memory(w);
+        return;
+    }
+    w->edge[w->n_edges++] = (edge){ends ? &w->span[i].end : &w->span[i].first, w->plain.n, ends};
+}
+
+static void begin_message(writer *w, int i) {
+    put_edge(w, i, false);
+}
+
+static void end_message(writer *w, int i) {
+    put_edge(w, i, true);
 }
 
 static void put(writer *w, const char *s) {
@@ -177,8 +243,11 @@ static void write_chatml(writer *w, const chat_style *style, const chat_message 
     } else if (style->system.n && !is_role(&m[0], "system")) {
         chatml_message(w, &(chat_message){"system", style->system.bytes, style->system.n});
     }
-    for (int i = first; i < n; i++)
+    for (int i = first; i < n; i++) {
+        begin_message(w, i);
         chatml_message(w, &m[i]);
+        end_message(w, i);
+    }
     put_mark(w, "<|im_start|>");
     put(w, "assistant\n");
 }
@@ -203,11 +272,13 @@ static void write_llama3(writer *w, const chat_style *style, const chat_message 
     bool system = is_role(&m[0], "system");
     if (first)
         put_mark(w, "<|eot_id|>");
-    else if (style->dated)
-        llama3_message(w, "system", dates, system ? &m[0] : NULL);
-    for (int i = first; i < n; i++)
-        if (!(style->dated && system && i == 0))
-            llama3_message(w, m[i].role, "", &m[i]);
+    else if (style->dated && !system)
+        llama3_message(w, "system", dates, NULL);
+    for (int i = first; i < n; i++) {
+        begin_message(w, i);
+        llama3_message(w, m[i].role, style->dated && system && i == 0 ? dates : "", &m[i]);
+        end_message(w, i);
+    }
     llama3_header(w, "assistant");
 }
 
@@ -219,28 +290,37 @@ static void write_gemma(writer *w, const chat_message *m, int n, int first) {
     for (int i = first; i < n; i++) {
         if (is_role(&m[i], "system"))
             continue;
+        bool with_system = i == 1 && is_role(&m[0], "system");
+        begin_message(w, i);
+        if (with_system)
+            begin_message(w, 0);
         put_mark(w, "<start_of_turn>");
         put(w, is_role(&m[i], "user") ? "user\n" : "model\n");
-        if (i == 1 && is_role(&m[0], "system")) {
+        if (with_system) {
             put_content(w, &m[0], false);
             put(w, "\n\n");
+            end_message(w, 0);
         }
         put_content(w, &m[i], true);
         put_mark(w, "<end_of_turn>");
         put(w, "\n");
+        end_message(w, i);
     }
     put_mark(w, "<start_of_turn>");
     put(w, "model\n");
 }
 
-/* One user turn; system NULL: none goes in front. */
+/* One user turn; system NULL: none goes in front (it is message 0). */
 static void llama2_user(writer *w, const chat_message *system, const chat_message *m) {
+    if (system)
+        begin_message(w, 0);
     put_mark(w, "[INST]");
     put(w, " ");
     if (system) {
         put(w, "<<SYS>>\n");
         put_content(w, system, false);
         put(w, "\n<</SYS>>\n\n");
+        end_message(w, 0);
     }
     put_bytes(w, m->content, m->content_bytes, !system, true); /* it is the two together that are trimmed */
     put(w, " ");
@@ -254,26 +334,34 @@ static void write_llama2(writer *w, const chat_message *m, int n, int first) {
     if (first)
         put_id(w, tokenizer_eos(w->tok));
     for (int i = first; i < n; i++) {
+        if (is_role(&m[i], "system"))
+            continue;
+        begin_message(w, i);
         if (is_role(&m[i], "assistant")) {
             put(w, " ");
             put_content(w, &m[i], true);
             put(w, " ");
             put_id(w, tokenizer_eos(w->tok));
-        } else if (is_role(&m[i], "user")) {
+        } else {
             if (i > 1)
                 put_id(w, tokenizer_bos(w->tok));
             llama2_user(w, system && i == 1 ? &m[0] : NULL, &m[i]);
         }
+        end_message(w, i);
     }
 }
 
+/* As llama2_user. */
 static void mistral_user(writer *w, const chat_style *style, const chat_message *system, const chat_message *m) {
+    if (system)
+        begin_message(w, 0);
     put(w, style->space_before ? " " : "");
     put_mark(w, "[INST]");
     put(w, style->space_after ? " " : "");
     if (system) {
         put_content(w, system, false);
         put(w, "\n\n");
+        end_message(w, 0);
     }
     put_content(w, m, false);
     put(w, style->space_close ? " " : "");
@@ -285,13 +373,17 @@ static void write_mistral(writer *w, const chat_style *style, const chat_message
     if (first)
         put_id(w, tokenizer_eos(w->tok));
     for (int i = first; i < n; i++) {
+        if (is_role(&m[i], "system"))
+            continue;
+        begin_message(w, i);
         if (is_role(&m[i], "assistant")) {
             put(w, style->space_answer ? " " : "");
             put_content(w, &m[i], style->trim_answer);
             put_id(w, tokenizer_eos(w->tok));
-        } else if (is_role(&m[i], "user")) {
+        } else {
             mistral_user(w, style, i == with_system ? &m[0] : NULL, &m[i]);
         }
+        end_message(w, i);
     }
 }
 
@@ -318,15 +410,30 @@ static pleat_status check_order(const chat_message *m, int n, int first, pleat_e
     return PLEAT_OK;
 }
 
-pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
-                         int n_messages, int first, int32_t **ids, int *n_ids, pleat_error *error) {
+/* BOS is nobody's; it goes with the message that follows. */
+static void take_bos(token_span *spans, int n, bool with_bos) {
+    for (int i = 0; i < n && with_bos; i++)
+        if (spans[i].first == 1)
+            spans[i].first = 0;
+}
+
+token_span chat_system_span(const chat_message *messages, const token_span *spans) {
+    return is_role(&messages[0], "system") ? spans[0] : (token_span){0, spans[0].first};
+}
+
+pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                               int n_messages, int first, token_span *spans, int32_t **ids, int *n_ids,
+                               pleat_error *error) {
     pleat_status status = check_order(messages, n_messages, first, error);
     if (status)
         return status;
-    writer w = {.tok = tok, .error = error};
+    writer w = {.tok = tok, .error = error, .span = spans};
+    if (spans)
+        memset(spans, 0, (size_t)n_messages * sizeof(*spans));
     const chat_style style = chat_style_read(file, format);
     if (!first && (format != CHAT_CHATML || tokenizer_adds_bos(tok)))
         put_id(&w, tokenizer_bos(tok));
+    bool with_bos = w.list.n == 1;
     switch (format) {
     case CHAT_CHATML:
         write_chatml(&w, &style, messages, n_messages, first);
@@ -349,11 +456,19 @@ pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format for
     flush(&w);
     if (!w.status && w.list.failed)
         fail_memory(&w);
+    free(w.edge);
     if (w.status) {
         free(w.list.ids);
         return w.status;
     }
+    if (spans)
+        take_bos(spans, n_messages, with_bos);
     *ids = w.list.ids;
     *n_ids = w.list.n;
     return PLEAT_OK;
+}
+
+pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                         int n_messages, int first, int32_t **ids, int *n_ids, pleat_error *error) {
+    return chat_encode_spans(tok, file, format, messages, n_messages, first, NULL, ids, n_ids, error);
 }

@@ -25,4 +25,15 @@ typedef struct chat_message {
  * user and assistant take turns, the last one is the user's). *ids malloc'ed. */
 pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
                          int n_messages, int first, int32_t **ids, int *n_ids, pleat_error *error);
+/* The same, and where each message stands: spans [n_messages], those before `first` empty. A span has the message's
+ * whole turn with its marks, and BOS where that is right in front. A system message that has no turn of its own (gemma,
+ * llama-2, mistral) stands in a user's: its span goes from that turn's opening to the user's own text, the user's over
+ * all of the turn. A token that two messages share is in both spans; text whose tokens do not spell it byte by byte is
+ * taken as a whole. */
+pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                               int n_messages, int first, token_span *spans, int32_t **ids, int *n_ids,
+                               pleat_error *error);
+/* Of such spans with first = 0, the system message's: the caller's, or the one that the template puts in front. May be
+ * empty. */
+token_span chat_system_span(const chat_message *messages, const token_span *spans);
 #endif

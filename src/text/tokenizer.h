@@ -6,6 +6,11 @@
 
 typedef struct tokenizer tokenizer;
 
+/* Tokens first..end-1 of a row of them. */
+typedef struct token_span {
+    int first, end;
+} token_span;
+
 /* PLEAT_EINPUT: an unknown tokenizer.ggml.model or .pre (named), bad merges, scores, types or special ids. The file must
  * outlive the tokenizer (token texts stay in the mapping). */
 pleat_status tokenizer_open(const gguf *file, tokenizer **out, pleat_error *error);

@@ -110,9 +110,10 @@ static void modifiers_go_with_those_who_can(void **state) {
         bool moves = policy->cache_positions && policy->cache_positions(&config);
         kv_capability critical = kv_capability_of(kv_formats[0], policy, kv_splits[0], false, "critical"),
                       pin = kv_capability_of(kv_formats[0], policy, kv_splits[0], false, "pin");
-        assert_int_equal(!*critical.refusal.text, policy->attention_scores);
+        bool weighs = policy->attention_scores && policy->per_head_scores;
+        assert_int_equal(!*critical.refusal.text, weighs);
         assert_int_equal(!*pin.refusal.text, !moves);
-        assert_true(policy->attention_scores || strstr(critical.refusal.text, policy->name));
+        assert_true(weighs || strstr(critical.refusal.text, policy->name));
         assert_true(!moves || strstr(pin.refusal.text, policy->name));
     }
 }

@@ -224,7 +224,7 @@ typedef struct kv_policy {
     const char *name, *paper, *summary;
     const kv_param *params;
     bool per_head_scores;  /* comparable between heads: a split over heads may use them */
-    bool attention_scores; /* shares of attention, so that weighing them by the values' norm has a meaning */
+    bool attention_scores; /* shares of attention: with per_head_scores the values' norms may weigh them (critical) */
     bool shares_budget;    /* budget() is a number of tokens that a split can share out */
     pleat_status (*check)(const kv_config *, pleat_error *);
     kv_wants (*wants)(const kv_config *); /* NULL: nothing */

@@ -427,6 +427,11 @@ static pleat_status check_together(const parser *p, const kv_model *model) {
         return err_set(p->error, PLEAT_EINPUT,
                        "critical weighs attention by the values' norms; the scores of the policy %s are no attention",
                        policy->name);
+    if (m->critical && !policy->per_head_scores)
+        return err_set(p->error, PLEAT_EINPUT,
+                       "critical chooses anew in each head; the policy %s keeps one set of tokens for all heads of a "
+                       "layer",
+                       policy->name);
     if (m->critical && model && !model->open_wo)
         return err_set(p->error, PLEAT_EINPUT, "critical needs the output projection, which %s does not show",
                        model->name);

@@ -61,6 +61,7 @@ const kv_policy kv_policy_tova = {
     .paper = "arXiv 2401.06104",
     .summary = "what the newest query attends to, one set for all heads of a layer",
     .params = params,
+    .attention_scores = true,
     .shares_budget = true,
     .wants = wants,
     .budget = budget,

@@ -2,6 +2,7 @@
  * throughput grid and its fills. */
 #include "engine/engine.h"
 #include "engine/generate.h"
+#include "kv/method.h"
 #include "measure/assets.h"
 #include "measure/lengths.h"
 #include "measure/needle.h"
@@ -182,6 +183,16 @@ static void perplexity_refuses(void **state) {
     REFUSED(quality_methods(b.engine, &m, words, n_bytes, 510, 1, got, NULL, error), PLEAT_EINPUT, "say nothing");
     OK(quality_methods(b.engine, &m, words, n_bytes, 514, 1, got, NULL, error));
     measure_methods_free(&m);
+    m = methods_of(&b, "simlayer:threshold=0,initial=4,recent=252");
+    REFUSED(quality_methods(b.engine, &m, words, n_bytes, 512, 1, got, NULL, error), PLEAT_EINPUT, "say nothing");
+    OK(quality_methods(b.engine, &m, words, n_bytes, 514, 1, got, NULL, error));
+    assert_true(got[1].kept_share < 1); /* it acts, if only just */
+    measure_methods_free(&m);
+    for (int i = 1; kv_policies[i]; i++) { /* with its defaults, far too many for a window of 16: each but `all` */
+        m = methods_of(&b, kv_policies[i]->name);
+        REFUSED(quality_methods(b.engine, &m, words, n_bytes, 16, 1, got, NULL, error), PLEAT_EINPUT, "say nothing");
+        measure_methods_free(&m);
+    }
     m = methods_of(&b, "kivi-4+prefill:bounded");
     REFUSED(quality_methods(b.engine, &m, words, n_bytes, 512, 1, got, NULL, error), PLEAT_EINPUT, "inside the prompt");
     measure_methods_free(&m);

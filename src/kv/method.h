@@ -240,6 +240,8 @@ typedef struct kv_policy {
     /* Live tokens that a lane of layer il has after the end of a prompt of n_prompt tokens; NULL: n_prompt, or
      * bound_tokens if that is less. */
     int (*kept_tokens)(const kv_config *, int il, int n_prompt, int max_new);
+    /* Of a policy that bounds some layers alone, so that the two above bound none: tokens of such a layer. */
+    int (*some_kept_tokens)(const kv_config *);
     /* Slots that a decode query reads at most; NULL: all. */
     int (*read_tokens)(const kv_config *);
     /* Multiples at which bounded prefill has its events, itself a multiple of 64; NULL: the method's 512. */

@@ -35,6 +35,10 @@ static kv_wants wants(const kv_config *c) {
     return (kv_wants){.flags = KV_WANT_LAST};
 }
 
+static int lazy_tokens(const kv_config *c) {
+    return of(c, INITIAL) + of(c, RECENT);
+}
+
 static bool stays(const kv_config *c, const kv_view *view, int32_t pos) {
     return pos != KV_DEAD && (pos < of(c, INITIAL) || pos >= view->n_seen - of(c, RECENT));
 }
@@ -51,7 +55,7 @@ static bool lazy(const kv_config *c, const kv_view *view) {
 static int budget(const kv_config *c, const kv_view *view) {
     bool judged = view->event == KV_AT_GRID || (view->event == KV_AT_STEP && view->n_steps == 1);
     bool last_layer = view->i_full == view->n_full_layers - 1;
-    return judged && !last_layer && lazy(c, view) ? of(c, INITIAL) + of(c, RECENT) : INT_MAX;
+    return judged && !last_layer && lazy(c, view) ? lazy_tokens(c) : INT_MAX;
 }
 
 static void score(const kv_config *c, const kv_view *view, float *const *s) {
@@ -68,4 +72,5 @@ const kv_policy kv_policy_simlayer = {
     .wants = wants,
     .budget = budget,
     .score = score,
+    .some_kept_tokens = lazy_tokens,
 };

@@ -220,6 +220,8 @@ static int acts_on(const kv_method *m, int n) {
         least = p->bound_tokens(&m->policy_config) + (p->cache_positions != NULL);
     if (p->kept_tokens && p->kept_tokens(&m->policy_config, KV_MAX_LAYERS, n, n) < least)
         least = p->kept_tokens(&m->policy_config, KV_MAX_LAYERS, n, n);
+    if (p->some_kept_tokens && p->some_kept_tokens(&m->policy_config) < least)
+        least = p->some_kept_tokens(&m->policy_config);
     if (p->read_tokens && p->read_tokens(&m->policy_config) < least)
         least = p->read_tokens(&m->policy_config);
     return least == INT_MAX ? 0 : least;

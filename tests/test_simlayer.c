@@ -98,11 +98,61 @@ static void what_stays_is_the_first_and_the_newest(void **state) {
     drive_close(&d);
 }
 
+/* Each turn is judged at its own first step: what grew since the last one goes again. */
+static void each_turn_is_judged(void **state) {
+    (void)state;
+    drive d;
+    drive_open(&d, shape, POOL);
+    kv_cache *cache = open_at(&d, 0, N);
+    drive_decode(&d, cache, 7, 30, NULL);
+    drive_prompt(&d, cache, 7, 70, 512, true, NULL);
+    for (int ih = 0; ih < 2; ih++)
+        assert_int_equal(live(cache, 0, ih), INITIAL + RECENT + 29 + 70);
+    drive_decode(&d, cache, 7, 3, NULL);
+    for (int ih = 0; ih < 2; ih++) {
+        assert_int_equal(live(cache, 0, ih), INITIAL + RECENT + 2);
+        assert_int_equal(live(cache, 1, ih), N + 30 + 70 + 3);
+    }
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
+/* Under prefill:bounded a grid point judges too, and the cuts are the same whatever the format. */
+static void grid_points_judge_and_formats_do_not_matter(void **state) {
+    (void)state;
+    enum { GRID = 512, PROMPT = 700 };
+    static const char *const list[] = {"simlayer:threshold=0,initial=4,recent=100+prefill:bounded",
+                                       "kivi-4+simlayer:threshold=0,initial=4,recent=100+prefill:bounded",
+                                       "kivi-4+simlayer:threshold=0,initial=4,recent=100"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, shape, POOL);
+        kv_cache *cache = drive_cache(&d, list[i]);
+        drive_prompt(&d, cache, 7, PROMPT, GRID, true, NULL);
+        for (int ih = 0; ih < 2; ih++) {
+            assert_int_equal(live(cache, 0, ih), i < 2 ? INITIAL + RECENT + PROMPT - GRID : PROMPT);
+            assert_int_equal(live(cache, 1, ih), PROMPT);
+        }
+        drive_decode(&d, cache, 7, 1, NULL);
+        for (int ih = 0; ih < 2; ih++) {
+            const int32_t *pos = kv_cache_positions(cache, 0, ih);
+            assert_int_equal(live(cache, 0, ih), INITIAL + RECENT);
+            assert_int_equal(live(cache, 1, ih), PROMPT + 1);
+            for (int slot = 0; slot < kv_cache_slots(cache, 0, ih); slot++)
+                assert_true(pos[slot] == KV_DEAD || pos[slot] < INITIAL || pos[slot] > PROMPT - RECENT);
+        }
+        drive_decode(&d, cache, 7, 150, NULL);
+        assert_int_equal(live(cache, 0, 0), INITIAL + RECENT + 150);
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lazy_layers_are_cut_once_and_grow),
-        cmocka_unit_test(the_share_of_attention_decides),
-        cmocka_unit_test(what_stays_is_the_first_and_the_newest),
+        cmocka_unit_test(lazy_layers_are_cut_once_and_grow),           cmocka_unit_test(the_share_of_attention_decides),
+        cmocka_unit_test(what_stays_is_the_first_and_the_newest),      cmocka_unit_test(each_turn_is_judged),
+        cmocka_unit_test(grid_points_judge_and_formats_do_not_matter),
     };
     return cmocka_run_group_tests_name("simlayer", tests, NULL, NULL);
 }

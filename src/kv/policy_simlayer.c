@@ -4,11 +4,12 @@
  * The prompt is attended to exactly. At the first decode step every layer is judged by that step's query: the share of
  * attention, averaged over all query heads of the layer, that falls on the first `initial` and the newest `recent`
  * tokens. A layer whose share exceeds `threshold` is lazy and is cut to those tokens, all heads alike; the others keep
- * everything. It is judged once: afterwards every layer grows by each token, as the authors' code does, and their last
- * layer is never cut. A prompt shorter than initial + recent is left as it is.
+ * everything. Afterwards every layer grows by each token, as the authors' code does, and their last layer is never cut.
+ * A prompt shorter than initial + recent is left as it is.
  *
- * No state is kept: the first decode step is known by its number. How many layers turn out lazy is only known then, so
- * plans of memory count every layer whole.
+ * No state is kept: the first decode step is known by its number, which counts from the end of the newest prompt. So a
+ * later turn is judged anew, at its own first step and on what is there by then. How many layers turn out lazy is only
+ * known then, so plans of memory count every layer whole.
  *
  * Deviations: a threshold of 0.9 by default (the authors' code takes it as an argument); original positions; layers
  * with a window are not judged; under prefill:bounded each grid point's last query judges too, on what is there by

@@ -90,7 +90,7 @@ static void list_policies(void) {
             named |= !strncmp(policies[j], kv_policies[i]->name, bytes) && strchr(":", policies[j][bytes]);
         if (named)
             continue;
-        small_part(kv_policies[i]->name, kv_policies[i]->params, small[i], sizeof(small[i]));
+        small_part(kv_policies[i]->name, kv_policies[i]->params, 4, small[i], sizeof(small[i]));
         policies[n_policies++] = small[i];
     }
 }

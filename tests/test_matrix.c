@@ -9,6 +9,7 @@
 #include "support/env.h"
 #include "support/small.h"
 #include "support/trail.h"
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-enum { N_COMMON = 600, N_OTHER = 110, N_DECODE = 12, N_TURN = 40, N_LOGITS = 2 * N_DECODE + 2, N_COMPANY = 90 };
+enum { N_COMMON = 600, N_OTHER = 110, N_DECODE = 12, N_TURN = 40, N_COMPANY = 90 };
+enum { N_KEYDIFF = 66, N_LOGITS = N_KEYDIFF + N_DECODE + 2 }; /* keydiff cuts in decode every 64 steps, the others 8 */
 enum { FORMAT, POLICY, SPLIT, PREFILL, MODIFIER, SHAPE, CUT, REUSE, MOVE, COMPANY, N_FACTORS };
 enum { MOST_LEVELS = 64, MOST_PART = 200, MOST_SPEC = 400 };
 
@@ -67,7 +69,7 @@ static int list_levels(void **state) {
     (void)state;
     list_formats();
     for (int p = 0; kv_policies[p]; p++)
-        small_part(kv_policies[p]->name, kv_policies[p]->params, policies[n_levels[POLICY]++], MOST_PART);
+        small_part(kv_policies[p]->name, kv_policies[p]->params, 4, policies[n_levels[POLICY]++], MOST_PART);
     while (kv_splits[n_levels[SPLIT]])
         n_levels[SPLIT]++;
     n_levels[PREFILL] = count(prefills);
@@ -144,6 +146,7 @@ typedef struct life {
     pleat_seq *seq, *company[2]; /* company: NULL, or decodes a token in each of seq's steps */
     int cut, move_at, n_decoded;
     trail *t;
+    int64_t evicted[2]; /* in prompts, while decoding */
 } life;
 
 /* One step of the sequence, with its company. */
@@ -156,7 +159,9 @@ static void step(life *l, const int32_t *ids, int n, pleat_phase phase) {
     int n_items = 1;
     for (int i = 0; i < 2 && l->company[i]; i++)
         items[n_items++] = (pleat_item){l->company[i], &token, 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL};
+    int64_t before = pleat_seq_describe(l->seq).evicted;
     check(pleat_step(l->b->engine, items, n_items, &error), l->spec, &error);
+    l->evicted[phase == PLEAT_DECODE] += pleat_seq_describe(l->seq).evicted - before;
 }
 
 static void prompt(life *l, const int32_t *ids, int n) {
@@ -171,7 +176,8 @@ static void prompt(life *l, const int32_t *ids, int n) {
 }
 
 static void decode(life *l) {
-    for (int i = 0; i < N_DECODE; i++) {
+    int n = l->n_decoded == 0 && strstr(l->spec, "keydiff") ? N_KEYDIFF : N_DECODE;
+    for (int i = 0; i < n; i++) {
         int32_t token = bed_token(l->b, 77 + l->n_decoded++);
         step(l, &token, 1, PLEAT_DECODE);
         if (l->move_at == MOVE_IN_DECODE && i == N_DECODE / 2)
@@ -222,8 +228,9 @@ static void open_company(life *l) {
     free(ids);
 }
 
-/* A prompt, an answer, a second turn and its answer; salt: of this run alone. */
-static void live(const row *r, const char *spec, const char *salt, trail *t) {
+/* A prompt, an answer, a second turn and its answer; salt: of this run alone. evicted: in prompts and while decoding,
+ * or NULL. */
+static void live(const row *r, const char *spec, const char *salt, trail *t, int64_t *evicted) {
     life l = {.b = &beds[r->level[SHAPE]], .spec = spec, .cut = cuts[r->level[CUT]], .move_at = r->level[MOVE], .t = t};
     int32_t *ids = prompt_of(l.b, 0), *turn = bed_tokens(l.b, N_TURN);
     l.seq = open_pinned(l.b, spec);
@@ -239,6 +246,8 @@ static void live(const row *r, const char *spec, const char *salt, trail *t) {
     pleat_seq_close(l.seq);
     for (int i = 0; i < 2; i++)
         pleat_seq_close(l.company[i]);
+    if (evicted)
+        memcpy(evicted, l.evicted, sizeof(l.evicted));
     free(ids);
     free(turn);
 }
@@ -254,18 +263,18 @@ static void compare(const row *r, const trail *straight, int number) {
     snprintf(salt, sizeof(salt), "%d", number);
     snprintf(what, sizeof(what), "%s (shape %d, cut %d, reuse %d, move %d, company %d)", spec, r->level[SHAPE],
              cuts[r->level[CUT]], r->level[REUSE], r->level[MOVE], r->level[COMPANY]);
-    live(r, spec, salt, &t);
+    live(r, spec, salt, &t, NULL);
     trail_compare(straight, &t, what);
     trail_free(&t);
 }
 
-static trail straight_of(const row *r) {
+static trail straight_of(const row *r, int64_t *evicted) {
     char spec[MOST_SPEC];
     row straight = *r;
     straight.level[CUT] = straight.level[REUSE] = straight.level[MOVE] = straight.level[COMPANY] = 0;
     trail t = trail_new(&beds[r->level[SHAPE]], N_LOGITS);
     spec_of(r, spec);
-    live(&straight, spec, "", &t);
+    live(&straight, spec, "", &t, evicted);
     return t;
 }
 
@@ -346,6 +355,34 @@ static int cover(row *rows, int most) {
 
 /* ---- tests ---- */
 
+/* A method that leaves everything as it is would pass all the rest: each must evict, in decode too where it says that
+ * lanes stay bounded there, and each must change what comes out, as those that only read less do too. */
+static void every_policy_acts(void **state) {
+    (void)state;
+    trail whole = {0};
+    for (int p = 0; p < n_levels[POLICY]; p++) {
+        const kv_policy *policy = kv_policies[p];
+        int64_t evicted[2];
+        row r = {.level = {[POLICY] = p, [SHAPE] = GQA}};
+        kv_method method;
+        assert_int_equal(kv_method_parse(policies[p], NULL, &method, NULL), PLEAT_OK);
+        trail t = straight_of(&r, evicted);
+        bool bounded = policy->bound_tokens && policy->bound_tokens(&method.policy_config) != INT_MAX;
+        if (policy->score && !(evicted[0] + evicted[1]))
+            fail_msg("%s never evicts", policies[p]);
+        if (bounded && !evicted[1])
+            fail_msg("%s never evicts while decoding", policies[p]);
+        if (p == 0)
+            whole = t;
+        else if (!memcmp(whole.logits + (size_t)whole.n_vocab, t.logits + (size_t)t.n_vocab, /* behind the first */
+                         (size_t)(N_DECODE - 1) * (size_t)t.n_vocab * sizeof(float)))
+            fail_msg("%s changes nothing", policies[p]);
+        if (p)
+            trail_free(&t);
+    }
+    trail_free(&whole);
+}
+
 static void every_pair_gives_the_bits_of_a_straight_run(void **state) {
     (void)state;
     enum { MOST_ROWS = 2000 };
@@ -353,7 +390,7 @@ static void every_pair_gives_the_bits_of_a_straight_run(void **state) {
     int n = cover(rows, MOST_ROWS), at_least = n_levels[FORMAT] * n_levels[POLICY];
     assert_true(n >= at_least && n < 2 * at_least);
     for (int i = 0; i < n; i++) {
-        trail straight = straight_of(&rows[i]);
+        trail straight = straight_of(&rows[i], NULL);
         compare(&rows[i], &straight, i);
         trail_free(&straight);
     }
@@ -375,7 +412,7 @@ static void every_method_lives_every_life(void **state) {
                             continue;
                         r.level[SHAPE] = n_methods % N_SHAPES;
                         r.level[COMPANY] = n_methods++ % 2;
-                        trail straight = straight_of(&r);
+                        trail straight = straight_of(&r, NULL);
                         for (r.level[CUT] = 0; r.level[CUT] < N_CUTS; r.level[CUT]++)
                             for (r.level[REUSE] = 0; r.level[REUSE] < 2; r.level[REUSE]++)
                                 for (r.level[MOVE] = 0; r.level[MOVE] < N_MOVES; r.level[MOVE]++)
@@ -388,6 +425,7 @@ static void every_method_lives_every_life(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_policy_acts),
         cmocka_unit_test(every_pair_gives_the_bits_of_a_straight_run),
         cmocka_unit_test(every_method_lives_every_life),
     };

@@ -3,9 +3,24 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { LARGE = 256, PARTS = 4 };
+enum { LARGE = 128 };
 
-static void write_value(const kv_param *p, char *out, size_t cap) {
+/* What keeps a method from acting in a short run whatever its budget: layers left out, a layer's share of attention,
+ * steps between two cuts. */
+static const struct {
+    const char *name;
+    double value;
+} acting[] = {{"skip", 0}, {"threshold", 0}, {"every", 8}, {"buffer", 8}};
+
+static double small_value(const kv_param *p, int parts) {
+    for (size_t i = 0; i < sizeof(acting) / sizeof(*acting); i++)
+        if (!strcmp(p->name, acting[i].name) && acting[i].value >= p->low)
+            return acting[i].value;
+    bool large = p->integer && p->fallback >= LARGE && p->fallback / parts >= p->low;
+    return large ? p->fallback / parts : p->fallback;
+}
+
+static void write_value(const kv_param *p, int parts, char *out, size_t cap) {
     if (p->choices) {
         const char *at = p->choices;
         for (int i = 0; i < (int)p->fallback; i++)
@@ -13,16 +28,15 @@ static void write_value(const kv_param *p, char *out, size_t cap) {
         snprintf(out, cap, "%.*s", (int)strcspn(at, "|"), at);
         return;
     }
-    bool large = p->integer && p->fallback >= LARGE && p->fallback / PARTS >= p->low;
-    snprintf(out, cap, "%.9g", large ? p->fallback / PARTS : p->fallback);
+    snprintf(out, cap, "%.9g", small_value(p, parts));
 }
 
-void small_part(const char *name, const kv_param *params, char *out, size_t cap) {
+void small_part(const char *name, const kv_param *params, int parts, char *out, size_t cap) {
     size_t n = (size_t)snprintf(out, cap, "%s", name);
     kv_method method;
     for (int i = 0; params && params[i].name && n < cap; i++) {
         char value[40];
-        write_value(&params[i], value, sizeof(value));
+        write_value(&params[i], parts, value, sizeof(value));
         n += (size_t)snprintf(out + n, cap - n, "%s%s=%s", i ? "," : ":", params[i].name, value);
     }
     if (n >= cap || kv_method_parse(out, NULL, &method, NULL))

@@ -55,11 +55,28 @@ static int group_of(const reference *r) {
     return r->s->model->n_head / r->s->model->n_head_kv;
 }
 
+/* A parameter of the policy, split or modifier by its name. */
+static double param(const kv_param *params, const kv_config *c, const char *name) {
+    for (int i = 0; params[i].name; i++)
+        if (!strcmp(params[i].name, name))
+            return c->value[i];
+    assert(!"a parameter of this name");
+    return 0;
+}
+
+static double of(const reference *r, const char *name) {
+    return param(r->method.policy->params, &r->method.policy_config, name);
+}
+
+static bool is(const reference *r, const char *policy) {
+    return !strcmp(r->method.policy->name, policy);
+}
+
 reference *reference_open(const scene *s, const kv_method *method) {
     reference *r = calloc(1, sizeof(*r));
     r->s = s;
     r->method = *method;
-    r->moment_from = kv_method_wants(method).skip_tokens;
+    r->moment_from = !strcmp(method->policy->name, "expected") ? (int)of(r, "sinks") : 0;
     for (int ih = 0; ih < s->model->n_head_kv; ih++) {
         r->live[ih] = calloc((size_t)s->n, sizeof(bool));
         r->acc[ih] = calloc((size_t)s->n, sizeof(double));
@@ -85,23 +102,6 @@ void reference_close(reference *r) {
 
 int reference_evictions(const reference *r) {
     return r->evictions;
-}
-
-/* A parameter of the policy, split or modifier by its name. */
-static double param(const kv_param *params, const kv_config *c, const char *name) {
-    for (int i = 0; params[i].name; i++)
-        if (!strcmp(params[i].name, name))
-            return c->value[i];
-    assert(!"a parameter of this name");
-    return 0;
-}
-
-static double of(const reference *r, const char *name) {
-    return param(r->method.policy->params, &r->method.policy_config, name);
-}
-
-static bool is(const reference *r, const char *policy) {
-    return !strcmp(r->method.policy->name, policy);
 }
 
 /* ---- attention ---- */
@@ -522,8 +522,16 @@ static int budget(const reference *r, kv_event event, int n_steps, int max_new) 
     return 0; /* lagkv: what is not forced */
 }
 
+/* Newest tokens that stay whatever they score, which Pyramid leaves out of what it shares. */
 static int newest(const reference *r) {
-    return r->method.policy->window_tokens ? r->method.policy->window_tokens(&r->method.policy_config) : 0;
+    static const struct {
+        const char *policy, *parameter;
+    } list[] = {{"h2o", "recent"},    {"snapkv", "window"}, {"rkv", "window"},
+                {"rocket", "window"}, {"knorm", "recent"},  {"tova", "protect"}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        if (is(r, list[i].policy))
+            return (int)of(r, list[i].parameter);
+    return 0;
 }
 
 static int pyramid(const reference *r, int budget_tokens) {

@@ -113,6 +113,8 @@ static const struct {
     const char *spec;
     int steps; /* enough for an event in decode */
 } specs[] = {
+    {"streaming:sinks=16,recent=80", 20},
+    {"streaming:sinks=4,recent=40,pos=original", 20},
     {"h2o:heavy=24,recent=40", 20},
     {"h2o:heavy=24,recent=40,norm=1", 8},
     {"snapkv:keep=96,window=16", 2},
@@ -236,6 +238,59 @@ static int least(const float *s, int n) {
     for (int i = 1; i < n; i++)
         at = s[i] < s[at] ? i : at;
     return at;
+}
+
+/* q at position to_q . k at to_k, in double, for rows that were rotated to from_q and from_k. */
+static double turned_dot(const drive *d, const float *q, int from_q, int to_q, const float *k, int from_k, int to_k) {
+    int half = d->model.n_rot / 2;
+    double sum = 0;
+    for (int i = 0; i < half; i++) {
+        double theta = (double)d->rope_inv[i], x = theta * (to_q - from_q), y = theta * (to_k - from_k);
+        double qa = (double)q[i] * cos(x) - (double)q[i + half] * sin(x),
+               qb = (double)q[i] * sin(x) + (double)q[i + half] * cos(x),
+               ka = (double)k[i] * cos(y) - (double)k[i + half] * sin(y),
+               kb = (double)k[i] * sin(y) + (double)k[i + half] * cos(y);
+        sum += qa * ka + qb * kb;
+    }
+    return sum;
+}
+
+/* What is attended to at position 5000 with 4 + 1020 places: as if each key had been rotated to its index in the cache,
+ * and the query to 1023. A distance inside the recent tokens is the same either way. */
+static void streaming_attends_at_places_in_the_cache(void **state) {
+    (void)state;
+    enum { SINKS = 4, RECENT = 1020, AT = 5000, PLACES = SINKS + RECENT, D = 64 };
+    drive d;
+    drive_open(&d, (drive_shape){.n_head = 1, .n_head_kv = 1, .d = D}, POOL);
+    kv_cache *cache = drive_cache(&d, "streaming:sinks=4,recent=1020+prefill:bounded");
+    scene s = scene_open(&d.model, 0, AT + 1);
+    fill_scene(&d, &s, 7);
+    float *out = malloc(drive_out_floats(&d, 1) * sizeof(*out));
+    double p[PLACES], sum = 0, want[D] = {0}, error = 0, size = 0;
+    const float *q = s.q + AT * D;
+    near(turned_dot(&d, q, AT, AT, s.k + 4500 * D, 4500, 4500), turned_dot(&d, q, AT, 1023, s.k + 4500 * D, 4500, 523),
+         1e-10); /* rows are floats of size 4 */
+    drive_prompt(&d, cache, 7, AT - 8, 512, true, NULL);
+    drive_decode(&d, cache, 7, 9, out);
+    assert_int_equal(kv_cache_tokens(cache), AT + 1);
+    for (int i = 0; i < PLACES; i++) {
+        int t = i < SINKS ? i : AT - PLACES + 1 + i;
+        p[i] = exp(turned_dot(&d, q, AT, PLACES - 1, s.k + t * D, t, i) * (double)d.model.score_scale);
+        sum += p[i];
+    }
+    for (int i = 0; i < PLACES; i++)
+        for (int j = 0; j < D; j++)
+            want[j] += p[i] / sum * (double)s.v[(i < SINKS ? i : AT - PLACES + 1 + i) * D + j];
+    for (int j = 0; j < D; j++) {
+        error += pow((double)out[j] - want[j], 2);
+        size += pow(want[j], 2);
+    }
+    if (!(sqrt(error / size) < 1e-3))
+        fail_msg("relative error %g", sqrt(error / size));
+    free(out);
+    scene_close(&s);
+    kv_cache_close(cache);
+    drive_close(&d);
 }
 
 static void h2o_steps_as_worked(void **state) {
@@ -1143,6 +1198,7 @@ int main(void) {
         cmocka_unit_test(kept_sets_on_rows_of_qwen),
         cmocka_unit_test(kept_sets_are_the_formulas_in_bounded_prefill),
         cmocka_unit_test(snapkv_pools_as_published),
+        cmocka_unit_test(streaming_attends_at_places_in_the_cache),
         cmocka_unit_test(h2o_steps_as_worked),
         cmocka_unit_test(pyramid_sums_exactly),
         cmocka_unit_test(adakv_blends_as_worked),

@@ -469,6 +469,12 @@ static void score_rkv(reference *r, int ih) {
     free(pooled);
 }
 
+/* Sinks stay, of the others the newest: when there are too many, the oldest that is no sink leaves. */
+static void score_streaming(reference *r, int ih) {
+    for (int t = 0; t < r->seen; t++)
+        r->score[ih][t] = t < of(r, "sinks") ? INFINITY : t + 1;
+}
+
 static void score_lane(reference *r, int ih, kv_event event) {
     memset(r->tie[ih], 0, (size_t)r->s->n * sizeof(double));
     memset(r->either[ih], 0, (size_t)r->s->n * sizeof(bool));
@@ -491,6 +497,8 @@ static void score_lane(reference *r, int ih, kv_event event) {
         score_lag(r, ih);
     else if (is(r, "rkv"))
         score_rkv(r, ih);
+    else if (is(r, "streaming"))
+        score_streaming(r, ih);
     else
         assert(!"a policy that the reference knows");
 }
@@ -502,6 +510,8 @@ static int budget(const reference *r, kv_event event, int n_steps, int max_new) 
     bool step = event == KV_AT_STEP;
     if (is(r, "h2o"))
         return (int)(of(r, "heavy") + of(r, "recent"));
+    if (is(r, "streaming")) /* with the next token it is sinks + recent, as where room is made before appending */
+        return (int)(of(r, "sinks") + of(r, "recent")) - 1;
     if (is(r, "tova"))
         return (int)of(r, "keep");
     if (is(r, "snapkv"))

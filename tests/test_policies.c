@@ -807,7 +807,14 @@ static void attend_read(const layer_rows *r, int d, const float *q, const bool *
     free(p);
 }
 
-static void compare_picked(const drive *d, kv_cache *cache, const char *spec, const float *got) {
+/* Channels of stage 2 with 4 tokens to a bound, by the paper's sizes: the prompt's part of the compression first. */
+static int rocket_channels(int n_prompt, double budget, int d) {
+    double c = fmax(1, n_prompt / budget), capacity = floor(n_prompt / pow(c, fmin(0.2 + 0.06 * log2(c), 0.8))),
+           ratio = fmax(1, capacity / budget);
+    return (int)fmin(d, fmax(1, floor(d * 4 / ratio)));
+}
+
+static void compare_picked(const drive *d, kv_cache *cache, int n_prompt, const char *spec, const float *got) {
     int dim = d->model.head_dim, group = d->model.n_head / d->model.n_head_kv, newest = kv_cache_tokens(cache) - 1;
     const kv_method *m = kv_cache_method(cache);
     for (int il = 0; il < DRIVE_LAYERS; il++)
@@ -823,7 +830,8 @@ static void compare_picked(const drive *d, kv_cache *cache, const char *spec, co
                 drive_row(d, 7, 0, il, ih * group + g, newest, q + g * dim);
             memset(read, 1, (size_t)(group * r.n));
             if (!strcmp(m->policy->name, "rocket"))
-                rocket_reads(&r, dim, group, q, dim, (int)m->policy_config.value[0] / 2, read);
+                rocket_reads(&r, dim, group, q, rocket_channels(n_prompt, m->policy_config.value[0], dim),
+                             (int)m->policy_config.value[0] / 2, read);
             else if (il >= (int)m->policy_config.value[2])
                 quest_reads(&r, dim, group, q, m->policy_config.value[1] != 0 ? 16 : 4,
                             (int)m->policy_config.value[0] / (m->policy_config.value[1] != 0 ? 16 : 4), slot,
@@ -855,19 +863,29 @@ static void picked_slots_are_the_formulas(void **state) {
                                        "int8+quest:budget=64,skip=0,page=4",
                                        "kivi:bits=4+quest:budget=96,skip=0",
                                        "rocket:budget=128,window=16",
-                                       "int8+rocket:budget=128,window=16"};
+                                       "int8+rocket:budget=128,window=16",
+                                       "rocket:budget=16,window=16", /* 79 tokens for 16: not all channels */
+                                       "int8+rocket:budget=8,window=16",
+                                       "rot:bits=4+quest:budget=96,skip=0",
+                                       "lm:bits=4+rocket:budget=128,window=16",
+                                       "fp8+quest:budget=96,skip=0,page=4",
+                                       "gear+quest:budget=96,skip=0",
+                                       "kitty+rocket:budget=128,window=16"};
+    enum { N_PROMPT = 300 };
+    assert_true(rocket_channels(N_PROMPT, 128, 64) == 64 && rocket_channels(N_PROMPT, 16, 64) == 51);
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
         for (int k = 0; k < N_SHAPES; k++) {
             drive d;
             drive_open(&d, shapes[k], POOL);
             kv_cache *cache = drive_cache(&d, list[i]);
             float *out = malloc(drive_out_floats(&d, 1) * sizeof(*out));
-            drive_prompt(&d, cache, 7, 300, 512, true, NULL);
+            drive_prompt(&d, cache, 7, N_PROMPT, 512, true, NULL);
             for (int step = 0; step < 30; step++) {
                 int n_sealed = kv_cache_sealed(cache, 0, 0, KV_K) + kv_cache_sealed(cache, 0, 0, KV_V);
                 drive_decode(&d, cache, 7, 1, out);
                 if (n_sealed == kv_cache_sealed(cache, 0, 0, KV_K) + kv_cache_sealed(cache, 0, 0, KV_V))
-                    compare_picked(&d, cache, list[i], out); /* else the rows that were read are not there any more */
+                    compare_picked(&d, cache, N_PROMPT, list[i],
+                                   out); /* else the rows that were read are not there any more */
             }
             free(out);
             kv_cache_close(cache);

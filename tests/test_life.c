@@ -523,6 +523,74 @@ static void damaged_files_are_refused(void **state) {
     bed_close(&b);
 }
 
+/* Makes the hash of an image's bytes fit what they now are, and its length. */
+static void make_fit(uint8_t *image, size_t n) {
+    uint64_t n_bytes = n;
+    memcpy(image + 32, &n_bytes, sizeof(n_bytes));
+    uint64_t sum = hash_bytes(image, n - sizeof(sum), 1);
+    memcpy(image + n - sizeof(sum), &sum, sizeof(sum));
+}
+
+enum { N_FORGED = 100, IMAGE = 24 + 4 * N_FORGED, LANE = IMAGE + 2096 + 27, COUNTS = 53 };
+
+/* What a file says of a lane that the rest of it, or the method, cannot have: each is refused for that alone. */
+static void forged_counts_are_refused(void **state) {
+    (void)state;
+    /* Of a tova lane in fp16: counts, position and probability of each slot, a page of K and one of V. */
+    enum { KEEP = 40, F16_PAGE = 1 + 2 * 64 * 64, TOVA_LANE = COUNTS + 8 * KEEP + 2 * F16_PAGE };
+    static const struct {
+        const char *spec;
+        size_t at, n;
+        uint64_t value;
+        const char *why;
+    } list[] = {{"tova:keep=40", LANE + TOVA_LANE + COUNTS, 8, 1, "one set for all"}, /* positions 1 and 0 */
+                {"gear", LANE + 16, 4, 32, "sealed in part"},
+                {"gear", LANE + COUNTS + 4 * N_FORGED, 8, 2ull << 32 | 1, "begins before the lane's first page"},
+                {"f16", LANE + COUNTS + 4 * N_FORGED, 1, 0, "have no page"}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        size_t n;
+        int32_t *tokens;
+        bed b = open_with(long_model(), 0);
+        char *path = saved(&b, list[i].spec, N_FORGED, &tokens);
+        uint8_t *bytes = slurp(path, &n);
+        assert_memory_not_equal(bytes + list[i].at, &list[i].value, list[i].n);
+        memcpy(bytes + list[i].at, &list[i].value, list[i].n);
+        make_fit(bytes + IMAGE, n - IMAGE);
+        spill(path, bytes, n);
+        refused(&b, path, list[i].why);
+        unlink(path);
+        free(path);
+        free(bytes);
+        free(tokens);
+        bed_close(&b);
+    }
+}
+
+/* The last slot of the second head is taken out, so that it has one less than the first. */
+static void heads_of_one_set_have_the_same_slots(void **state) {
+    (void)state;
+    enum { KEEP = 40, SECOND = LANE + COUNTS + 8 * KEEP + 2 * (1 + 2 * 64 * 64), POS = SECOND + COUNTS };
+    size_t n;
+    int32_t *tokens, less = KEEP - 1;
+    bed b = open_with(long_model(), 0);
+    char *path = saved(&b, "tova:keep=40", N_FORGED, &tokens);
+    uint8_t *bytes = slurp(path, &n);
+    memcpy(bytes + SECOND, &less, 4);     /* slots */
+    memcpy(bytes + SECOND + 4, &less, 4); /* live ones */
+    memmove(bytes + POS + 4 * less, bytes + POS + 4 * KEEP, n - POS - 4 * KEEP);
+    n -= 4;
+    memmove(bytes + POS + 8 * less, bytes + POS + 8 * less + 4, n - POS - 8 * (size_t)less - 4);
+    n -= 4;
+    make_fit(bytes + IMAGE, n - IMAGE);
+    spill(path, bytes, n);
+    refused(&b, path, "one set for all");
+    unlink(path);
+    free(path);
+    free(bytes);
+    free(tokens);
+    bed_close(&b);
+}
+
 /* Files whose hashes were made to fit: numbers contradict each other, and are refused or harmless, never followed. */
 static void forged_files_do_no_harm(void **state) {
     (void)state;
@@ -631,6 +699,8 @@ int main(void) {
         cmocka_unit_test(a_moved_out_sequence_takes_part_in_no_step),
         cmocka_unit_test(a_kept_file_goes_on_in_another_engine),
         cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(forged_counts_are_refused),
+        cmocka_unit_test(heads_of_one_set_have_the_same_slots),
         cmocka_unit_test(forged_files_do_no_harm),
         cmocka_unit_test(files_of_another_model_are_refused),
         cmocka_unit_test(saving_is_all_or_nothing),

@@ -37,6 +37,9 @@ typedef struct walk {
     size_t at, end;
     size_t page_bytes; /* CHECK: of all pages together */
     bool bad;
+    const char *why;      /* what is wrong, where one sentence can say it; else NULL */
+    size_t first_head_at; /* CHECK: where the positions of the layer's first head are, */
+    int first_head_slots; /* and how many */
 } walk;
 
 /* The next n bytes of the image are those at `value`. While checking, small values are read into `value` too (a scratch
@@ -55,8 +58,15 @@ static void visit(walk *w, void *value, size_t n) {
 
 #define VISIT(w, field) visit(w, &(field), sizeof(field))
 
+static void expect_or(walk *w, bool truth, const char *why) {
+    if (w->bad || w->pass < CHECK || truth)
+        return;
+    w->bad = true;
+    w->why = why;
+}
+
 static void expect(walk *w, bool truth) {
-    w->bad |= w->pass > WRITE && !truth;
+    expect_or(w, truth, NULL);
 }
 
 static void visit_bool(walk *w, bool *value) {
@@ -127,7 +137,7 @@ static void visit_queries(walk *w, kv_cache *cache) {
 
 /* ---- lanes ---- */
 
-static void visit_counts(walk *w, kv_lane *lane) {
+static void visit_counts(walk *w, const kv_cache *cache, kv_lane *lane) {
     VISIT(w, lane->n_slots);
     VISIT(w, lane->n_live);
     VISIT(w, lane->n_front);
@@ -143,10 +153,14 @@ static void visit_counts(walk *w, kv_lane *lane) {
     expect(w, lane->n_gap >= 0 && lane->n_gap <= lane->n_slots - lane->n_live);
     expect(w, lane->first_page >= 0 && lane->first_page <= page_count(lane->n_slots));
     expect(w, lane->windowed || lane->first_page == 0);
+    expect(w, !lane->windowed || lane->n_slots == cache->n_seen);
     for (int side = 0; side < 2; side++) {
-        bool seals = lane->keep[side].geometry.page_bytes > 0;
+        const kv_geometry *g = &lane->keep[side].geometry;
+        bool seals = g->page_bytes > 0, front_due = lane->sink_tokens && !lane->n_front;
         expect(w, lane->n_sealed[side] >= (seals ? lane->n_front : 0));
-        expect(w, lane->n_sealed[side] <= (seals ? lane->n_slots : 0));
+        expect(w, lane->n_sealed[side] <= (seals && !front_due ? lane->n_slots : 0));
+        expect_or(w, g->row_writable || lane->n_sealed[side] % PAGE_TOKENS == 0,
+                  "a page is sealed in part, which its format cannot do");
     }
 }
 
@@ -167,11 +181,25 @@ static void check_positions(walk *w, const kv_cache *cache, const kv_lane *lane)
     expect(w, n_live == lane->n_live);
 }
 
-/* Returns where the positions are. */
-static size_t visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
-    size_t n = (size_t)lane->n_slots, at = w->at;
-    if (w->pass == CHECK && n * sizeof(*lane->pos) <= w->end - w->at)
+/* Policies that keep one set of tokens for a layer count on it. */
+static void check_alike(walk *w, const kv_cache *cache, const kv_lane *lane) {
+    size_t n_bytes = (size_t)lane->n_slots * sizeof(*lane->pos);
+    if (!cache->method.policy->one_set || w->bad)
+        return;
+    if (lane->ih == 0) {
+        w->first_head_at = w->at;
+        w->first_head_slots = lane->n_slots;
+    }
+    bool alike = lane->n_slots == w->first_head_slots && !memcmp(w->from + w->first_head_at, w->from + w->at, n_bytes);
+    expect_or(w, alike, "the heads of a layer hold different tokens, and its policy keeps one set for all");
+}
+
+static void visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
+    size_t n = (size_t)lane->n_slots;
+    if (w->pass == CHECK && n * sizeof(*lane->pos) <= w->end - w->at) {
         check_positions(w, cache, lane);
+        check_alike(w, cache, lane);
+    }
     visit(w, w->pass == CHECK ? NULL : lane->pos, n * sizeof(*lane->pos));
     unsigned flags = lane->windowed ? 0 : cache->wants.flags;
     const struct {
@@ -181,7 +209,6 @@ static size_t visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
     for (int i = 0; i < 3; i++)
         if (flags & values[i].flag)
             visit(w, w->pass == CHECK ? NULL : values[i].value, n * sizeof(float));
-    return at;
 }
 
 /* Bytes of a page or block that the lane has there. */
@@ -195,13 +222,14 @@ static void visit_bytes(walk *w, kv_cache *cache, uint8_t **bytes, size_t n_byte
 /* A sealed page: its place in its run, the run's block with the first page that has a hand on it, its own bytes.
  * before: the page in front of it. */
 static void visit_sealed(walk *w, kv_cache *cache, const kv_lane *lane, kv_side side, const kv_page *before,
-                         kv_page *page) {
+                         kv_page *page, int number) {
     const kv_coding *coding = &lane->keep[side].coding;
     VISIT(w, page->page_in_run);
     VISIT(w, page->n_run_pages);
     visit_bool(w, &page->decode);
     expect(w, page->n_run_pages >= 1 && page->n_run_pages <= lane->keep[side].geometry.run_pages);
     expect(w, page->page_in_run >= 0 && page->page_in_run < page->n_run_pages);
+    expect_or(w, page->page_in_run <= number, "a run of pages begins before the lane's first page");
     if (w->bad)
         return;
     if (coding->format->run_bytes) {
@@ -217,28 +245,21 @@ static void visit_sealed(walk *w, kv_cache *cache, const kv_lane *lane, kv_side 
     visit_bytes(w, cache, &page->bytes, lane->keep[side].geometry.page_bytes);
 }
 
-/* Every live slot must have its row somewhere. */
-static void check_covered(walk *w, const kv_lane *lane, size_t positions_at, int side, int page, bool has_tail) {
-    int n_sealed = lane_sealed_in(lane, side, page);
-    for (int i = n_sealed; i < PAGE_TOKENS && page * PAGE_TOKENS + i < lane->n_slots && !has_tail; i++)
-        expect(w, position_in(w, positions_at, page * PAGE_TOKENS + i) == KV_DEAD);
-}
-
-static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, kv_side side, size_t positions_at) {
+static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, kv_side side) {
     kv_page before = {0}, checked;
     for (int page = lane->first_page; page < page_count(lane->n_slots) && !w->bad; page++) {
         bool has_tail = w->pass < CHECK && lane->tail[side][page];
         if (lane_sealed_in(lane, side, page) > 0) {
             checked = (kv_page){0};
             kv_page *at = w->pass == CHECK ? &checked : &lane->sealed[side][page];
-            visit_sealed(w, cache, lane, side, &before, at);
+            visit_sealed(w, cache, lane, side, &before, at, page);
             before = *at;
         } else {
             before = (kv_page){0};
         }
         visit_bool(w, &has_tail);
-        if (w->pass == CHECK && !w->bad)
-            check_covered(w, lane, positions_at, side, page, has_tail);
+        expect_or(w, has_tail == (lane_sealed_in(lane, side, page) < PAGE_TOKENS),
+                  "slots that are not sealed have no page, or sealed ones have two");
         if (has_tail)
             visit_bytes(w, cache, w->pass == CHECK ? NULL : &lane->tail[side][page], cache->f16_bytes);
     }
@@ -265,14 +286,14 @@ static void visit_bounds(walk *w, kv_cache *cache, kv_lane *lane) {
 }
 
 static void visit_lane(walk *w, kv_cache *cache, kv_lane *lane) {
-    visit_counts(w, lane);
+    visit_counts(w, cache, lane);
     if (w->pass == READ && !w->bad && !lane_grow(cache, lane, lane->n_slots))
         w->bad = true;
     if (w->bad)
         return;
-    size_t positions_at = visit_slots(w, cache, lane);
+    visit_slots(w, cache, lane);
     for (int side = 0; side < 2; side++)
-        visit_pages(w, cache, lane, (kv_side)side, positions_at);
+        visit_pages(w, cache, lane, (kv_side)side);
     visit_bounds(w, cache, lane);
 }
 
@@ -400,7 +421,8 @@ pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *
     walk w = {.pass = CHECK, .from = image->bytes, .at = sizeof(h), .end = image->n_bytes - sizeof(uint64_t)};
     visit_all(&w, &copy);
     if (w.bad || w.at != w.end)
-        return err_set(error, PLEAT_EINPUT, "the saved cache contradicts itself near byte %zu", w.at);
+        return err_set(error, PLEAT_EINPUT, "the saved cache contradicts itself near byte %zu%s%s", w.at,
+                       w.why ? ": " : "", w.why ? w.why : "");
     if (!kv_pool_reserve(cache->pool, w.page_bytes))
         return err_set(error, PLEAT_EFULL, "a saved cache needs %zu bytes of the KV pool; %zu are free", w.page_bytes,
                        kv_pool_budget_bytes(cache->pool) - kv_pool_used_bytes(cache->pool));

@@ -226,6 +226,7 @@ typedef struct kv_policy {
     bool per_head_scores;  /* comparable between heads: a split over heads may use them */
     bool attention_scores; /* shares of attention: with per_head_scores the values' norms may weigh them (critical) */
     bool shares_budget;    /* budget() is a number of tokens that a split can share out */
+    bool one_set;          /* all lanes of a layer hold the same tokens in the same slots; score() may count on it */
     pleat_status (*check)(const kv_config *, pleat_error *);
     kv_wants (*wants)(const kv_config *); /* NULL: nothing */
     /* Live tokens per lane to leave at this event (before a split shares them out); INT_MAX: nothing to do. */

@@ -12,5 +12,6 @@ const kv_policy kv_policy_all = {
     .name = "all",
     .paper = "",
     .summary = "keeps every token",
+    .one_set = true,
     .budget = budget,
 };

@@ -70,6 +70,7 @@ const kv_policy kv_policy_simlayer = {
     .paper = "arXiv 2410.13846",
     .summary = "layers that attend to the first and the newest tokens alone keep nothing else",
     .params = params,
+    .one_set = true,
     .wants = wants,
     .budget = budget,
     .score = score,

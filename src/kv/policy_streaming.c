@@ -67,6 +67,7 @@ const kv_policy kv_policy_streaming = {
     .summary = "attention sinks and the newest tokens, at positions inside the cache",
     .params = params,
     .check = check,
+    .one_set = true,
     .budget = budget,
     .score = score,
     .cache_positions = cache_positions,

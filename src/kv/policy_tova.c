@@ -63,6 +63,7 @@ const kv_policy kv_policy_tova = {
     .params = params,
     .attention_scores = true,
     .shares_budget = true,
+    .one_set = true,
     .wants = wants,
     .budget = budget,
     .score = score,

@@ -99,7 +99,8 @@ static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uin
                          .max_tokens = q.max_tokens,
                          .ignore_end = true,
                          .sampling = pleat_sampling_default(),
-                         .pin_tokens = pin_tokens,
+                         .pin = &(token_span){0, pin_tokens},
+                         .n_pins = pin_tokens > 0,
                          .tenant = q.tenant};
     spec.sampling.temperature = q.temperature;
     spec.sampling.seed = 11;

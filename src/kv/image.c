@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VERSION = 1, MOST_SLOTS = 1 << 26 };
+enum { VERSION = 2, MOST_SLOTS = 1 << 26 };
 static const char magic[8] = "PLEATKV";
 static const uint64_t byte_order = 0x0102030405060708u;
 

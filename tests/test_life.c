@@ -538,6 +538,8 @@ static void forged_counts_are_refused(void **state) {
     (void)state;
     /* Of a tova lane in fp16: counts, position and probability of each slot, a page of K and one of V. */
     enum { KEEP = 40, F16_PAGE = 1 + 2 * 64 * 64, TOVA_LANE = COUNTS + 8 * KEEP + 2 * F16_PAGE };
+    /* Of a kitty lane: the sinks' page and its gap, then a sealed page, whose run begins with 64 scales and minima. */
+    enum { KITTY_SLOTS = N_FORGED + 56, KITTY_ROWS = LANE + COUNTS + 4 * KITTY_SLOTS + F16_PAGE + 9 + 4 * 64 };
     static const struct {
         const char *spec;
         size_t at, n;
@@ -546,7 +548,8 @@ static void forged_counts_are_refused(void **state) {
     } list[] = {{"tova:keep=40", LANE + TOVA_LANE + COUNTS, 8, 1, "one set for all"}, /* positions 1 and 0 */
                 {"gear", LANE + 16, 4, 32, "sealed in part"},
                 {"gear", LANE + COUNTS + 4 * N_FORGED, 8, 2ull << 32 | 1, "begins before the lane's first page"},
-                {"f16", LANE + COUNTS + 4 * N_FORGED, 1, 0, "have no page"}};
+                {"f16", LANE + COUNTS + 4 * N_FORGED, 1, 0, "have no page"},
+                {"kitty:sinks=8,page=64,window=64", KITTY_ROWS, 1, 200, "its format never writes"}};
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
         size_t n;
         int32_t *tokens;

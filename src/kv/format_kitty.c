@@ -206,6 +206,20 @@ static void add_high(const cpu_kernels *kernels, const kv_config *c, int d, cons
     }
 }
 
+/* Each row of the high codes belongs to one channel. */
+static bool sound(const kv_config *c, kv_side side, int d, const kv_page *page) {
+    int boosted = n_boosted(c, d), n_named = 0;
+    bool named[KV_MAX_HEAD_DIM] = {false};
+    for (int j = 0; side == KV_K && j < d; j++) {
+        int row = page->run[(size_t)d * 2 * sizeof(f16) + (size_t)j];
+        if (row > boosted || (row < boosted && named[row]))
+            return false;
+        named[row] = row < boosted;
+        n_named += row < boosted;
+    }
+    return side == KV_V || n_named == boosted;
+}
+
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
     opened m;
@@ -233,6 +247,7 @@ const kv_format kv_format_kitty = {
     .geometry = geometry,
     .run_bytes = run_bytes,
     .seal = seal,
+    .sound = sound,
     .open = open,
     .score = score,
     .mix = mix,

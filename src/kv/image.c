@@ -211,10 +211,13 @@ static void visit_slots(walk *w, const kv_cache *cache, kv_lane *lane) {
             visit(w, w->pass == CHECK ? NULL : values[i].value, n * sizeof(float));
 }
 
-/* Bytes of a page or block that the lane has there. */
+/* Bytes of a page or block that the lane has there. While checking, *bytes (if bytes is not NULL) are the image's own,
+ * aligned to nothing. */
 static void visit_bytes(walk *w, kv_cache *cache, uint8_t **bytes, size_t n_bytes) {
     if (w->pass == READ && !w->bad)
         *bytes = lane_take(cache, n_bytes);
+    if (w->pass == CHECK && bytes)
+        *bytes = (uint8_t *)w->from + w->at;
     w->page_bytes += n_bytes;
     visit(w, w->pass == CHECK || w->pass == COUNT ? NULL : *bytes, n_bytes);
 }
@@ -243,6 +246,9 @@ static void visit_sealed(walk *w, kv_cache *cache, const kv_lane *lane, kv_side 
             visit_bytes(w, cache, &page->run, n);
     }
     visit_bytes(w, cache, &page->bytes, lane->keep[side].geometry.page_bytes);
+    if (w->pass == CHECK && !w->bad && coding->format->sound)
+        expect_or(w, coding->format->sound(&coding->config, side, cache->model->head_dim, page),
+                  "a page holds what its format never writes");
 }
 
 static void visit_pages(walk *w, kv_cache *cache, kv_lane *lane, kv_side side) {

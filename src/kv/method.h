@@ -108,6 +108,9 @@ typedef struct kv_format {
      * says so), unless row_writable, when any first and n inside one page will do. */
     void (*seal)(const kv_config *, kv_side, int d, float *x, int first, int n, const kv_page *pages,
                  const kv_sealing *how);
+    /* Whether the next functions can read a page that comes from a file (its bytes and its run's, aligned to nothing)
+     * without leaving it: formats whose bytes hold places. NULL: any bytes are rows of some value. */
+    bool (*sound)(const kv_config *, kv_side, int d, const kv_page *page);
     /* Formats that keep rows in another orthonormal basis: x [n_rows][d] is turned into it, or back. Then score's q and
      * mix's o are in that basis (attention turns q once per tile and o once per chunk); seal's and open's rows are not.
      * NULL: the plain one. */

@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 enum { CONTEXT = 2048, N_COMMON = 1100, N_OTHER = 70, N_DECODE = 70 };
+enum { VERSION = 2 }; /* of docs/cache_image.md */
 
 static tiny_options long_model(void) {
     tiny_options o = tiny_default();
@@ -456,7 +457,7 @@ static void a_kept_file_is_laid_out_as_its_manual_says(void **state) {
         uint64_t value;
     } number[] = {{8, 8, N},
                   {16, 8, hash_bytes(tokens, N * sizeof(*tokens), 0)},
-                  {HEAD + 8, 4, 1},
+                  {HEAD + 8, 4, VERSION},
                   {HEAD + 12, 4, (uint64_t)model->n_layer},
                   {HEAD + 16, 4, (uint64_t)model->n_head_kv},
                   {HEAD + 20, 4, (uint64_t)model->head_dim},
@@ -468,7 +469,7 @@ static void a_kept_file_is_laid_out_as_its_manual_says(void **state) {
                   {HEAD + 2096 + 31, 4, N},     /* all alive, */
                   {HEAD + 2096 + 43, 4, 64},    /* a page of K sealed, */
                   {HEAD + 2096 + 80 + 8, 4, 2}, /* the third at position 2 */
-                  {n - 8, 8, hash_bytes(image, n - HEAD - 8, 1)}};
+                  {n - 8, 8, hash_bytes(image, n - HEAD - 8, VERSION)}};
     assert_memory_equal(bytes, "PLEATSQ", 8);
     assert_memory_equal(bytes + 24, tokens, N * sizeof(*tokens));
     assert_memory_equal(image, "PLEATKV", 8);
@@ -527,7 +528,7 @@ static void damaged_files_are_refused(void **state) {
 static void make_fit(uint8_t *image, size_t n) {
     uint64_t n_bytes = n;
     memcpy(image + 32, &n_bytes, sizeof(n_bytes));
-    uint64_t sum = hash_bytes(image, n - sizeof(sum), 1);
+    uint64_t sum = hash_bytes(image, n - sizeof(sum), VERSION);
     memcpy(image + n - sizeof(sum), &sum, sizeof(sum));
 }
 
@@ -608,7 +609,7 @@ static void forged_files_do_no_harm(void **state) {
         size_t at = image + 32 + (size_t)(rng_uniform(3, 0, (uint64_t)i) * (double)(i % 2 ? n - image - 40 : 1600));
         uint8_t before = bytes[at];
         bytes[at] = (uint8_t)rng_u64(3, 1, (uint64_t)i);
-        uint64_t sum = hash_bytes(bytes + image, n - image - 8, 1);
+        uint64_t sum = hash_bytes(bytes + image, n - image - 8, VERSION);
         memcpy(bytes + n - 8, &sum, 8);
         spill(path, bytes, n);
         pleat_seq *seq;

@@ -190,6 +190,14 @@ static void long_decode_matches_the_reference(void **state) {
     }
 }
 
+/* A buffer of 2 leaves 62 places of each page empty: lanes number many times the context's slots. */
+static void gaps_number_more_slots_than_the_context(void **state) {
+    (void)state;
+    drive_shape small = plain;
+    small.context_tokens = 256;
+    one_method(small, "gear:buffer=2+h2o:heavy=8,recent=24", 40, 300);
+}
+
 /* ---- bits ---- */
 
 typedef struct run {
@@ -877,6 +885,7 @@ int main(void) {
         cmocka_unit_test(budget_or_tail_above_the_length_is_f16),
         cmocka_unit_test(sinks_stay_exact),
         cmocka_unit_test(grid_points_lie_behind_the_sinks),
+        cmocka_unit_test(gaps_number_more_slots_than_the_context),
         cmocka_unit_test(streaming_is_f16_until_it_evicts),
         cmocka_unit_test(kivi_windows_are_the_papers),
         cmocka_unit_test(h2o_keeps_what_its_definition_keeps),

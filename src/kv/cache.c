@@ -20,7 +20,8 @@ static size_t n_lanes(const kv_cache *cache) {
     return (size_t)cache->model->n_layer * (size_t)cache->model->n_head_kv;
 }
 
-/* Most slots that a lane may ever number: a context of live tokens, holes of a lane about to be rebuilt, one step. */
+/* Slots that a lane usually numbers at most: a context of live tokens, holes of a lane about to be rebuilt, one step.
+ * Gaps, and files from elsewhere, may need more: kv_scratch_grow. */
 static int max_slots(const kv_model *model) {
     return 2 * model->context_tokens + 4096;
 }
@@ -435,22 +436,38 @@ void kv_scratch_close(kv_scratch *scratch) {
     free(scratch);
 }
 
+bool scratch_slots(kv_scratch *s, const kv_model *model, int n_slots) {
+    size_t heads = (size_t)model->n_head_kv, group = (size_t)model->n_head / heads, cap = (size_t)n_slots;
+    float *score = mem_alloc(heads * cap, sizeof(*score)), *ties = mem_alloc(heads * cap, sizeof(*ties));
+    int32_t *order = mem_alloc(cap, sizeof(*order)), *inverse = mem_alloc(cap, sizeof(*inverse));
+    uint64_t *read = mem_alloc(group * (cap / PAGE_TOKENS + 1), sizeof(*read));
+    bool ok = score && ties && order && inverse && read;
+    void *old[] = {s->score, s->ties, s->order, s->inverse, s->read}, *new[] = {score, ties, order, inverse, read};
+    for (size_t i = 0; i < sizeof(old) / sizeof(*old); i++)
+        mem_free(ok ? old[i] : new[i]);
+    if (!ok)
+        return false;
+    s->score = score;
+    s->ties = ties;
+    s->order = order;
+    s->inverse = inverse;
+    s->read = read;
+    s->cap_slots = n_slots;
+    for (size_t ih = 0; ih < heads; ih++)
+        s->score_row[ih] = score + ih * cap;
+    return true;
+}
+
 pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_error *error) {
     kv_scratch *s = calloc(1, sizeof(*s));
     if (!s)
         return err_set(error, PLEAT_EMEMORY, "no memory for a worker's scratch");
     size_t d = (size_t)model->head_dim, heads = (size_t)model->n_head_kv,
            rows = 16 * (size_t)(model->n_head / model->n_head_kv);
-    s->cap_slots = max_slots(model);
-    size_t cap = (size_t)s->cap_slots;
-    s->score = mem_alloc(heads * cap, sizeof(float));
+    size_t cap = (size_t)max_slots(model);
     s->score_row = calloc(heads, sizeof(*s->score_row));
-    s->order = mem_alloc(cap, sizeof(int32_t));
-    s->inverse = mem_alloc(cap, sizeof(int32_t));
-    s->ties = mem_alloc(heads * cap, sizeof(float));
     s->has_ties = calloc(heads, sizeof(*s->has_ties));
-    s->read = mem_alloc(rows / 16 * (cap / PAGE_TOKENS + 1), sizeof(*s->read));
-    bool ok = s->score && s->score_row && s->order && s->inverse && s->ties && s->has_ties && s->read;
+    bool ok = s->score_row && s->has_ties && scratch_slots(s, model, max_slots(model));
     for (int side = 0; side < 2; side++) {
         s->rows[side] = mem_alloc(PAGE_TOKENS * d, sizeof(float));
         s->half[side] = mem_alloc(PAGE_TOKENS * d, sizeof(f16));
@@ -478,8 +495,6 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
         kv_scratch_close(s);
         return err_set(error, PLEAT_EMEMORY, "no memory for a worker's scratch");
     }
-    for (size_t ih = 0; ih < heads; ih++)
-        s->score_row[ih] = s->score + ih * cap;
     *out = s;
     return PLEAT_OK;
 }

@@ -116,8 +116,8 @@ struct kv_scratch {
     int cap_opened;
     float *rows[2];  /* [64][d] one page of each side */
     f16 *half[2];    /* [64][d] */
-    float *run_rows; /* [cap_slots][d] of a run; memory that only long runs touch */
-    float *run_work; /* kv_seal_work_floats of cap_slots, likewise */
+    float *run_rows; /* [rows][d] of a run; memory that only long runs touch */
+    float *run_work; /* kv_seal_work_floats of as many, likewise */
     size_t run_rows_bytes, run_work_bytes;
     /* attend.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
@@ -129,6 +129,9 @@ struct kv_scratch {
     const float *cos_sin_rope;                      /* whose angles */
     int cos_sin_shift;                              /* by how many positions */
 };
+
+/* cache.c: the scratch's arrays by slot, made anew; what they held is lost. false: no memory, unchanged. */
+bool scratch_slots(kv_scratch *scratch, const kv_model *model, int n_slots);
 
 static inline int page_count(int n_slots) {
     return (n_slots + PAGE_TOKENS - 1) / PAGE_TOKENS;

@@ -81,9 +81,11 @@ bool kv_scratch_grow(kv_scratch *scratch, const kv_cache *cache, int n_new) {
     const kv_method *method = &cache->method;
     const kv_model *model = cache->model;
     size_t n_heads = (size_t)model->n_head_kv;
+    int n_slots = most_slots(cache, n_new);
+    if (n_slots > scratch->cap_slots && !scratch_slots(scratch, model, n_slots + n_slots / 4))
+        return false;
     if (method->policy == kv_policies[0])
         return true;
-    int n_slots = most_slots(cache, n_new);
     size_t n_work = 0, n_split = method->split->heads ? n_heads * (size_t)n_slots : 0;
     if (method->policy->work_floats)
         n_work = method->policy->work_floats(&method->policy_config, model, n_slots);

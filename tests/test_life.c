@@ -541,6 +541,8 @@ static void forged_counts_are_refused(void **state) {
     enum { KEEP = 40, F16_PAGE = 1 + 2 * 64 * 64, TOVA_LANE = COUNTS + 8 * KEEP + 2 * F16_PAGE };
     /* Of a kitty lane: the sinks' page and its gap, then a sealed page, whose run begins with 64 scales and minima. */
     enum { KITTY_SLOTS = N_FORGED + 56, KITTY_ROWS = LANE + COUNTS + 4 * KITTY_SLOTS + F16_PAGE + 9 + 4 * 64 };
+    /* Of a gear lane: a sealed page, whose run has 64 scales and minima and a low rank of 4 before its outliers. */
+    enum { GEAR_BEGIN = LANE + COUNTS + 4 * N_FORGED + 9 + 4 * 64 + 2 * 2 * 4 * 64 };
     static const struct {
         const char *spec;
         size_t at, n;
@@ -549,6 +551,9 @@ static void forged_counts_are_refused(void **state) {
     } list[] = {{"tova:keep=40", LANE + TOVA_LANE + COUNTS, 8, 1, "one set for all"}, /* positions 1 and 0 */
                 {"gear", LANE + 16, 4, 32, "sealed in part"},
                 {"gear", LANE + COUNTS + 4 * N_FORGED, 8, 2ull << 32 | 1, "begins before the lane's first page"},
+                {"gear", GEAR_BEGIN + 4, 4, 1000, "its format never writes"},
+                {"gear", GEAR_BEGIN + 8, 2, 64 << 8, "its format never writes"},
+                {"gear", GEAR_BEGIN + 8, 2, 64, "its format never writes"},
                 {"f16", LANE + COUNTS + 4 * N_FORGED, 1, 0, "have no page"},
                 {"kitty:sinks=8,page=64,window=64", KITTY_ROWS, 1, 200, "its format never writes"}};
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
@@ -605,7 +610,6 @@ typedef struct forgery {
     uint8_t *bytes;
     size_t n, lane[MOST_LANES]; /* where each lane's counts are */
     int n_lanes;
-    bool pages; /* what pages hold is forged too */
     int32_t *tokens;
 } forgery;
 
@@ -638,7 +642,7 @@ static void find_lanes(forgery *f) {
  */
 static size_t draw_place(const forgery *f, uint64_t round) {
     size_t first = IMAGE + 2096, n = f->n - 8 - first;
-    if (round % 2 || (!f->pages && round % 8)) {
+    if (round % 2) {
         first = f->lane[rng_u64(3, 2, round) % (uint64_t)f->n_lanes];
         n = COUNTS + 24;
     } else if (round % 8 == 0) {
@@ -672,7 +676,7 @@ static bool loads_and_lives(const forgery *f) {
 }
 
 static void forge(const bed *b, const char *spec, int n_rounds) {
-    forgery f = {.b = b, .pages = !strstr(spec, "gear")}; /* its outliers' places in a page are followed as they are */
+    forgery f = {.b = b};
     int n_refused = 0;
     f.path = saved(b, spec, N_FORGED, &f.tokens);
     f.bytes = slurp(f.path, &f.n);
@@ -697,9 +701,10 @@ static void forge(const bed *b, const char *spec, int n_rounds) {
 /* Files whose hashes were made to fit: numbers contradict each other, and are refused or harmless, never followed. */
 static void forged_files_do_no_harm(void **state) {
     (void)state;
-    static const char *const list[] = {"kivi-4+h2o:heavy=8,recent=50", "tova:keep=40",
-                                       "kitty:sinks=8,page=64,window=64+quest:budget=48,skip=0",
-                                       "int8+expected:keep=40,every=2", "int8+snapkv:keep=40,window=8+adakv+critical"};
+    static const char *const list[] = {
+        "kivi-4+h2o:heavy=8,recent=50",  "tova:keep=40",
+        "gear+h2o:heavy=8,recent=20",    "kitty:sinks=8,page=64,window=64+quest:budget=48,skip=0",
+        "int8+expected:keep=40,every=2", "int8+snapkv:keep=40,window=8+adakv+critical"};
     tiny_options o = long_model();
     o.head_dim = 32; /* so that pages are small beside the counts */
     bed b = open_with(o, 0);

@@ -18,9 +18,11 @@
  *
  *   K page   codes [64 x d] (page_codes.c); kivi: scales fp16 [d], minima fp16 [d]
  *   K run    kcvt: scales fp16 [d], minima fp16 [d]; B fp16 [r][d]; A fp16 [pages][r][64]; u32 [pages + 1]: where a
- *            page's outliers begin; outliers, in the order of pages, then channels: u16 [d * 2 c] token * 256 +
- * channel, fp16 [d * 2 c] value V page   codes [64 x d], scales fp16 [groups][64], minima fp16 [groups][64], outliers
- * of a token: fp16 [64][2 c] value, u8 [64][2 c] channel V run    B fp16 [r][d]; A fp16 [pages][r][64]
+ *            page's outliers begin; outliers, in the order of pages, then channels: u16 [d * 2 c] 256 * token +
+ *            channel, fp16 [d * 2 c] value
+ *   V page   codes [64 x d], scales fp16 [groups][64], minima fp16 [groups][64], outliers of a token: fp16 [64][2 c]
+ *            value, u8 [64][2 c] channel
+ *   V run    B fp16 [r][d]; A fp16 [pages][r][64]
  *
  * At outliers the stored code is 0, so that S - D is the value minus the minimum. Differences: the authors' counts of
  * outliers round down (none for 64 of 2 %); they draw the start from [0, 1) and orthonormalise in the last round only;
@@ -268,6 +270,7 @@ static void take_outliers_v(int d, float *x, int n, const sparse *o, float *rest
                 x[t * d + j] = mean[t];
             }
         }
+    memset(o->channel + n * o->per_token, 0, (size_t)((PAGE_TOKENS - n) * o->per_token));
 }
 
 /* n rows of one page. */
@@ -331,6 +334,34 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
 }
 
 /* ---- reading ---- */
+
+/* The page's outliers of K lie in the run's list, and each in the page. */
+static bool sound_k(const kv_config *c, int d, const kv_page *page) {
+    layout l = layout_of(c, KV_K, d, page->n_run_pages, page->decode);
+    uint32_t begin[2], most = (uint32_t)(2 * n_outliers(c, page->n_run_pages * PAGE_TOKENS) * d);
+    if (!most)
+        return true;
+    memcpy(begin, page->run + l.begin + (size_t)page->page_in_run * sizeof(*begin), sizeof(begin));
+    bool ok = begin[0] <= begin[1] && begin[1] <= most;
+    for (size_t i = begin[0]; ok && i < begin[1]; i++) {
+        uint16_t place;
+        memcpy(&place, page->run + l.place + i * sizeof(place), sizeof(place));
+        ok = place >> 8 < PAGE_TOKENS && (place & 255) < d;
+    }
+    return ok;
+}
+
+static bool sound(const kv_config *c, kv_side side, int d, const kv_page *page) {
+    if (side == KV_K)
+        return sound_k(c, d, page);
+    affine a = backbone(c, KV_V, d);
+    size_t n = (size_t)(2 * n_outliers(c, d)) * PAGE_TOKENS;
+    const uint8_t *channel = page->bytes + dense_bytes(&a, c, KV_V, d) + n * sizeof(f16);
+    for (size_t i = 0; i < n; i++)
+        if (channel[i] >= d)
+            return false;
+    return true;
+}
 
 typedef struct opened {
     float scale[KV_MAX_HEAD_DIM], minimum[KV_MAX_HEAD_DIM]; /* K's of the run */
@@ -468,6 +499,7 @@ const kv_format kv_format_gear = {
     .geometry = geometry,
     .run_bytes = run_bytes,
     .seal = seal,
+    .sound = sound,
     .open = open,
     .score = score,
     .mix = mix,

@@ -37,11 +37,9 @@ pack_type pack_type_of(block_type type) {
 static size_t unit_bytes(pack_type type) {
     switch (type) {
     case PACK_I8:
-        return PACK_I8_BLOCK_BYTES;
     case PACK_I4:
-        return PACK_I4_BLOCK_BYTES;
     case PACK_I8H:
-        return PACK_I8H_BLOCK_BYTES;
+        return pack_block_bytes(type);
     case PACK_F16:
         return PACK_ROWS * sizeof(f16);
     case PACK_F32:

@@ -57,4 +57,44 @@ static inline void sweep_run(const sweep *s, const sweep_tile *tiles, int max_to
     sweep_tiles how = {tiles, max_tokens};
     sweep_walk(s, sweep_tiles_run, &how, n_units, chunk, unit_bytes, panel_first, n_panels, n_tokens);
 }
+
+/* matmul_NAME of a level, for a packed type: tile(type, n_panels, n_tokens, sweep, panel, first, n, token) is a
+ * sweep_tile for any number of panels and tokens, compiled apart for each; most: 4, 6 or 8 tokens, the file's TOKENS;
+ * chunk: of units. */
+#define SWEEP_TILE(name, type, tile, p, t)                                                                             \
+    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
+        tile(type, p, t, s, panel, first, n, token);                                                                   \
+    }
+#define SWEEP_TILES_4(name, type, tile, p)                                                                             \
+    SWEEP_TILE(name, type, tile, p, 1)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 2)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 3)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 4)
+#define SWEEP_TILES_6(name, type, tile, p)                                                                             \
+    SWEEP_TILES_4(name, type, tile, p)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 5)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 6)
+#define SWEEP_TILES_8(name, type, tile, p)                                                                             \
+    SWEEP_TILES_6(name, type, tile, p)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 7)                                                                                 \
+    SWEEP_TILE(name, type, tile, p, 8)
+#define SWEEP_LIST_4(name, p)                  name##_##p##x1, name##_##p##x2, name##_##p##x3, name##_##p##x4
+#define SWEEP_LIST_6(name, p)                  SWEEP_LIST_4(name, p), name##_##p##x5, name##_##p##x6
+#define SWEEP_LIST_8(name, p)                  SWEEP_LIST_6(name, p), name##_##p##x7, name##_##p##x8
+#define SWEEP_TILES(most, name, type, tile, p) SWEEP_TILES_##most(name, type, tile, p)
+#define SWEEP_MATMUL(name, type, tile, most, n_units, unit_bytes, chunk)                                               \
+    _Static_assert((most) == TOKENS, "what the file's tiles have room for");                                           \
+    SWEEP_TILES(most, name, type, tile, 1)                                                                             \
+    SWEEP_TILES(most, name, type, tile, 2)                                                                             \
+    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
+                              float *out, size_t ldo) {                                                                \
+        static const sweep_tile tiles[] = {SWEEP_LIST_##most(name, 1), SWEEP_LIST_##most(name, 2)};                    \
+        sweep s = {w, x, out, ldo};                                                                                    \
+        sweep_run(&s, tiles, most, n_units, chunk, unit_bytes, panel_first, n_panels, n_tokens);                       \
+    }
+/* Of a type of blocks, and of floats. */
+#define SWEEP_BLOCKS(name, type, tile, most, chunk)                                                                    \
+    SWEEP_MATMUL(name, type, tile, most, w->n_cols / PACK_BLOCK, PACK_BLOCK, chunk)
+#define SWEEP_COLUMNS(name, type, tile, most, chunk)                                                                   \
+    SWEEP_MATMUL(name, type, tile, most, w->n_cols, sizeof(float), chunk)
 #endif

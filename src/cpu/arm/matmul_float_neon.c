@@ -42,32 +42,13 @@ INLINE void one_panel(pack_type type, int n_tokens, const sweep *s, int panel, i
     panel_sums_close(&sums);
 }
 
-#define TILE_FUNCTION(name, type, p, t)                                                                                \
-    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
-        for (int i = 0; i < p; i++)                                                                                    \
-            one_panel(type, t, s, panel + i, first, n, token);                                                         \
-    }
-#define TILE_ROW(name, type, p)                                                                                        \
-    TILE_FUNCTION(name, type, p, 1)                                                                                    \
-    TILE_FUNCTION(name, type, p, 2)                                                                                    \
-    TILE_FUNCTION(name, type, p, 3)                                                                                    \
-    TILE_FUNCTION(name, type, p, 4)                                                                                    \
-    TILE_FUNCTION(name, type, p, 5)                                                                                    \
-    TILE_FUNCTION(name, type, p, 6)
-#define KERNEL(name, type)                                                                                             \
-    TILE_ROW(name, type, 1)                                                                                            \
-    TILE_ROW(name, type, 2)                                                                                            \
-    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
-                              float *out, size_t ldo) {                                                                \
-        static const sweep_tile tiles[2 * TOKENS] = {name##_1x1, name##_1x2, name##_1x3, name##_1x4,                   \
-                                                     name##_1x5, name##_1x6, name##_2x1, name##_2x2,                   \
-                                                     name##_2x3, name##_2x4, name##_2x5, name##_2x6};                  \
-        sweep s = {w, x, out, ldo};                                                                                    \
-        sweep_run(&s, tiles, TOKENS, w->n_cols, CHUNK, sizeof(float), panel_first, n_panels, n_tokens);                \
-    }
+INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
+    for (int p = panel; p < panel + n_panels; p++)
+        one_panel(type, n_tokens, s, p, first, n, token);
+}
 
-KERNEL(f16, PACK_F16)
-KERNEL(f32, PACK_F32)
+SWEEP_COLUMNS(f16, PACK_F16, tile, 6, CHUNK)
+SWEEP_COLUMNS(f32, PACK_F32, tile, 6, CHUNK)
 
 void matmul_float_neon_fill(cpu_kernels *k) {
     k->matmul[PACK_F16] = matmul_f16;

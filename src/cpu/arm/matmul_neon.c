@@ -77,9 +77,7 @@ INLINE void group(pack_type type, int n_tokens, const uint8_t *block, int row, i
 INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int row, bool fresh, int n, place at,
                        float *sums, size_t ld) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     float32x4_t acc[TOKENS][2];
 #pragma GCC unroll 8
     for (int t = 0; t < n_tokens; t++)
@@ -101,9 +99,7 @@ INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int r
 }
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK;
     size_t at_block = (size_t)token * n_blocks + (size_t)first;
     place at = {.a = s->x->code + at_block * PACK_BLOCK,
@@ -121,29 +117,9 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
     }
 }
 
-#define TILE_FUNCTION(name, type, p, t)                                                                                \
-    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
-        tile(type, p, t, s, panel, first, n, token);                                                                   \
-    }
-#define TILE_ROW(name, type, p)                                                                                        \
-    TILE_FUNCTION(name, type, p, 1)                                                                                    \
-    TILE_FUNCTION(name, type, p, 2)                                                                                    \
-    TILE_FUNCTION(name, type, p, 3)                                                                                    \
-    TILE_FUNCTION(name, type, p, 4)
-#define KERNEL(name, type)                                                                                             \
-    TILE_ROW(name, type, 1)                                                                                            \
-    TILE_ROW(name, type, 2)                                                                                            \
-    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
-                              float *out, size_t ldo) {                                                                \
-        static const sweep_tile tiles[2 * TOKENS] = {name##_1x1, name##_1x2, name##_1x3, name##_1x4,                   \
-                                                     name##_2x1, name##_2x2, name##_2x3, name##_2x4};                  \
-        sweep s = {w, x, out, ldo};                                                                                    \
-        sweep_run(&s, tiles, TOKENS, w->n_cols / PACK_BLOCK, CHUNK, PACK_BLOCK, panel_first, n_panels, n_tokens);      \
-    }
-
-KERNEL(i8, PACK_I8)
-KERNEL(i4, PACK_I4)
-KERNEL(i8h, PACK_I8H)
+SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
+SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
+SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
 
 void matmul_neon_fill(cpu_kernels *k) {
     k->matmul[PACK_I8] = matmul_i8;

@@ -23,9 +23,7 @@ static void dot_4bit(const uint8_t *code, const int8_t *a, int32_t sum[PACK_ROWS
 
 static void panel_int(pack_type type, const uint8_t *panel, int n_blocks, const int8_t *a, const float *a_scale,
                       const int16_t *sum16, float acc[PACK_ROWS]) {
-    size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                         : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                           : PACK_I8H_BLOCK_BYTES;
+    size_t block_bytes = pack_block_bytes(type);
     int n_groups = type == PACK_I8H ? 2 : 1;
     for (int b = 0; b < n_blocks; b++, panel += block_bytes, a += PACK_BLOCK, sum16 += 2) {
         const float *scale = (const float *)panel, *minimum = scale + n_groups * PACK_ROWS;

@@ -1,8 +1,10 @@
-/* lanes_avx2.h - loads and stores of the first 1 to 8 lanes of a vector, nothing beyond them touched; sums over lanes. */
+/* lanes_avx2.h - loads and stores of the first 1 to 8 lanes of a vector, nothing beyond them touched; the same bytes in
+ * all lanes; sums over lanes. */
 #ifndef CPU_X86_LANES_AVX2_H
 #define CPU_X86_LANES_AVX2_H
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -20,6 +22,13 @@ INLINE void store8(float *x, int left, __m256 v) {
         _mm256_storeu_ps(x, v);
     else
         _mm256_maskstore_ps(x, lanes8(left), v);
+}
+
+/* Four bytes in each lane. */
+INLINE __m256i four_bytes(const int8_t *a) {
+    int32_t bytes;
+    memcpy(&bytes, a, sizeof(bytes));
+    return _mm256_set1_epi32(bytes);
 }
 
 INLINE float max8(__m256 v) {

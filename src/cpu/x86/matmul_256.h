@@ -49,9 +49,7 @@ typedef struct place { /* of a tile in the operands; constant over its rows */
 INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int row, int left, int first, int n,
                        const place *at, const token_rows *rows, float *out, size_t ldo) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     const int8_t *a = at->a;
     const float *a_scale = at->a_scale;
     __m256 acc[TOKENS];
@@ -65,9 +63,7 @@ INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int r
 }
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, at_token = (size_t)token;
     place at = {s->x->code + at_token * n_cols + (size_t)first * PACK_BLOCK,
                 s->x->scale + at_token * n_blocks + (size_t)first, n_cols, n_blocks};
@@ -86,23 +82,4 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
     }
 }
 
-#define TILE_FUNCTION(name, type, p, t)                                                                                \
-    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
-        tile(type, p, t, s, panel, first, n, token);                                                                   \
-    }
-#define TILE_ROW(name, type, p)                                                                                        \
-    TILE_FUNCTION(name, type, p, 1)                                                                                    \
-    TILE_FUNCTION(name, type, p, 2)                                                                                    \
-    TILE_FUNCTION(name, type, p, 3)                                                                                    \
-    TILE_FUNCTION(name, type, p, 4)
-#define KERNEL(name, type)                                                                                             \
-    TILE_ROW(name, type, 1)                                                                                            \
-    TILE_ROW(name, type, 2)                                                                                            \
-    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
-                              float *out, size_t ldo) {                                                                \
-        static const sweep_tile tiles[2 * TOKENS] = {name##_1x1, name##_1x2, name##_1x3, name##_1x4,                   \
-                                                     name##_2x1, name##_2x2, name##_2x3, name##_2x4};                  \
-        sweep s = {w, x, out, ldo};                                                                                    \
-        sweep_run(&s, tiles, TOKENS, w->n_cols / PACK_BLOCK, CHUNK, PACK_BLOCK, panel_first, n_panels, n_tokens);      \
-    }
 #endif

@@ -32,8 +32,6 @@ enum {
     SUMS = TOKENS * PACK_ROWS /* of a group */
 };
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* A panel's chunk: where block 0 starts and its codes, and from one block to the next. */
 typedef struct panel_chunk {
     const uint8_t *block, *code;
@@ -123,9 +121,7 @@ INLINE void unpack(const uint8_t *block, int n, uint8_t *code) {
 /* A sweep_chunk for any type; n_tokens is a multiple of 16. */
 INLINE void chunk(pack_type type, const sweep *s, int panel, int n_panels, int first, int n, int n_tokens) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, at_block = (size_t)first;
     _Alignas(64) uint8_t bytes[2][CHUNK * CODE_BYTES];
     act_chunk acts;

@@ -6,7 +6,6 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/lanes_avx2.h"
-#include <string.h>
 
 enum { TOKENS = 4, CHUNK = 16, ROWS = 8 };
 
@@ -44,12 +43,6 @@ INLINE void dot_8bit(int n_tokens, const uint8_t *code, const token_rows *rows, 
     }
 }
 
-INLINE __m256i broadcast(const int8_t *a) {
-    int32_t four;
-    memcpy(&four, a, sizeof four);
-    return _mm256_set1_epi32(four);
-}
-
 INLINE void dot_4bit(int n_tokens, const uint8_t *code, const int8_t *a, size_t lda, __m256i sum[TOKENS]) {
     const __m256i nibble = _mm256_set1_epi8(15);
 #pragma GCC unroll 4
@@ -58,8 +51,8 @@ INLINE void dot_4bit(int n_tokens, const uint8_t *code, const int8_t *a, size_t 
         __m256i low = _mm256_and_si256(both, nibble), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
         for (int t = 0; t < n_tokens; t++) {
             const int8_t *from = a + (size_t)t * lda + g * 4;
-            sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(low, broadcast(from)));
-            sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(high, broadcast(from + 16)));
+            sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(low, four_bytes(from)));
+            sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(high, four_bytes(from + 16)));
         }
     }
     for (int t = 0; t < n_tokens; t++)
@@ -78,9 +71,9 @@ INLINE void dot_group(pack_type type, int n_tokens, const uint8_t *code, const t
 
 #include "cpu/x86/matmul_256.h"
 
-KERNEL(i8, PACK_I8)
-KERNEL(i4, PACK_I4)
-KERNEL(i8h, PACK_I8H)
+SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
+SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
+SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
 
 void matmul_avx2_fill(cpu_kernels *k) {
     k->matmul[PACK_I8] = matmul_i8;

@@ -3,7 +3,6 @@
 #ifdef __x86_64__
 #include "cpu/x86/lanes_avx2.h"
 #include "cpu/x86/vnni_256.h"
-#include <string.h>
 
 enum { TOKENS = 4, CHUNK = 16, ROWS = 8 };
 
@@ -38,9 +37,9 @@ INLINE void dot_group(pack_type type, int n_tokens, const uint8_t *code, const t
 
 #include "cpu/x86/matmul_256.h"
 
-KERNEL(i8, PACK_I8)
-KERNEL(i4, PACK_I4)
-KERNEL(i8h, PACK_I8H)
+SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
+SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
+SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
 
 void matmul_avx2vnni_fill(cpu_kernels *k) {
     k->matmul[PACK_I8] = matmul_i8;

@@ -12,8 +12,6 @@
 
 enum { TOKENS = 4, CHUNK = 16 }; /* 16 blocks: one vector holds their sums of activations */
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* One token's activations of a chunk as a tile wants them. Column group g holds 4 columns in 4 bytes. */
 typedef struct token_rows {
     _Alignas(64) int32_t even[CHUNK * 8]; /* columns 4g, 4g + 2 as 16-bit numbers */
@@ -52,12 +50,6 @@ INLINE void dot_8bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
     }
 }
 
-INLINE __m512i broadcast(const int8_t *a) {
-    int32_t four;
-    memcpy(&four, a, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-
 INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], const int8_t *a, size_t lda,
                      __m512i sum[2][TOKENS]) {
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -70,7 +62,7 @@ INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
             high[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
         }
         for (int t = 0; t < n_tokens; t++) {
-            __m512i four = broadcast(a + (size_t)t * lda + g * 4), far = broadcast(a + (size_t)t * lda + g * 4 + 16);
+            __m512i four = four_bytes(a + (size_t)t * lda + g * 4), far = four_bytes(a + (size_t)t * lda + g * 4 + 16);
             for (int p = 0; p < n_panels; p++) {
                 sum[p][t] = _mm512_add_epi16(sum[p][t], _mm512_maddubs_epi16(low[p], four));
                 sum[p][t] = _mm512_add_epi16(sum[p][t], _mm512_maddubs_epi16(high[p], far));
@@ -111,9 +103,7 @@ INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
     const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
     const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
@@ -145,29 +135,9 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
             _mm512_mask_storeu_ps(out + (size_t)t * s->ldo + p * 16, live_rows(s->w, panel + p), acc[p][t]);
 }
 
-#define TILE_FUNCTION(name, type, p, t)                                                                                \
-    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
-        tile(type, p, t, s, panel, first, n, token);                                                                   \
-    }
-#define TILE_ROW(name, type, p)                                                                                        \
-    TILE_FUNCTION(name, type, p, 1)                                                                                    \
-    TILE_FUNCTION(name, type, p, 2)                                                                                    \
-    TILE_FUNCTION(name, type, p, 3)                                                                                    \
-    TILE_FUNCTION(name, type, p, 4)
-#define KERNEL(name, type)                                                                                             \
-    TILE_ROW(name, type, 1)                                                                                            \
-    TILE_ROW(name, type, 2)                                                                                            \
-    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
-                              float *out, size_t ldo) {                                                                \
-        static const sweep_tile tiles[2 * TOKENS] = {name##_1x1, name##_1x2, name##_1x3, name##_1x4,                   \
-                                                     name##_2x1, name##_2x2, name##_2x3, name##_2x4};                  \
-        sweep s = {w, x, out, ldo};                                                                                    \
-        sweep_run(&s, tiles, TOKENS, w->n_cols / PACK_BLOCK, CHUNK, PACK_BLOCK, panel_first, n_panels, n_tokens);      \
-    }
-
-KERNEL(i8, PACK_I8)
-KERNEL(i4, PACK_I4)
-KERNEL(i8h, PACK_I8H)
+SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
+SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
+SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
 
 void matmul_avx512_fill(cpu_kernels *k) {
     k->matmul[PACK_I8] = matmul_i8;

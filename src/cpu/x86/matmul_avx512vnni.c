@@ -2,7 +2,7 @@
  *
  * A tile is 2 panels x 6 tokens: 12 integer sums and 12 float sums stay in registers, each weight vector is used by 6
  * tokens and each broadcast activation by 2 panels. The instruction is written as asm because GCC 12 moves the
- * accumulators of the intrinsic between registers, which halves the rate. Measured on Zen 5: see bench/bench_kernels.c.
+ * accumulators of the intrinsic between registers, which halves the rate. Measured on Zen 5: see bench/kernels.c.
  */
 #include "cpu/fill.h"
 #ifdef __x86_64__
@@ -13,17 +13,9 @@
 
 enum { TOKENS = 6, CHUNK = 16 }; /* 16 blocks: one vector holds their sums of activations */
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE __m512i dot(__m512i sum, __m512i code, __m512i a) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(a));
     return sum;
-}
-
-INLINE __m512i broadcast(const int8_t *a) {
-    int32_t four;
-    memcpy(&four, a, sizeof four);
-    return _mm512_set1_epi32(four);
 }
 
 /* sum[p][t] += 4 x n_groups columns from column group `first` of a block; code: the panels' codes. */
@@ -35,7 +27,7 @@ INLINE void dot_8bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
         for (int p = 0; p < n_panels; p++)
             w[p] = _mm512_load_si512(code[p] + g * 64);
         for (int t = 0; t < n_tokens; t++) {
-            __m512i four = broadcast(a + (size_t)t * lda + g * 4);
+            __m512i four = four_bytes(a + (size_t)t * lda + g * 4);
             for (int p = 0; p < n_panels; p++)
                 sum[p][t] = dot(sum[p][t], w[p], four);
         }
@@ -55,10 +47,10 @@ INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
         }
         for (int t = 0; t < n_tokens; t++) {
             const int8_t *from = a + (size_t)t * lda + g * 4;
-            __m512i four = broadcast(from);
+            __m512i four = four_bytes(from);
             for (int p = 0; p < n_panels; p++)
                 sum[p][t] = dot(sum[p][t], low[p], four);
-            four = broadcast(from + 16);
+            four = four_bytes(from + 16);
             for (int p = 0; p < n_panels; p++)
                 sum[p][t] = dot(sum[p][t], high[p], four);
         }
@@ -95,9 +87,7 @@ INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t
 
 INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
     const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = type == PACK_I8   ? PACK_I8_BLOCK_BYTES
-                               : type == PACK_I4 ? PACK_I4_BLOCK_BYTES
-                                                 : PACK_I8H_BLOCK_BYTES;
+    const size_t block_bytes = pack_block_bytes(type);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
     const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
     const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
@@ -126,32 +116,9 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
             _mm512_mask_storeu_ps(out + (size_t)t * s->ldo + p * 16, live_rows(s->w, panel + p), acc[p][t]);
 }
 
-#define TILE_FUNCTION(name, type, p, t)                                                                                \
-    static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
-        tile(type, p, t, s, panel, first, n, token);                                                                   \
-    }
-#define TILE_ROW(name, type, p)                                                                                        \
-    TILE_FUNCTION(name, type, p, 1)                                                                                    \
-    TILE_FUNCTION(name, type, p, 2)                                                                                    \
-    TILE_FUNCTION(name, type, p, 3)                                                                                    \
-    TILE_FUNCTION(name, type, p, 4)                                                                                    \
-    TILE_FUNCTION(name, type, p, 5)                                                                                    \
-    TILE_FUNCTION(name, type, p, 6)
-#define KERNEL(name, type)                                                                                             \
-    TILE_ROW(name, type, 1)                                                                                            \
-    TILE_ROW(name, type, 2)                                                                                            \
-    static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
-                              float *out, size_t ldo) {                                                                \
-        static const sweep_tile tiles[2 * TOKENS] = {name##_1x1, name##_1x2, name##_1x3, name##_1x4,                   \
-                                                     name##_1x5, name##_1x6, name##_2x1, name##_2x2,                   \
-                                                     name##_2x3, name##_2x4, name##_2x5, name##_2x6};                  \
-        sweep s = {w, x, out, ldo};                                                                                    \
-        sweep_run(&s, tiles, TOKENS, w->n_cols / PACK_BLOCK, CHUNK, PACK_BLOCK, panel_first, n_panels, n_tokens);      \
-    }
-
-KERNEL(i8, PACK_I8)
-KERNEL(i4, PACK_I4)
-KERNEL(i8h, PACK_I8H)
+SWEEP_BLOCKS(i8, PACK_I8, tile, 6, CHUNK)
+SWEEP_BLOCKS(i4, PACK_I4, tile, 6, CHUNK)
+SWEEP_BLOCKS(i8h, PACK_I8H, tile, 6, CHUNK)
 
 void matmul_avx512vnni_fill(cpu_kernels *k) {
     k->matmul[PACK_I8] = matmul_i8;

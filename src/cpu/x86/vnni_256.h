@@ -5,8 +5,6 @@
 #ifndef CPU_X86_VNNI_256_H
 #define CPU_X86_VNNI_256_H
 #include "cpu/x86/lanes_avx2.h"
-#include <stdint.h>
-#include <string.h>
 
 #ifdef VNNI_EVEX
 #define VNNI_ENCODING "%{evex%}"
@@ -17,12 +15,5 @@
 INLINE __m256i vnni_256(__m256i sum, __m256i code, __m256i a) {
     __asm__(VNNI_ENCODING " vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(code), "x"(a));
     return sum;
-}
-
-/* Four bytes in each lane. */
-INLINE __m256i four_bytes(const int8_t *a) {
-    int32_t bytes;
-    memcpy(&bytes, a, sizeof(bytes));
-    return _mm256_set1_epi32(bytes);
 }
 #endif

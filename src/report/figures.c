@@ -2,6 +2,7 @@
 #include "report/figures.h"
 #include "base/status.h"
 #include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 /* ---- arranging ---- */
@@ -224,6 +225,27 @@ bool figures_speed_of(const figures *f, const char *label, int batch, int prompt
     double ratio = p->median / base->median;
     *out = (figures_speed){.ratio = ratio, .verdict = judge(p, base, ratio), .point = p, .base = base};
     return true;
+}
+
+figures_cells figures_cells_of(const figures *f, const char *label, const char *stage) {
+    figures_cells c = {.lowest = INFINITY, .highest = -INFINITY, .slowest_ratio = INFINITY};
+    figures_speed speed;
+    for (int i = 0; i < f->n_prompt; i++)
+        for (int k = 0; k < f->n_batch; k++) {
+            if (!figures_speed_of(f, label, f->batch[k], f->prompt[i], stage, &speed))
+                continue;
+            c.n++;
+            c.n_faster += speed.verdict == FIGURES_FASTER;
+            c.n_slower += speed.verdict == FIGURES_SLOWER;
+            c.lowest = speed.ratio < c.lowest ? speed.ratio : c.lowest;
+            c.highest = speed.ratio > c.highest ? speed.ratio : c.highest;
+            if (speed.verdict == FIGURES_SLOWER && speed.ratio < c.slowest_ratio) {
+                c.slowest_ratio = speed.ratio;
+                c.slowest_batch = f->batch[k];
+                c.slowest_prompt = f->prompt[i];
+            }
+        }
+    return c;
 }
 
 double figures_share(const figures *f, const char *label, int batch, int prompt) {

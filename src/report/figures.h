@@ -57,6 +57,14 @@ typedef struct figures_speed {
 bool figures_speed_of(const figures *f, const char *label, int batch, int prompt, const char *stage,
                       figures_speed *out);
 
+typedef struct figures_cells { /* all measured ones of a method and a stage */
+    int n, n_faster, n_slower; /* beyond the noise */
+    double lowest, highest;    /* ratio over f16; lowest > highest: none was measured */
+    int slowest_batch, slowest_prompt;
+    double slowest_ratio; /* of those that are slower beyond the noise; INFINITY: none is */
+} figures_cells;
+figures_cells figures_cells_of(const figures *f, const char *label, const char *stage);
+
 /* A method's KV bytes after decode over f16's in the same cell; 0: not known. */
 double figures_share(const figures *f, const char *label, int batch, int prompt);
 const figures_quality *figures_quality_of(const figures *f, const char *label); /* NULL: not measured */

@@ -2,27 +2,12 @@
  * those of the paragraphs (verdict.c), which stand folded below it. */
 #include "report/figures.h"
 #include "report/html.h"
-#include <math.h>
-
-/* Lowest and highest ratio over f16 of a stage; false: no cell was measured. */
-static bool range_of(const figures *f, const char *label, const char *stage, double *low, double *high) {
-    figures_speed speed;
-    *low = INFINITY;
-    *high = -INFINITY;
-    for (int i = 0; i < f->n_prompt; i++)
-        for (int k = 0; k < f->n_batch; k++)
-            if (figures_speed_of(f, label, f->batch[k], f->prompt[i], stage, &speed)) {
-                *low = fmin(*low, speed.ratio);
-                *high = fmax(*high, speed.ratio);
-            }
-    return *low <= *high;
-}
 
 static void put_range(const figures *f, const char *label, const char *stage, text *page) {
-    double low, high;
+    figures_cells c = figures_cells_of(f, label, stage);
     char a[16], b[16];
-    if (range_of(f, label, stage, &low, &high))
-        html_cell(page, "%s to %s", html_times(low, a), html_times(high, b));
+    if (c.n)
+        html_cell(page, "%s to %s", html_times(c.lowest, a), html_times(c.highest, b));
     else
         html_cell_none(page, "not measured");
 }

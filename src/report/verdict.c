@@ -44,35 +44,7 @@ static void say_name(const char *label, text *page) {
 
 /* ---- what the figures say of one method ---- */
 
-/* All cells of a stage: how many differ from f16 beyond the noise, and the extremes. */
-typedef struct cells {
-    int n, n_faster, n_slower;
-    double lowest, highest;
-    place slowest; /* of those that are slower */
-    double slowest_ratio;
-} cells;
-
-static cells count_cells(const figures *f, const char *label, const char *stage) {
-    cells c = {.lowest = INFINITY, .slowest_ratio = INFINITY};
-    figures_speed speed;
-    for (int i = 0; i < f->n_prompt; i++)
-        for (int k = 0; k < f->n_batch; k++) {
-            if (!figures_speed_of(f, label, f->batch[k], f->prompt[i], stage, &speed))
-                continue;
-            c.n++;
-            c.n_faster += speed.verdict == FIGURES_FASTER;
-            c.n_slower += speed.verdict == FIGURES_SLOWER;
-            c.lowest = speed.ratio < c.lowest ? speed.ratio : c.lowest;
-            c.highest = speed.ratio > c.highest ? speed.ratio : c.highest;
-            if (speed.verdict == FIGURES_SLOWER && speed.ratio < c.slowest_ratio) {
-                c.slowest_ratio = speed.ratio;
-                c.slowest = (place){f->batch[k], f->prompt[i]};
-            }
-        }
-    return c;
-}
-
-static void say_cells(const cells *c, text *page) {
+static void say_cells(const figures_cells *c, text *page) {
     char low[16], high[16];
     text_printf(page, "%s to %s over the %d measured cells, faster in %d and slower in %d", html_times(c->lowest, low),
                 html_times(c->highest, high), c->n, c->n_faster, c->n_slower);
@@ -87,7 +59,7 @@ static void say_decode(const figures *f, const char *label, place at, text *page
     };
     figures_speed speed;
     char times[16];
-    cells c = count_cells(f, label, "decode");
+    figures_cells c = figures_cells_of(f, label, "decode");
     if (!figures_speed_of(f, label, at.batch, at.prompt, "decode", &speed)) {
         const store_point *p = figures_any(f, label, at.batch, at.prompt, "decode");
         text_puts(page, p && p->error ? "<li>Decode could not be measured " : "<li>Decode was not measured ");
@@ -107,7 +79,7 @@ static void say_decode(const figures *f, const char *label, place at, text *page
 }
 
 static void say_prefill(const figures *f, const char *label, text *page) {
-    cells c = count_cells(f, label, "prefill");
+    figures_cells c = figures_cells_of(f, label, "prefill");
     if (!c.n_faster && !c.n_slower)
         return;
     text_puts(page, "<li>Reads prompts at ");
@@ -178,7 +150,7 @@ static void say_lengths(const figures *f, const char *label, text *page) {
 /* What the figures speak against: "Avoid it where ... and where ...", or nothing. */
 static void say_avoid(const figures *f, const char *label, text *page) {
     const figures_quality *q = figures_quality_of(f, label);
-    cells c = count_cells(f, label, "decode");
+    figures_cells c = figures_cells_of(f, label, "decode");
     figures_lengths l;
     char times[16];
     int n = 0;
@@ -192,7 +164,7 @@ static void say_avoid(const figures *f, const char *label, text *page) {
         text_puts(&reason[n++], "where speed counts");
     } else if (c.n_slower) {
         text_puts(&reason[n], "where speed counts ");
-        say_place(c.slowest, &reason[n]);
+        say_place((place){c.slowest_batch, c.slowest_prompt}, &reason[n]);
         text_printf(&reason[n++], " (%s)", html_times(c.slowest_ratio, times));
     }
     for (int i = 0; i < n; i++) {

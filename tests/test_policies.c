@@ -1202,9 +1202,9 @@ static void presets_and_canonical_specs_are_stable(void **state) {
     }
     const char *warning[KV_MOST_WARNINGS];
     kv_method knorm = drive_method(&d, "knorm-512");
-    assert_int_equal(kv_method_warnings(&knorm, &d.model, warning), 0);
+    assert_int_equal(kv_method_warnings(&knorm, &d.model, warning, 0), 0);
     d.model.has_qk_norm = true;
-    assert_int_equal(kv_method_warnings(&knorm, &d.model, warning), 1);
+    assert_int_equal(kv_method_warnings(&knorm, &d.model, warning, 0), 1);
     assert_non_null(strstr(warning[0], "norms"));
     drive_close(&d);
 }

@@ -315,9 +315,10 @@ static inline const kv_coding *kv_method_coding(const kv_method *method, int il,
     return extra ? &method->extra[extra - 1][side] : &method->coding[side];
 }
 enum { KV_MOST_WARNINGS = 2 * (1 + KV_MAX_EXTRA) + 1 };
-/* What a person should know before using it on this model (NULL: in general): the sentences of its formats and its
- * policy, each once, static. Returns how many. */
-int kv_method_warnings(const kv_method *method, const kv_model *model, const char *out[KV_MOST_WARNINGS]);
+/* What a person should know before using it on this model (NULL: in general): adds the sentences of its formats and its
+ * policy, static, to the n of other methods in out, which has room for KV_MOST_WARNINGS more; each stands there once.
+ * Returns how many there are. */
+int kv_method_warnings(const kv_method *method, const kv_model *model, const char **out, int n);
 /* Pool bytes of one token's K and V in one lane, sealed, without tails. */
 double kv_method_token_bytes(const kv_method *method, int head_dim);
 

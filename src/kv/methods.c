@@ -69,8 +69,7 @@ static int add_warning(const char **out, int n, const char *sentence) {
     return n;
 }
 
-int kv_method_warnings(const kv_method *method, const kv_model *model, const char *out[KV_MOST_WARNINGS]) {
-    int n = 0;
+int kv_method_warnings(const kv_method *method, const kv_model *model, const char **out, int n) {
     for (int i = 0; i <= method->n_extra; i++)
         for (int side = 0; side < 2; side++) {
             const kv_coding *coding = &(i ? method->extra[i - 1] : method->coding)[side];

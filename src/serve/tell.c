@@ -28,7 +28,7 @@ static json_t *model_of(const server *s) {
 json_t *tell_warnings(const server *s, const pleat_method *method) {
     const char *warning[KV_MOST_WARNINGS];
     json_t *list = json_array();
-    int n = kv_method_warnings(method, &s->world.model->kv, warning);
+    int n = kv_method_warnings(method, &s->world.model->kv, warning, 0);
     for (int i = 0; i < n; i++)
         json_array_append_new(list, json_string(warning[i]));
     return list;

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 typedef uint16_t f16;
+#define F16_MOST 65504.0f /* the largest finite half */
 /* Without a branch, so that loops over it become vectors: a subnormal is its mantissa, an exact float, times 2^-24. */
 static inline float f16_to_f32(f16 h) {
     uint32_t exponent = h & 0x7C00u, mantissa = h & 0x3FFu, bits = (h & 0x7FFFu) << 13, tiny;

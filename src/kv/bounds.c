@@ -109,8 +109,8 @@ void bounds_append(kv_cache *cache, kv_lane *lane, int slot, int n, const f16 *r
 }
 
 static f16 round_down(float x) {
-    f16 h = f16_from_f32(x < -65504 ? -65504 : x > 65504 ? 65504 : x);
-    if (f16_to_f32(h) <= x || x < -65504)
+    f16 h = f16_from_f32(x < -F16_MOST ? -F16_MOST : x > F16_MOST ? F16_MOST : x);
+    if (f16_to_f32(h) <= x || x < -F16_MOST)
         return h;
     return h == 0 || h == 0x8000 ? 0x8001 : (f16)(h & 0x8000 ? h + 1 : h - 1);
 }

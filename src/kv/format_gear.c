@@ -300,8 +300,8 @@ static void seal_v(const kv_config *c, int d, float *x, int n, const kv_page *pa
 /* Halves of x [n], cut to their range. */
 static void put_halves(const cpu_kernels *kernels, float *restrict x, int n, f16 *to) {
     for (int i = 0; i < n; i++) {
-        x[i] = x[i] > AFFINE_F16_MOST ? AFFINE_F16_MOST : x[i];
-        x[i] = x[i] < -AFFINE_F16_MOST ? -AFFINE_F16_MOST : x[i];
+        x[i] = x[i] > F16_MOST ? F16_MOST : x[i];
+        x[i] = x[i] < -F16_MOST ? -F16_MOST : x[i];
     }
     kernels->f32_to_f16(x, n, to);
 }

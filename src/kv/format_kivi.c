@@ -32,7 +32,6 @@
 enum { BITS, GROUP, RESIDUAL, VSEAL, PARAMS };
 enum { VSEAL_PAGE, VSEAL_TOKEN };
 enum { MOST_MAPS = PAGE_CODES_MOST_MAPS };
-#define F16_MOST 65504.0f
 
 static const kv_param params[] = {
     {"bits", "of a code", "4|2", 0, 0, 1, true},

@@ -11,9 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LANES = LOWRANK_LANES, START_STREAM = 0x6C72 };
-
-_Static_assert((int)LANES == (int)PACK_ROWS, "a panel of the float product");
+enum { LANES = PACK_ROWS, START_STREAM = 0x6C72 };
 
 static void subtract(float *restrict x, const float *restrict y, int n, float factor) {
     for (int i = 0; i < n; i++)

@@ -6,7 +6,7 @@
 #define F16_LEAST 0x1p-14f /* the least normal number */
 
 f16 affine_nearest(float x) {
-    return f16_from_f32(x > AFFINE_F16_MOST ? AFFINE_F16_MOST : x < -AFFINE_F16_MOST ? -AFFINE_F16_MOST : x);
+    return f16_from_f32(x > F16_MOST ? F16_MOST : x < -F16_MOST ? -F16_MOST : x);
 }
 
 static f16 scale_of(float x) {

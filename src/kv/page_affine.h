@@ -17,7 +17,6 @@ typedef struct affine {
 
 enum { AFFINE_MOST_MAPS = 2 * KV_MAX_HEAD_DIM }; /* groups of 32 at least */
 
-#define AFFINE_F16_MOST 65504.0f
 f16 affine_nearest(float x); /* rounded half to even, cut to fp16's finite range */
 /* Of n elements: codes, and the map that they are taken against. minimum may be NULL when symmetric. */
 void affine_quantise(const affine *a, const float *x, int n, uint8_t *code, f16 *scale, f16 *minimum);

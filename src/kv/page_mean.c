@@ -1,6 +1,7 @@
 /* page_mean.c - see page_mean.h. q . k = q . mean + q . (k - mean): one more dot product a page and row of queries, 2 d
  * bytes a page. */
 #include "kv/page_mean.h"
+#include "kv/page_affine.h"
 
 enum { LANES = 16 };
 
@@ -11,8 +12,7 @@ void page_mean_take(int d, float *restrict x, f16 *restrict mean) {
         for (int j = 0; j < d; j++)
             sum[j] += (double)x[t * d + j];
     for (int j = 0; j < d; j++) {
-        double y = sum[j] / PAGE_TOKENS;
-        mean[j] = f16_from_f32((float)(y > 65504 ? 65504 : y < -65504 ? -65504 : y));
+        mean[j] = affine_nearest((float)(sum[j] / PAGE_TOKENS));
         m[j] = f16_to_f32(mean[j]);
     }
     for (int t = 0; t < PAGE_TOKENS; t++)

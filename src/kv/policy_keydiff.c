@@ -59,31 +59,19 @@ static void direct(const float *restrict row, int d, double *restrict unit) {
         unit[j] = (double)row[j] * over;
 }
 
-/* Minus the cosine with the anchor, of length `size`. */
-static double unlike(const double *restrict unit, const double *restrict anchor, double size, int d) {
-    double chain[DOT_CHAINS] = {0}, sum = 0;
-    for (int j = 0; j < d; j += DOT_CHAINS)
-        for (int k = 0; k < DOT_CHAINS; k++)
-            chain[k] += unit[j + k] * anchor[j + k];
-    for (int k = 0; k < DOT_CHAINS; k++)
-        sum += chain[k];
-    return size > 0 ? -sum / size : 0;
-}
-
 static void score_lane(const kv_view *view, int ih, float *s) {
     int d = view->model->head_dim;
     const float *k = kv_view_rows(view, ih, KV_K);
-    double anchor[KV_MAX_HEAD_DIM] = {0}, unit[KV_MAX_HEAD_DIM], square = 0;
+    double anchor[KV_MAX_HEAD_DIM] = {0}, unit[KV_MAX_HEAD_DIM];
     for (int slot = 0; slot < view->n_slots[ih]; slot++) {
         direct(k + (size_t)slot * (size_t)d, d, unit);
         for (int j = 0; view->pos[ih][slot] != KV_DEAD && j < d; j++)
             anchor[j] += unit[j];
     }
-    for (int j = 0; j < d; j++)
-        square += anchor[j] * anchor[j];
+    double size = sqrt(dot_doubles(anchor, anchor, d));
     for (int slot = 0; slot < view->n_slots[ih]; slot++) {
         direct(k + (size_t)slot * (size_t)d, d, unit);
-        s[slot] = (float)unlike(unit, anchor, sqrt(square), d);
+        s[slot] = size > 0 ? (float)(-dot_doubles(unit, anchor, d) / size) : 0; /* minus the cosine */
     }
 }
 

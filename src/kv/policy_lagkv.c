@@ -74,22 +74,13 @@ static int budget(const kv_config *c, const kv_view *view) {
 
 /* The standard deviation of z = (row - low) * over. */
 static float deviation(const float *restrict row, int d, const float *restrict low, const double *restrict over) {
-    double z[KV_MAX_HEAD_DIM], mean = 0, square = 0, chain[DOT_CHAINS] = {0};
+    double z[KV_MAX_HEAD_DIM];
     for (int j = 0; j < d; j++)
         z[j] = ((double)row[j] - (double)low[j]) * over[j];
-    for (int j = 0; j < d; j += DOT_CHAINS)
-        for (int k = 0; k < DOT_CHAINS; k++)
-            chain[k] += z[j + k];
-    for (int k = 0; k < DOT_CHAINS; k++) {
-        mean += chain[k] / d;
-        chain[k] = 0;
-    }
-    for (int j = 0; j < d; j += DOT_CHAINS)
-        for (int k = 0; k < DOT_CHAINS; k++)
-            chain[k] += (z[j + k] - mean) * (z[j + k] - mean);
-    for (int k = 0; k < DOT_CHAINS; k++)
-        square += chain[k];
-    return (float)sqrt(square / (d - 1));
+    double mean = sum_doubles(z, d) / d;
+    for (int j = 0; j < d; j++)
+        z[j] -= mean;
+    return (float)sqrt(dot_doubles(z, z, d) / (d - 1));
 }
 
 /* sum[i] += f of the partition's tokens for one side; slot[0..lag) are theirs, slot[lag..2 lag) the reference's. */

@@ -116,7 +116,7 @@ static void mend_dead_rows(const kv_lane *lane, int slot, int n, int d, float *x
 /* What a model that has gone wrong may leave: formats count on finite rows. */
 static void tame(float *x, int n) {
     for (int i = 0; i < n; i++) {
-        float y = x[i] > 65504 ? 65504 : x[i] < -65504 ? -65504 : x[i];
+        float y = x[i] > F16_MOST ? F16_MOST : x[i] < -F16_MOST ? -F16_MOST : x[i];
         x[i] = isnan(y) ? 0 : y;
     }
 }

@@ -3,8 +3,8 @@
  * The draw is a pure function of (seed, position), so that two methods that are compared see the same random number at
  * the same place (common random numbers). Candidates are ordered by logit, equal ones by id, so the result does not
  * depend on the sort. Candidates are put in order only as far as the filters and the draw look: those not far below the
- * largest, then those half as far again, and so on. The sum of
- * all weights is taken by blocks, with an exponential that becomes vector code.
+ * largest, then those half as far again, and so on. The sum of all weights is taken by blocks, with an exponential that
+ * becomes vector code.
  *
  * min-p: arXiv 2407.01082. Repetition penalty: arXiv 1909.05858, section 4.1, over the last 64 tokens; the presence
  * penalty is subtracted once from every token that stands among them, the frequency penalty once for each time. */

@@ -48,6 +48,7 @@ SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(FOREIGN),$(wildcard tests/
 FUZZ := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c)) $(FUZZ:%=$(BUILD)/tests/test_fuzz_%)
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+PEER := $(BUILD)/bench/peers/pleat # pleat's side of bench/peers/run
 BENCH_SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(wildcard bench/support/*.c)) $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/kernel_cases*.c))
 
 all: $(BUILD)/pleat $(LIB)
@@ -94,6 +95,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_SUPPORT) $(LIB)
 	@$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS)
 
 tests: $(TESTS)
+benches: $(BENCHES) $(PEER)
 bench: $(BENCHES)
 	@for b in $(BENCHES); do $$b || exit 1; done
 
@@ -113,6 +115,6 @@ format:
 clean:
 	rm -rf build
 
-.PHONY: all tests fuzz bench install format clean
+.PHONY: all tests fuzz benches bench install format clean
 .SECONDARY:
 -include $(OBJECTS:.o=.d) $(CLI:.o=.d) $(SUPPORT:.o=.d) $(BENCH_SUPPORT:.o=.d) $(TESTS:%=%.d) $(BENCHES:%=%.d) $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%.d) $(BUILD)/tests/fuzz/driver.d

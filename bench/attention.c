@@ -141,7 +141,7 @@ static double step(bench *b, entry *e, int n_passes) {
     double took = 0;
     b->item = (kv_attend_item){.cache = e->cache, .q = b->q, .out = b->out, .n_tokens = 1};
     b->item.q_stride = b->item.out_stride = (size_t)(b->model.n_head * b->model.head_dim);
-    if (!kv_pool_reserve(e->pages, kv_cache_step_bytes(e->cache, 1, PLEAT_DECODE)) ||
+    if (!kv_pool_reserve(e->pages, kv_cache_step_bytes(e->cache, 1, PLEAT_DECODE, threads_count(b->pool))) ||
         kv_attend_plan(b->attend, &b->item, 1, &error))
         die("no memory for a step", NULL);
     kv_cache_begin(e->cache, 1, PLEAT_DECODE);

@@ -27,6 +27,9 @@ class Engine:
         self.threads = threads
         if self.ik:
             from ik_llama_cpp import _ctypes_api as c
+            self.seq_rm = c._lib.llama_kv_cache_seq_rm  # which the binding leaves out
+            self.seq_rm.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]
+            self.seq_rm.restype = ctypes.c_bool
         else:
             import llama_cpp as c
         self.c = c
@@ -77,7 +80,7 @@ class Engine:
     def cut(self, context, sequence, first):
         """Takes back a sequence's tokens from position `first` on."""
         if self.ik:
-            done = self.c.llama_kv_cache_seq_rm(context, sequence, first, -1)
+            done = self.seq_rm(context, sequence, first, -1)
         else:
             done = self.c.llama_memory_seq_rm(self.c.llama_get_memory(context), sequence, first, -1)
         if not done:

@@ -1,7 +1,8 @@
 /* test_kernels.c - every entry of the table of kernels, at every level of this machine, against the portable one: all
  * lengths, all offsets that a kernel must bear, with a page without access behind or before each operand. And how a
  * level is found, lowered and refused. Beside the levels stand two that few machines have, in a form that more can run:
- * avx2vnni with its instruction as AVX-512 encodes it, and amx with its tile instructions in plain C. */
+ * avx2vnni with its instruction as AVX-512 encodes it, and amx with its tile instructions in plain C; and avx512 with
+ * the tile products of either width, of which a machine uses one. */
 #include "cpu/detect.h"
 #include "support/env.h"
 #include "support/kernel_cases.h"
@@ -21,6 +22,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #ifdef __x86_64__
+#include "cpu/fill.h"
 #include "support/x86/evex.h"
 #include "support/x86/tiles.h"
 #endif
@@ -130,6 +132,22 @@ typedef struct tested {
 } tested;
 enum { MOST_TESTED = 16 };
 
+#ifdef __x86_64__
+/* avx512 with the tile products for one width of execution or the other; NULL where AVX-512 is not. */
+static const cpu_kernels *tiles_of_width(bool narrow) {
+    static cpu_kernels tables[2];
+    const cpu_kernels *base = cpu_kernels_level("avx512");
+    if (!base)
+        return NULL;
+    tables[narrow] = *base;
+    tile_avx512_fill(&tables[narrow]);
+    book_avx512_fill(&tables[narrow]);
+    if (narrow)
+        tile_narrow_avx512_fill(&tables[narrow]);
+    return &tables[narrow];
+}
+#endif
+
 static int tested_tables(tested list[MOST_TESTED]) {
     int n = 0;
     for (int l = 0; cpu_level_names()[l]; l++)
@@ -137,6 +155,8 @@ static int tested_tables(tested list[MOST_TESTED]) {
 #ifdef __x86_64__
     list[n++] = (tested){"avx2vnni in AVX-512's encoding", evex_level()};
     list[n++] = (tested){"amx, emulated", tiles_emulated_level()};
+    list[n++] = (tested){"avx512, wide tiles", tiles_of_width(false)};
+    list[n++] = (tested){"avx512, narrow tiles", tiles_of_width(true)};
 #endif
     int n_here = 0;
     for (int i = 0; i < n; i++)
@@ -296,10 +316,45 @@ static void levels_are_what_the_compiler_finds(void **state) {
     assert_false(cpu_detect(CPU_NEON));
 }
 
+/* Zen 4 says 6 here, Zen 5 of servers 0xa, Intel's nothing. */
+static void vectors_in_two_passes_are_found(void **state) {
+    (void)state;
+    cpu_features zen4 = {.eax1a = 0x6}, zen5 = {.eax1a = 0xa}, none = {.eax1a = 0};
+    assert_true(cpu_detect_narrow(&zen4));
+    assert_false(cpu_detect_narrow(&zen5));
+    assert_false(cpu_detect_narrow(&none));
+    const cpu_kernels *table = cpu_kernels_level("avx512");
+    cpu_features here = cpu_detect_features();
+    for (int t = 0; table && t < TILE_COUNT; t++)
+        assert_ptr_equal(table->tile[t], tiles_of_width(cpu_detect_narrow(&here))->tile[t]);
+}
+
+/* What the narrow file promises: a change of machine between the two widths changes nothing. */
+static void tiles_of_both_widths_give_equal_bits(void **state) {
+    (void)state;
+    if (!tiles_of_width(false))
+        skip();
+    for (int k = 0; kernel_cases_tile[k]; k++)
+        for (int i = 0; i < 40; i++) {
+            const kernel_case *c = kernel_cases_tile[k];
+            kernel_size s = size_of(c, i, i / 3);
+            operands wide = operands_new(c, &s);
+            c->fill(c, &s, (uint64_t)i, false, wide.at);
+            operands narrow = operands_copy(&wide, c, &s);
+            run_all(tiles_of_width(false), c, &s, &wide);
+            run_all(tiles_of_width(true), c, &s, &narrow);
+            for (int b = 0; b < KERNEL_BUFFERS && wide.shape[b].n; b++)
+                if (memcmp(wide.at[b], narrow.at[b], bytes_of(&wide.shape[b])))
+                    fail_msg("%s: the widths differ (n %d, rows %d)", c->name, s.n, s.n_rows);
+            operands_free(&wide);
+            operands_free(&narrow);
+        }
+}
+
 /* A processor with everything, of which one thing at a time is taken away. */
 static void a_level_needs_registers_and_permission(void **state) {
     (void)state;
-    cpu_features all = {~0u, ~0u, ~0u, ~0u, ~0u, ~(uint64_t)0, true, ~(uint64_t)0}, f;
+    cpu_features all = {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~(uint64_t)0, true, ~(uint64_t)0}, f;
     for (int l = 0; l < CPU_LEVEL_COUNT; l++)
         assert_int_equal(cpu_detect_from(&all, (cpu_level)l), l != CPU_NEON);
     f = all, f.tiles_permitted = false;
@@ -469,6 +524,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_entry_has_a_case),
 #ifdef __x86_64__
         cmocka_unit_test(levels_are_what_the_compiler_finds),
+        cmocka_unit_test(vectors_in_two_passes_are_found),
+        cmocka_unit_test(tiles_of_both_widths_give_equal_bits),
         cmocka_unit_test(a_level_needs_registers_and_permission),
         cmocka_unit_test(amx_is_offered_only_where_it_works),
 #endif

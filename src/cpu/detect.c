@@ -60,8 +60,15 @@ cpu_features cpu_detect_features(void) {
         if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d))
             f.eax71 = a;
     }
+    if (__get_cpuid(0x8000001a, &a, &b, &c, &d))
+        f.eax1a = a;
     f.tiles_permitted = has_tiles(&f) && syscall(SYS_arch_prctl, ARCH_REQUEST_PERMISSION, COMPONENT_TILE_DATA) == 0;
     return f;
+}
+
+bool cpu_detect_narrow(const cpu_features *f) {
+    enum { FP256 = 1u << 2, FP512 = 1u << 3 };
+    return (f->eax1a & (FP256 | FP512)) == FP256;
 }
 
 bool cpu_detect_from(const cpu_features *f, cpu_level level) {
@@ -101,6 +108,13 @@ cpu_features cpu_detect_features(void) {
 bool cpu_detect_from(const cpu_features *f, cpu_level level) {
     (void)f;
     return level == CPU_PORTABLE;
+}
+#endif
+
+#ifndef __x86_64__
+bool cpu_detect_narrow(const cpu_features *f) {
+    (void)f;
+    return false;
 }
 #endif
 

@@ -24,12 +24,15 @@ bool cpu_detect(cpu_level level);
  * process use AMX tiles (asked for only where CPUID and XCR0 have them). Arm: the system's word of what it supports. */
 typedef struct cpu_features {
     unsigned ecx1, ebx7, ecx7, edx7, eax71;
+    unsigned eax1a; /* of 8000_001A: how wide AMD's processors execute */
     uint64_t saved;
     bool tiles_permitted;
     uint64_t hwcap; /* AT_HWCAP */
 } cpu_features;
 cpu_features cpu_detect_features(void);
 bool cpu_detect_from(const cpu_features *features, cpu_level level);
+/* Whether vectors of 512 bits are worked on in two passes. */
+bool cpu_detect_narrow(const cpu_features *features);
 /* L2 bytes of one core; 1 MB when the system does not say. */
 size_t cpu_detect_l2_bytes(void);
 /* "AMD EPYC 9B45, 4 CPUs": writes at most cap bytes with the final 0; "unknown CPU, ..." when the system has no name.

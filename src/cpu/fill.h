@@ -25,6 +25,7 @@ void dot_avx2vnni_fill(cpu_kernels *k);
 void matmul_avx2vnni_fill(cpu_kernels *k);
 
 void tile_avx512_fill(cpu_kernels *k);
+void tile_narrow_avx512_fill(cpu_kernels *k); /* over tile_ and book_avx512 */
 void fold_avx512_fill(cpu_kernels *k);
 void book_avx512_fill(cpu_kernels *k);
 void softmax_avx512_fill(cpu_kernels *k);

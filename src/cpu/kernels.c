@@ -45,6 +45,7 @@ static void fill_avx2(cpu_kernels *k) {
 }
 
 static void fill_avx512(cpu_kernels *k) {
+    cpu_features features = cpu_detect_features();
     tile_avx512_fill(k);
     fold_avx512_fill(k);
     book_avx512_fill(k);
@@ -52,6 +53,8 @@ static void fill_avx512(cpu_kernels *k) {
     rows_avx512_fill(k);
     matmul_avx512_fill(k);
     matmul_float_avx512_fill(k);
+    if (cpu_detect_narrow(&features))
+        tile_narrow_avx512_fill(k);
 }
 #endif
 

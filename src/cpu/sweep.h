@@ -22,12 +22,23 @@ typedef void (*sweep_tile)(const sweep *s, int panel, int first, int n, int toke
 
 enum { SWEEP_RESIDENT_BYTES = 192 << 10 }; /* activations that stay in any L2 beside the weights */
 
+/* Asks for what is read after these bytes of a panel: the same ones of the panel after the next, which is where all
+ * sweeps go on, or, where a panel is long, a later part of it. */
+static inline void sweep_fetch(const pack_matrix *w, const uint8_t *at, size_t bytes) {
+    enum { MOST_AHEAD = 40 << 10, AHEAD = 24 << 10 };
+    size_t ahead = 2 * w->panel_bytes <= MOST_AHEAD ? 2 * w->panel_bytes : AHEAD;
+    for (size_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch(at + ahead + line, 0, 2);
+}
+
 /* How one or two panels' chunk meets all tokens; how: what the function needs to know beside that. */
 typedef void (*sweep_chunk)(const sweep *s, const void *how, int panel, int n_panels, int first, int n, int n_tokens);
 
 static inline void sweep_walk(const sweep *s, sweep_chunk run, const void *how, int n_units, int chunk,
                               size_t unit_bytes, int panel_first, int n_panels, int n_tokens) {
     bool resident = (size_t)n_tokens * (size_t)n_units * unit_bytes <= SWEEP_RESIDENT_BYTES;
+    int n_chunks = (n_units + chunk - 1) / chunk;
+    chunk = (n_units + n_chunks - 1) / (n_chunks ? n_chunks : 1); /* nearly equal ones: 18 units are 9 and 9 */
     int outer = resident ? n_units : chunk, panel_end = panel_first + n_panels;
     for (int from = 0; from < n_units; from += outer) {
         int to = n_units - from < outer ? n_units : from + outer;

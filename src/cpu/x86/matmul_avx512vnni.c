@@ -2,8 +2,9 @@
  *
  * A tile is 2 panels x 6 tokens: 12 integer sums and 12 float sums stay in registers, each weight vector is used by 6
  * tokens and each broadcast activation by 2 panels. The instruction is written as asm because GCC 12 moves the
- * accumulators of the intrinsic between registers, which halves the rate. Measured on Zen 5: see bench/kernels.c.
- */
+ * accumulators of the intrinsic between registers, which halves the rate. The first tokens of a sweep ask for the
+ * weights to come: with a batch of 4 to 16 rows reading and arithmetic cost about the same, and out-of-order execution
+ * alone does not overlap them. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/x86/panels_avx512.h"
@@ -106,6 +107,8 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
                             : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
     }
     for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++) {
+        for (int p = 0; p < n_panels && token == 0; p++)
+            sweep_fetch(s->w, block[p], block_bytes);
         for (int g = 0; g < n_groups; g++)
             tile_group(type, n_panels, n_tokens, block, a, n_cols, a_scale, n_blocks, sums, b, g, acc);
         for (int p = 0; p < n_panels; p++)

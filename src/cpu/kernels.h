@@ -63,7 +63,7 @@ typedef enum book_type {
 
 enum {
     LOW_RANK_MOST = 16, /* rank of a low_rank_matrix at most */
-    SPARSE_MOST = 256,  /* rows and columns of a sparse_matrix at most */
+    SPARSE_MOST = 256,  /* rows and columns of it, and of a sparse_matrix, at most */
 };
 
 /* A matrix [n][m], n and m multiples of 16: the sum over k < rank of the products left[k][i] * right[k][t]. */

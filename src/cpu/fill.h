@@ -7,6 +7,7 @@
 void tile_portable_fill(cpu_kernels *k);
 void dot_portable_fill(cpu_kernels *k);
 void book_portable_fill(cpu_kernels *k);
+void sparse_portable_fill(cpu_kernels *k);
 void softmax_portable_fill(cpu_kernels *k);
 void rows_portable_fill(cpu_kernels *k);
 void matmul_portable_fill(cpu_kernels *k);
@@ -16,6 +17,8 @@ void tile_avx2_fill(cpu_kernels *k);
 void dot_avx2_fill(cpu_kernels *k);
 void fold_avx2_fill(cpu_kernels *k);
 void book_avx2_fill(cpu_kernels *k);
+void low_rank_avx2_fill(cpu_kernels *k);
+void sparse_avx2_fill(cpu_kernels *k);
 void softmax_avx2_fill(cpu_kernels *k);
 void rows_avx2_fill(cpu_kernels *k);
 void matmul_avx2_fill(cpu_kernels *k);
@@ -28,6 +31,7 @@ void tile_avx512_fill(cpu_kernels *k);
 void tile_narrow_avx512_fill(cpu_kernels *k); /* over tile_ and book_avx512 */
 void fold_avx512_fill(cpu_kernels *k);
 void book_avx512_fill(cpu_kernels *k);
+void low_rank_avx512_fill(cpu_kernels *k);
 void softmax_avx512_fill(cpu_kernels *k);
 void rows_avx512_fill(cpu_kernels *k);
 void matmul_avx512_fill(cpu_kernels *k);

@@ -27,6 +27,7 @@ static void fill_portable(cpu_kernels *k) {
     tile_portable_fill(k);
     dot_portable_fill(k);
     book_portable_fill(k);
+    sparse_portable_fill(k);
     softmax_portable_fill(k);
     rows_portable_fill(k);
     matmul_portable_fill(k);
@@ -38,6 +39,8 @@ static void fill_avx2(cpu_kernels *k) {
     dot_avx2_fill(k);
     fold_avx2_fill(k);
     book_avx2_fill(k);
+    low_rank_avx2_fill(k);
+    sparse_avx2_fill(k);
     softmax_avx2_fill(k);
     rows_avx2_fill(k);
     matmul_avx2_fill(k);
@@ -49,6 +52,7 @@ static void fill_avx512(cpu_kernels *k) {
     tile_avx512_fill(k);
     fold_avx512_fill(k);
     book_avx512_fill(k);
+    low_rank_avx512_fill(k);
     softmax_avx512_fill(k);
     rows_avx512_fill(k);
     matmul_avx512_fill(k);

@@ -61,6 +61,29 @@ typedef enum book_type {
     BOOK_COUNT,
 } book_type;
 
+enum {
+    LOW_RANK_MOST = 16, /* rank of a low_rank_matrix at most */
+    SPARSE_MOST = 256,  /* rows and columns of it, and of a sparse_matrix, at most */
+};
+
+/* A matrix [n][m], n and m multiples of 16: the sum over k < rank of the products left[k][i] * right[k][t]. */
+typedef struct low_rank_matrix {
+    int n, m, rank;
+    const f16 *left, *right; /* [rank][n], [rank][m] */
+} low_rank_matrix;
+
+/* A matrix [n][m], n and m multiples of 8, that is zero but for its terms, which have an order. A term stands in row `from`
+ * and column `to` and is value - less[to >> group_bits][from], in float; several may stand in one place. */
+typedef struct sparse_matrix {
+    int n, m, n_terms;
+    const f16 *value;      /* [n_terms] */
+    const uint16_t *place; /* [n_terms], 256 * to + from; or NULL: */
+    int each;              /* term i has from = i / each, and there are n * each of them, */
+    const uint8_t *to;     /* [n_terms] */
+    const float *less;     /* [groups of 2^group_bits columns][n] */
+    int group_bits;        /* 8: one group */
+} sparse_matrix;
+
 /* Most rows (queries x heads) of one call of a tile kernel's callers; kernels take any n_rows. */
 typedef struct cpu_kernels {
     const char *level;      /* name of the highest level whose own kernels are in use */
@@ -87,6 +110,13 @@ typedef struct cpu_kernels {
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
+    /* Rows times a low-rank matrix: out[r*m + t] += sum over k, rising, of c[r][k] * right[k][t] for rows x [n_rows][n] and
+     * out [n_rows][m], c[r][k] = sum over i < n, in a fixed order, of x[r*n + i] * left[k][i]. The chain over k starts from out's
+     * value. left and right need no alignment. */
+    void (*low_rank)(const low_rank_matrix *w, const float *x, int n_rows, float *out);
+    /* Rows times a sparse matrix: out[r*m + t] += sum over the terms in column t, in their order, of x[r*n + from] * term. The
+     * chain starts from zero and is added to out's value at the end. */
+    void (*sparse)(const sparse_matrix *w, const float *x, int n_rows, float *out);
     /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r, over all pages:
      * m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and c[r] = exp(m_before - m') (1
      * when nothing was ever visible; 0 when m[r] was -INFINITY before). Sums in a fixed order, to which pages without a visible slot

@@ -50,8 +50,8 @@ _Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)OUTLIERS_MOST, "s is at mos
 static const kv_param params[] = {
     {"bits", "of a code of the backbone", "4|2|8", 0, 0, 2, true},
     {"s", "share of elements kept as outliers", NULL, .02, 0, .1, false},
-    {"rank", "of a prompt's runs; below 1 a ratio", NULL, 4, 0, LOWRANK_MOST, false},
-    {"rank_decode", "of runs sealed while decoding; below 1 a ratio", NULL, 2, 0, LOWRANK_MOST, false},
+    {"rank", "of a prompt's runs; below 1 a ratio", NULL, 4, 0, LOW_RANK_MOST, false},
+    {"rank_decode", "of runs sealed while decoding; below 1 a ratio", NULL, 2, 0, LOW_RANK_MOST, false},
     {"buffer", "newest tokens in fp16, sealed when full: 2 to 64, or a multiple of 64", NULL, 64, 2, MOST_BUFFER, true},
     {"run", "most tokens of a prompt that share a low-rank term", "512|prompt", 0, 0, 1, true},
     {"loop", "rounds of power iteration", NULL, 3, 1, 16, true},
@@ -84,7 +84,7 @@ static int rank_of(const kv_config *c, int n, int d, bool decode) {
     int least = n < d ? n : d;
     if (rank > 0 && rank < 1)
         rank = rint(rank * least) < 1 ? 1 : rint(rank * least);
-    rank = rank < LOWRANK_MOST ? rank : LOWRANK_MOST;
+    rank = rank < LOW_RANK_MOST ? rank : LOW_RANK_MOST;
     return rank < least ? (int)rank : least;
 }
 
@@ -150,12 +150,15 @@ static sparse sparse_of(const kv_config *c, int d, const kv_page *page) {
     return o;
 }
 
-static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
+static size_t page_bytes(const kv_config *c, kv_side side, int d) {
     affine a = backbone(c, side, d);
     size_t outliers = side == KV_V ? (size_t)(2 * n_outliers(c, d)) * PAGE_TOKENS * (sizeof(f16) + 1) : 0;
-    *out = (kv_geometry){.page_bytes = (dense_bytes(&a, c, side, d) + outliers + 63) / 64 * 64,
-                         .run_pages = 512 / PAGE_TOKENS,
-                         .step_tokens = (int)c->value[BUFFER]};
+    return (dense_bytes(&a, c, side, d) + outliers + 63) / 64 * 64;
+}
+
+static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
+    *out = (kv_geometry){
+        .page_bytes = page_bytes(c, side, d), .run_pages = 512 / PAGE_TOKENS, .step_tokens = (int)c->value[BUFFER]};
     while (c->value[RUN] == RUN_PROMPT && out->run_pages < MOST_RUN_PAGES &&
            run_bytes(c, side, d, out->run_pages + 1, false) <= KV_POOL_PAGE_BYTES)
         out->run_pages++;
@@ -309,7 +312,7 @@ static void put_halves(const cpu_kernels *kernels, float *restrict x, int n, f16
 /* Rows x, by now the error, become A B^T. */
 static void seal_error(const kv_config *c, int d, const float *x, int n, const kv_page *pages, const layout *l,
                        const kv_sealing *how) {
-    float b[LOWRANK_MOST * KV_MAX_HEAD_DIM], *fit_a = how->work + lowrank_work(n, d);
+    float b[LOW_RANK_MOST * KV_MAX_HEAD_DIM], *fit_a = how->work + lowrank_work(n, d);
     f16 *to_a = (f16 *)(pages->run + l->a);
     lowrank_fit(how->kernels, x, n, d, l->rank, (int)c->value[LOOP], how->seed, how->work, fit_a, b);
     put_halves(how->kernels, b, l->rank * d, (f16 *)(pages->run + l->b));
@@ -363,131 +366,145 @@ static bool sound(const kv_config *c, kv_side side, int d, const kv_page *page) 
     return true;
 }
 
-typedef struct opened {
-    float scale[KV_MAX_HEAD_DIM], minimum[KV_MAX_HEAD_DIM]; /* K's of the run */
-    float a[LOWRANK_MOST * PAGE_TOKENS], b[LOWRANK_MOST * KV_MAX_HEAD_DIM];
-} opened;
-
-static void to_floats(const cpu_kernels *kernels, const void *from, int n, float *to) {
-    if (kernels)
-        kernels->f16_to_f32(from, n, to);
-    for (int i = 0; i < n && !kernels; i++)
-        to[i] = f16_to_f32(((const f16 *)from)[i]);
+static const f16 *scales_k(const kv_config *c, int d, const kv_page *page) {
+    affine a = backbone(c, KV_K, d);
+    return (const f16 *)(page_has_maps(c, KV_K) ? page->bytes + page_codes_bytes(a.bits, d) : page->run);
 }
 
-/* The page's part of the run. Minima of K's channels are there whoever holds them. */
-static layout open_run(const cpu_kernels *kernels, const kv_config *c, kv_side side, int d, const kv_page *page,
-                       opened *m) {
-    layout l = layout_of(c, side, d, page->n_run_pages, page->decode);
-    affine a = backbone(c, side, d);
-    to_floats(kernels, page->run + l.b, l.rank * d, m->b);
-    to_floats(kernels, (f16 *)(page->run + l.a) + page->page_in_run * l.rank * PAGE_TOKENS, l.rank * PAGE_TOKENS, m->a);
-    if (side == KV_K) {
-        const f16 *scale =
-            (const f16 *)(page_has_maps(c, side) ? page->bytes + page_codes_bytes(a.bits, d) : page->run);
-        to_floats(kernels, scale, d, m->scale);
-        to_floats(kernels, scale + d, d, m->minimum);
+static const f16 *minima_v(const affine *a, int d, const kv_page *page) {
+    return (const f16 *)(page->bytes + page_codes_bytes(a->bits, d)) + d / a->group * PAGE_TOKENS;
+}
+
+/* The page's part of L as score and mix multiply with it: K's turned, V's as it is. */
+static low_rank_matrix error_of(kv_side side, int d, const kv_page *page, const layout *l) {
+    const f16 *a = (const f16 *)(page->run + l->a) + page->page_in_run * l->rank * PAGE_TOKENS;
+    const f16 *b = (const f16 *)(page->run + l->b);
+    if (side == KV_K)
+        return (low_rank_matrix){.n = d, .m = PAGE_TOKENS, .rank = l->rank, .left = b, .right = a};
+    return (low_rank_matrix){.n = PAGE_TOKENS, .m = d, .rank = l->rank, .left = a, .right = b};
+}
+
+static void open_k(const kv_config *c, int d, const kv_page *page, const layout *l, float *x) {
+    float scale[KV_MAX_HEAD_DIM], minimum[KV_MAX_HEAD_DIM];
+    affine a = backbone(c, KV_K, d);
+    outliers o = outliers_of(c, page, l, page->n_run_pages * PAGE_TOKENS);
+    const f16 *scale16 = scales_k(c, d, page);
+    for (int j = 0; j < d; j++) {
+        scale[j] = f16_to_f32(scale16[j]);
+        minimum[j] = f16_to_f32(scale16[d + j]);
     }
-    return l;
+    page_maps maps = {.n_groups = 1, .scale = scale, .minimum = minimum};
+    page_codes_open(a.bits, d, KV_K, page->bytes, &maps, x);
+    for (int i = 0; i < o.n; i++)
+        x[(o.place[i] >> 8) * d + (o.place[i] & 255)] = f16_to_f32(o.value[i]);
 }
 
-static page_maps maps_of(const opened *m) {
-    return (page_maps){.n_groups = 1, .scale = m->scale, .minimum = m->minimum};
+static void open_v(const kv_config *c, int d, const kv_page *page, float *x) {
+    affine a = backbone(c, KV_V, d);
+    sparse o = sparse_of(c, d, page);
+    affine_open(&a, KV_V, d, page->bytes, x);
+    for (int i = 0; i < PAGE_TOKENS * o.per_token; i++)
+        x[i / o.per_token * d + o.channel[i]] = f16_to_f32(o.value[i]);
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
-    opened m;
-    affine a = backbone(c, side, d);
-    layout l = open_run(NULL, c, side, d, page, &m);
-    page_maps maps = maps_of(&m);
-    if (side == KV_K) {
-        outliers o = outliers_of(c, page, &l, page->n_run_pages * PAGE_TOKENS);
-        page_codes_open(a.bits, d, side, page->bytes, &maps, x);
-        for (int i = 0; i < o.n; i++)
-            x[(o.place[i] >> 8) * d + (o.place[i] & 255)] = f16_to_f32(o.value[i]);
-    } else {
-        sparse o = sparse_of(c, d, page);
-        affine_open(&a, side, d, page->bytes, x);
-        for (int i = 0; i < PAGE_TOKENS * o.per_token; i++)
-            x[i / o.per_token * d + o.channel[i]] = f16_to_f32(o.value[i]);
-    }
+    layout l = layout_of(c, side, d, page->n_run_pages, page->decode);
+    low_rank_matrix error = error_of(KV_V, d, page, &l);
+    if (side == KV_K)
+        open_k(c, d, page, &l, x);
+    else
+        open_v(c, d, page, x);
     for (int t = 0; t < PAGE_TOKENS; t++)
         for (int k = 0; k < l.rank; k++)
             for (int j = 0; j < d; j++)
-                x[t * d + j] += m.a[k * PAGE_TOKENS + t] * m.b[k * d + j];
+                x[t * d + j] += f16_to_f32(error.left[k * PAGE_TOKENS + t]) * f16_to_f32(error.right[k * d + j]);
 }
 
-/* In LANES chains, added up by halves; n is a multiple of 16. */
-static float dot(const float *restrict x, const float *restrict y, int n) {
-    float lane[LANES] = {0};
-    for (int i = 0; i < n; i += LANES)
-        for (int k = 0; k < LANES; k++)
-            lane[k] += x[i + k] * y[i + k];
-    for (int half = LANES / 2; half; half /= 2)
-        for (int k = 0; k < half; k++)
-            lane[k] += lane[k + half];
-    return lane[0];
+/* Asks for what the run's first page will read of it, about: where its outliers end is not yet known. */
+static void fetch_first(const kv_page *page, const layout *l) {
+    size_t of_page = (l->value - l->place) / (size_t)page->n_run_pages;
+    page_codes_fetch(page->run, l->b, l->a + (size_t)(l->rank * PAGE_TOKENS) * sizeof(f16));
+    page_codes_fetch(page->run, l->begin, l->place + of_page);
+    page_codes_fetch(page->run, l->value, l->value + of_page);
 }
 
-/* What the outliers of K add to the backbone's scores, where their codes are 0. */
-static void score_outliers(const cpu_kernels *kernels, const outliers *o, const float *minimum, int d, const float *q,
-                           int n_rows, float *s) {
-    float value[TOGETHER];
-    for (int i = 0; i < o->n; i++) {
-        if (i % TOGETHER == 0)
-            kernels->f16_to_f32(o->value + i, o->n - i < TOGETHER ? o->n - i : TOGETHER, value);
-        int t = o->place[i] >> 8, j = o->place[i] & 255;
-        float more = value[i % TOGETHER] - minimum[j];
-        for (int r = 0; r < n_rows; r++)
-            s[r * PAGE_TOKENS + t] += q[r * d + j] * more;
-    }
+static void fetch_next(const kv_page *page, const layout *l) {
+    size_t next = (size_t)page->page_in_run + 1, bytes = (size_t)(l->rank * PAGE_TOKENS) * sizeof(f16);
+    page_codes_fetch(page->run, l->a + next * bytes, l->a + (next + 1) * bytes);
+    if (l->place == l->begin)
+        return;
+    const uint32_t *begin = (const uint32_t *)(page->run + l->begin) + next;
+    page_codes_fetch(page->run, l->place + begin[0] * sizeof(uint16_t), l->place + begin[1] * sizeof(uint16_t));
+    page_codes_fetch(page->run, l->value + begin[0] * sizeof(f16), l->value + begin[1] * sizeof(f16));
 }
 
+/* The run's parts, which nobody else asks for. prefetch: NULL when no page follows. */
+static void fetch_run(const kv_page *page, const layout *l, const void *prefetch) {
+    if (page->page_in_run == 0)
+        fetch_first(page, l);
+    if (prefetch && page->page_in_run + 1 < page->n_run_pages)
+        fetch_next(page, l);
+}
+
+static void score_backbone(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
+                           int n_rows, float *s, const void *prefetch) {
+    float scale[KV_MAX_HEAD_DIM], middle[KV_MAX_HEAD_DIM];
+    affine a = backbone(c, KV_K, d);
+    const f16 *scale16 = scales_k(c, d, page);
+    kernels->open_maps(scale16, scale16 + d, d, (float)(1 << (a.bits - 1)), scale, middle);
+    page_maps maps = {.n_groups = 1, .scale = scale, .middle = middle};
+    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
+}
+
+/* Where outliers stand, the codes are 0 and have added the minimum. */
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
-    opened m;
-    affine a = backbone(c, KV_K, d);
-    layout l = open_run(kernels, c, KV_K, d, page, &m);
+    layout l = layout_of(c, KV_K, d, page->n_run_pages, page->decode);
     outliers o = outliers_of(c, page, &l, page->n_run_pages * PAGE_TOKENS);
-    page_maps maps = maps_of(&m);
-    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
-    score_outliers(kernels, &o, m.minimum, d, q, n_rows, s);
-    for (int r = 0; r < n_rows; r++)
-        for (int k = 0; k < l.rank; k++)
-            kernels->add_scaled(s + r * PAGE_TOKENS, m.a + k * PAGE_TOKENS, PAGE_TOKENS,
-                                dot(q + r * d, m.b + k * d, d));
-}
-
-/* The same of V: o += p * (value - minimum). */
-static void mix_outliers(const cpu_kernels *kernels, const sparse *out, const f16 *minima16, int group, int d,
-                         const float *p, int n_rows, float *o) {
-    float minimum[KV_MAX_HEAD_DIM / TILE * PAGE_TOKENS], value[PAGE_TOKENS * MOST_PER_TOKEN];
-    kernels->f16_to_f32(minima16, d / group * PAGE_TOKENS, minimum);
-    kernels->f16_to_f32(out->value, PAGE_TOKENS * out->per_token, value);
-    for (int t = 0, i = 0; t < PAGE_TOKENS; t++)
-        for (int end = i + out->per_token; i < end; i++) {
-            int j = out->channel[i];
-            float more = value[i] - minimum[j / group * PAGE_TOKENS + t];
-            for (int r = 0; r < n_rows; r++)
-                o[r * d + j] += p[r * PAGE_TOKENS + t] * more;
-        }
+    fetch_run(page, &l, prefetch);
+    score_backbone(kernels, c, d, page, q, n_rows, s, prefetch);
+    if (o.n) {
+        float minimum[KV_MAX_HEAD_DIM];
+        kernels->f16_to_f32(scales_k(c, d, page) + d, d, minimum);
+        sparse_matrix exact = {.n = d,
+                               .m = PAGE_TOKENS,
+                               .n_terms = o.n,
+                               .value = o.value,
+                               .place = o.place,
+                               .less = minimum,
+                               .group_bits = 8};
+        kernels->sparse(&exact, q, n_rows, s);
+    }
+    low_rank_matrix error = error_of(KV_K, d, page, &l);
+    if (l.rank)
+        kernels->low_rank(&error, q, n_rows, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
                 float *o, const void *prefetch) {
-    opened m;
     affine a = backbone(c, KV_V, d);
-    layout l = open_run(kernels, c, KV_V, d, page, &m);
+    layout l = layout_of(c, KV_V, d, page->n_run_pages, page->decode);
     sparse out = sparse_of(c, d, page);
+    const uint8_t *end = out.channel + PAGE_TOKENS * out.per_token;
+    fetch_run(page, &l, prefetch);
+    page_codes_fetch(prefetch, (size_t)((uint8_t *)out.value - page->bytes), (size_t)(end - page->bytes));
     affine_mix(kernels, &a, d, page->bytes, p, n_rows, o, prefetch);
-    if (out.per_token)
-        mix_outliers(kernels, &out,
-                     (const f16 *)(page->bytes + page_codes_bytes(a.bits, d)) + d / a.group * PAGE_TOKENS, a.group, d,
-                     p, n_rows, o);
-    for (int r = 0; r < n_rows; r++)
-        for (int k = 0; k < l.rank; k++)
-            kernels->add_scaled(o + r * d, m.b + k * d, d,
-                                dot(p + r * PAGE_TOKENS, m.a + k * PAGE_TOKENS, PAGE_TOKENS));
+    if (out.per_token) {
+        float minimum[KV_MAX_HEAD_DIM / TILE * PAGE_TOKENS];
+        kernels->f16_to_f32(minima_v(&a, d, page), d / a.group * PAGE_TOKENS, minimum);
+        sparse_matrix exact = {.n = PAGE_TOKENS,
+                               .m = d,
+                               .n_terms = PAGE_TOKENS * out.per_token,
+                               .value = out.value,
+                               .each = out.per_token,
+                               .to = out.channel,
+                               .less = minimum,
+                               .group_bits = a.group == d ? 8 : __builtin_ctz((unsigned)a.group)};
+        kernels->sparse(&exact, p, n_rows, o);
+    }
+    low_rank_matrix error = error_of(KV_V, d, page, &l);
+    if (l.rank)
+        kernels->low_rank(&error, p, n_rows, o);
 }
 
 const kv_format kv_format_gear = {

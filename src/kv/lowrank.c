@@ -69,7 +69,7 @@ void lowrank_fit(const cpu_kernels *kernels, const float *e, int n, int d, int r
     pack_channels(e, n, d, by_channel);
     for (int k = 0; k < rank; k++)
         for (int j = 0; j < d; j++)
-            b[k * d + j] = (float)rng_normal(seed, START_STREAM, (uint64_t)(j * LOWRANK_MOST + k));
+            b[k * d + j] = (float)rng_normal(seed, START_STREAM, (uint64_t)(j * LOW_RANK_MOST + k));
     for (int round = 0; round < rounds; round++) {
         orthonormalise(b, rank, d);
         product(kernels, by_token, n, d, b, rank, a);

@@ -1,0 +1,72 @@
+/* low_rank_avx2.c - products with a low-rank matrix.
+ *
+ * Four rows go together; each half of `left` and `right` is made a float once for them. A row's product with a column
+ * of `left` is summed up in two vectors of 8 lanes, four rows' lanes are added up by one transposition. */
+#include "cpu/fill.h"
+#ifdef __x86_64__
+#include "cpu/x86/lanes_avx2.h"
+
+enum { ROWS = 4 };
+
+INLINE __m256 halves(const f16 *x) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
+}
+
+/* Sums over the lanes of four vectors. */
+INLINE __m128 across_sum(const __m256 v[ROWS]) {
+    __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+}
+
+/* The products of n_rows rows with a column of `left`, [n]. */
+INLINE __m128 dots(int n_rows, const float *x, const f16 *column, int n) {
+    __m256 sum[ROWS][2], all[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+    for (int i = 0; i < n; i += 16)
+        for (int k = 0; k < 2; k++) {
+            __m256 y = halves(column + i + 8 * k);
+            for (int r = 0; r < n_rows; r++)
+                sum[r][k] = _mm256_fmadd_ps(_mm256_loadu_ps(x + r * n + i + 8 * k), y, sum[r][k]);
+        }
+    for (int r = 0; r < ROWS; r++)
+        all[r] = _mm256_add_ps(sum[r][0], sum[r][1]);
+    return across_sum(all);
+}
+
+INLINE void low_rank_rows(int n_rows, const low_rank_matrix *w, const float *x, float *out) {
+    float c[LOW_RANK_MOST][ROWS];
+    for (int k = 0; k < w->rank; k++)
+        _mm_storeu_ps(c[k], dots(n_rows, x, w->left + k * w->n, w->n));
+    for (int t = 0; t < w->m; t += 16) {
+        __m256 sum[ROWS][2];
+        for (int r = 0; r < n_rows; r++)
+            for (int h = 0; h < 2; h++)
+                sum[r][h] = _mm256_loadu_ps(out + r * w->m + t + 8 * h);
+        for (int k = 0; k < w->rank; k++)
+            for (int h = 0; h < 2; h++) {
+                __m256 y = halves(w->right + k * w->m + t + 8 * h);
+                for (int r = 0; r < n_rows; r++)
+                    sum[r][h] = _mm256_fmadd_ps(_mm256_broadcast_ss(&c[k][r]), y, sum[r][h]);
+            }
+        for (int r = 0; r < n_rows; r++)
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_ps(out + r * w->m + t + 8 * h, sum[r][h]);
+    }
+}
+
+static void low_rank(const low_rank_matrix *w, const float *x, int n_rows, float *out) {
+    for (; n_rows >= ROWS; n_rows -= ROWS, x += ROWS * w->n, out += ROWS * w->m)
+        low_rank_rows(ROWS, w, x, out);
+    if (n_rows == 3)
+        low_rank_rows(3, w, x, out);
+    else if (n_rows == 2)
+        low_rank_rows(2, w, x, out);
+    else if (n_rows == 1)
+        low_rank_rows(1, w, x, out);
+}
+
+void low_rank_avx2_fill(cpu_kernels *k) {
+    k->low_rank = low_rank;
+}
+#endif

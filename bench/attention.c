@@ -5,7 +5,7 @@
  *                   [--threads N]
  *
  * A shape is head dim / query heads per KV head. Every format has a filled cache of so many layers that its f16 form
- * takes --mb megabytes; a round goes once through the layers of each format in turn and once over a buffer for the read
+ * takes --mb megabytes (KV_MAX_LAYERS of them at most); a round goes once through the layers of each format in turn and once over a buffer for the read
  * bandwidth, so a page comes back after all the others were read. What is timed is what the engine does in a decode
  * step: kv_attend's tasks and merges, layer by layer. The first format is the base of the ratios.
  *
@@ -238,6 +238,7 @@ static void print_entry(const entry *e, const entry *base, const timing *read) {
 static void run_shape(bench *b, shape s, int n_tokens, entry *list, int n, size_t f16_bytes, int rounds) {
     measure_resident(b, s, list, n);
     int n_layer = (int)(f16_bytes / ((size_t)n_tokens * (size_t)(4 * s.d) * (size_t)s.n_head_kv)) + 1;
+    n_layer = n_layer < KV_MAX_LAYERS ? n_layer : KV_MAX_LAYERS;
     model_open(b, s, n_layer, n_tokens);
     opening o = {b, list};
     threads_run(b->pool, n, open_task, &o);

@@ -5,6 +5,7 @@
  *
  * K's gain multiplies a token's sum, V's goes into p. A row's bits do not depend on n_rows. */
 #include "kv/page_book.h"
+#include "kv/page_codes.h"
 #include <string.h>
 
 enum { BLOCK_ROWS = 32, HALVES = PAGE_TOKENS / TILE };
@@ -99,9 +100,16 @@ static const uint8_t *ahead(const void *prefetch, const uint8_t *page, const uin
     return prefetch ? (const uint8_t *)prefetch + (at - page) : NULL;
 }
 
+/* The kernels ask for the codes. */
+static void fetch_gains(const book *b, int d, const void *page) {
+    size_t from = codes_bytes(b->type, d);
+    page_codes_fetch(page, from, from + PAGE_TOKENS * sizeof(f16));
+}
+
 void book_score(const cpu_kernels *kernels, const book *b, int d, const uint8_t *page, const float *q, int n_rows,
                 float *s, const void *prefetch) {
     float gain[PAGE_TOKENS];
+    fetch_gains(b, d, prefetch);
     kernels->f16_to_f32(gains_of(b->type, d, page), PAGE_TOKENS, gain);
     memset(s, 0, (size_t)n_rows * PAGE_TOKENS * sizeof(*s));
     for (int half = 0; half < HALVES; half++) {
@@ -130,6 +138,7 @@ static void mix_block(const cpu_kernels *kernels, const book *b, int d, const ui
 void book_mix(const cpu_kernels *kernels, const book *b, int d, const uint8_t *page, const float *p, int n_rows,
               float *o, const void *prefetch) {
     float gain[PAGE_TOKENS];
+    fetch_gains(b, d, prefetch);
     kernels->f16_to_f32(gains_of(b->type, d, page), PAGE_TOKENS, gain);
     for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
         int n = n_rows - r < BLOCK_ROWS ? n_rows - r : BLOCK_ROWS;

@@ -1,14 +1,16 @@
 /* threads.c - the thread pool.
  *
- * One 64-bit word, the ticket, holds both halves of a job's state: the number of tasks and the next one to hand out.
+ * The tasks of a job are dealt out in ranges of neighbours, one for each thread, each in a 64-bit word of its own:
  *
- *   ticket   | n_tasks (32) | next (32) |      next < n_tasks: there is work
+ *   span     | end (32) | next (32) |            next < end: there is work
  *
- * A thread takes a task by a compare-and-swap that raises `next`. Success means that this task of the job that is
- * running *now* is ours, whatever the thread had seen before; the job cannot end before we have run it, so its function
- * and context may be read plainly afterwards. A worker that wakes late finds nothing and goes back to sleep: nobody
- * waits for it, which matters when there are more threads than cores. The caller waits for the count of unfinished
- * tasks.
+ * A thread takes the next task of its own range, and when that is empty the last one of another's: neighbours mostly
+ * run on one thread, one after the other, so that what one asks to be fetched (weights, pages of the cache) lies in the
+ * cache of the thread that runs the next. A task is taken by a compare-and-swap. Success means that this task of the
+ * job that is running *now* is ours, whatever the thread had seen before; the job cannot end before we have run it, so
+ * its function and context may be read plainly afterwards. A worker that wakes late finds nothing and goes back to
+ * sleep: nobody waits for it, which matters when there are more threads than cores. The caller waits for the count of
+ * unfinished tasks.
  *
  * Waiting: both sides spin for some 50 us with a pause instruction (the gap between two layers is shorter), then sleep
  * in a futex; with more threads than usable cores they sleep at once, as spinning would only hold up those who work.
@@ -39,7 +41,8 @@
 enum { max_threads = 1024 };
 static const double spin_seconds = 50e-6;
 
-typedef struct worker {
+typedef struct worker { /* 0 is the caller, who has no thread here */
+    _Alignas(64) _Atomic uint64_t span;
     threads *pool;
     pthread_t thread;
     int index;
@@ -48,10 +51,9 @@ typedef struct worker {
 struct threads {
     int n_threads;
     bool spins;
-    worker *workers; /* [n_threads - 1] */
+    worker *workers; /* [n_threads] */
     threads_task task;
     void *context;
-    _Alignas(64) _Atomic uint64_t ticket;
     _Alignas(64) _Atomic uint32_t epoch; /* futex of the workers: raised by each job and by the end */
     _Atomic int sleepers;
     _Atomic bool ends;
@@ -94,18 +96,27 @@ static bool spin(const threads *pool, _Atomic uint32_t *word, uint32_t seen) {
     }
 }
 
+/* A task of the range, the first that is left or the last. */
+static bool take(_Atomic uint64_t *span, bool last, int *task) {
+    uint64_t seen = atomic_load_explicit(span, memory_order_acquire);
+    while ((uint32_t)seen < seen >> 32) {
+        uint64_t rest = last ? seen - ((uint64_t)1 << 32) : seen + 1;
+        if (atomic_compare_exchange_weak_explicit(span, &seen, rest, memory_order_acquire, memory_order_acquire)) {
+            *task = (int)(last ? (seen >> 32) - 1 : (uint32_t)seen);
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Runs tasks until none is left to take. */
 static void work(threads *pool, int index) {
     uint32_t n_done = 0;
-    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
-    while ((uint32_t)ticket < ticket >> 32) {
-        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1, memory_order_acquire,
-                                                   memory_order_acquire))
-            continue;
-        pool->task(pool->context, (int)(uint32_t)ticket, index);
-        n_done++;
-        ticket = atomic_load_explicit(&pool->ticket, memory_order_acquire);
-    }
+    for (int i = 0, task; i < pool->n_threads; i++)
+        while (take(&pool->workers[(index + i) % pool->n_threads].span, i > 0, &task)) {
+            pool->task(pool->context, task, index);
+            n_done++;
+        }
     if (n_done == 0)
         return;
     if (atomic_fetch_sub(&pool->left, n_done) == n_done && atomic_load(&pool->caller_sleeps))
@@ -157,7 +168,7 @@ static void stop(threads *pool, int n_workers) {
     atomic_fetch_add(&pool->epoch, 1);
     futex_wake(&pool->epoch, n_workers);
     for (int i = 0; i < n_workers; i++)
-        pthread_join(pool->workers[i].thread, NULL);
+        pthread_join(pool->workers[i + 1].thread, NULL);
     mem_free(pool->workers);
     mem_free(pool);
 }
@@ -185,8 +196,9 @@ pleat_status threads_open(int n_threads, threads **out, pleat_error *error) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int refused = 0, n_started = 0;
     for (; n_started < n_threads - 1; n_started++) {
-        worker *w = &workers[n_started];
-        *w = (worker){.pool = pool, .index = n_started + 1};
+        worker *w = &workers[n_started + 1];
+        w->pool = pool;
+        w->index = n_started + 1;
         refused = pthread_create(&w->thread, NULL, serve, w);
         if (refused)
             break;
@@ -222,7 +234,11 @@ void threads_run(threads *pool, int n_tasks, threads_task task, void *context) {
     pool->task = task;
     pool->context = context;
     atomic_store_explicit(&pool->left, (uint32_t)n_tasks, memory_order_relaxed);
-    atomic_store_explicit(&pool->ticket, (uint64_t)n_tasks << 32, memory_order_release);
+    for (int i = 0; i < pool->n_threads; i++) {
+        uint64_t from = (uint64_t)n_tasks * (uint64_t)i / (uint64_t)pool->n_threads;
+        uint64_t to = (uint64_t)n_tasks * (uint64_t)(i + 1) / (uint64_t)pool->n_threads;
+        atomic_store_explicit(&pool->workers[i].span, to << 32 | from, memory_order_release);
+    }
     atomic_fetch_add(&pool->epoch, 1);
     if (atomic_load(&pool->sleepers) > 0) {
         int n_helpers = n_tasks - 1 < pool->n_threads - 1 ? n_tasks - 1 : pool->n_threads - 1;

@@ -1,6 +1,6 @@
-/* threads.h - one pool of threads that runs numbered tasks. Tasks are handed out in rising order from one counter, so
- * long tasks first. Which thread runs a task must not change its result: that is how results stay equal for any count.
- */
+/* threads.h - one pool of threads that runs numbered tasks. Each thread is given neighbouring ones and runs them in
+ * rising order; who is done takes the last ones of another, so nothing long belongs at the end. Which thread runs a
+ * task must not change its result: that is how results stay equal for any count. */
 #ifndef BASE_THREADS_H
 #define BASE_THREADS_H
 #include "pleat.h"

@@ -1,13 +1,13 @@
 /* attention.c - decode attention alone, over caches far larger than the last cache.
  *
  *   bench/attention [--shapes 64/3,64/7,128/6,128/4] [--tokens 8128,32704] [--formats 'SPEC SPEC...'] [--mb N]
- * [--rounds N]
- *                   [--threads N]
+ *                   [--rounds N] [--threads N]
  *
  * A shape is head dim / query heads per KV head. Every format has a filled cache of so many layers that its f16 form
- * takes --mb megabytes (KV_MAX_LAYERS of them at most); a round goes once through the layers of each format in turn and once over a buffer for the read
- * bandwidth, so a page comes back after all the others were read. What is timed is what the engine does in a decode
- * step: kv_attend's tasks and merges, layer by layer. The first format is the base of the ratios.
+ * takes --mb megabytes (KV_MAX_LAYERS of them at most); a round goes once through the layers of each format in turn and
+ * once over a buffer for the read bandwidth, so a page comes back after all the others were read. What is timed is what
+ * the engine does in a decode step: kv_attend's tasks and merges, layer by layer. The first format is the base of the
+ * ratios.
  *
  * Roofs: reading (bytes of the cache / read bandwidth of the round) and arithmetic (the same attention over a few pages
  * that stay in L2); `of roof` is the share of the lower one. Medians of the rounds with their lowest and highest ratio.
@@ -273,9 +273,11 @@ static void run_shape(bench *b, shape s, int n_tokens, entry *list, int n, size_
 
 static int parse_formats(const char *text, entry *list) {
     int n = 0;
-    for (const char *p = text; *p && n < MOST_FORMATS;) {
+    for (const char *p = text; *p;) {
         size_t bytes = strcspn(p, " ");
-        if (bytes && bytes < sizeof(list[n].spec)) {
+        if (n == MOST_FORMATS || bytes >= sizeof(list[n].spec))
+            die("too many formats, or one that is too long", NULL);
+        if (bytes) {
             memset(&list[n], 0, sizeof(list[n]));
             memcpy(list[n++].spec, p, bytes);
         }

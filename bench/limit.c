@@ -5,7 +5,8 @@
  * Reading: all threads over --gb gigabytes (default: four times the last cache), once each round. Kernels: the closures
  * of the kernel tests, all threads, each call on the next copy of its pages or weights in that same memory, so nothing
  * is read twice from a cache; the roof of a kernel is the lower of reading and arithmetic (the peak of the level whose
- * kernel it is, for its codes, x threads). Medians; rounds interleave. */
+ * kernel it is, for its codes, x threads). Medians; rounds interleave. Kernels that stream more than one operand are
+ * left to bench/kernels. */
 #include "base/clock.h"
 #include "base/memory.h"
 #include "support/kernel_cases.h"
@@ -54,6 +55,15 @@ static double pass(run *r, stream *s) {
     r->stream = s;
     threads_run(r->pool, (int)((n_copies + CALLS_PER_TASK - 1) / CALLS_PER_TASK), stream_task, r);
     return (double)(n_copies * s->bytes) / (clock_seconds() - started);
+}
+
+static bool streams_one(const kernel_case *c) {
+    kernel_buffer shape[KERNEL_BUFFERS] = {0};
+    int n = 0;
+    c->layout(c, &c->bench, shape);
+    for (int i = 0; i < KERNEL_BUFFERS; i++)
+        n += shape[i].stream;
+    return n == 1;
 }
 
 static bool stream_open(stream *s, const kernel_case *c, int n_workers) {
@@ -143,7 +153,7 @@ int main(int argc, char **argv) {
     }
     bool ok = (r.memory = mem_map(r.n_bytes)) != NULL;
     for (int i = 0; kernel_cases()[i] && n < MOST_CASES && ok; i++)
-        if (kernel_cases()[i]->bench.n && kernel_cases()[i]->ops)
+        if (kernel_cases()[i]->bench.n && kernel_cases()[i]->ops && streams_one(kernel_cases()[i]))
             ok = stream_open(&list[n++], kernel_cases()[i], threads_count(r.pool));
     if (!ok) {
         fprintf(stderr, "bench/limit: no memory for %.2f GB; --gb N asks for less\n", (double)r.n_bytes / 1e9);

@@ -7,6 +7,7 @@
  *
  *   prefill METHOD BATCH PROMPT DECODE   the prompts, whose caches are then saved in FOLDER
  *   decode METHOD BATCH PROMPT DECODE    loads them, and times the tokens after them
+ *   answer METHOD BATCH PROMPT DECODE    prompts and the tokens after them, in one; nothing is saved
  *   forget                               removes the saved caches
  *
  * Prompts of a batch follow one another in steps of 512 tokens, decode steps carry one token of every sequence and want
@@ -69,14 +70,13 @@ static pleat_status save(turn *t, int place, pleat_error *error) {
     return status;
 }
 
-static pleat_status prefill(turn *t, const char *spec, const pleat_model *model, double *seconds, pleat_error *error) {
+static pleat_status prompts(turn *t, const char *spec, const pleat_model *model, double *seconds, pleat_error *error) {
     pleat_method *method = NULL;
     pleat_status status = pleat_method_parse(spec, model, &method, error);
-    int place = place_of(t, spec);
     double started = clock_seconds();
     for (int s = 0; s < t->batch && !status; s++) {
         int32_t *tokens = prompt_of(t, s);
-        status = tokens && place >= 0 ? pleat_seq_open(t->engine, method, &t->seq[s], error) : PLEAT_EMEMORY;
+        status = tokens ? pleat_seq_open(t->engine, method, &t->seq[s], error) : PLEAT_EMEMORY;
         if (!status)
             status =
                 pleat_prefill(t->engine, t->seq[s], tokens, t->prompt, true, PLEAT_LOGITS_LAST, t->logits[s], error);
@@ -84,6 +84,12 @@ static pleat_status prefill(turn *t, const char *spec, const pleat_model *model,
     }
     *seconds = clock_seconds() - started;
     pleat_method_free(method);
+    return status;
+}
+
+static pleat_status prefill(turn *t, const char *spec, const pleat_model *model, double *seconds, pleat_error *error) {
+    int place = place_of(t, spec);
+    pleat_status status = place < 0 ? PLEAT_EMEMORY : prompts(t, spec, model, seconds, error);
     return status ? status : save(t, place, error);
 }
 
@@ -100,10 +106,10 @@ static pleat_status load(turn *t, const char *spec, pleat_error *error) {
     return status;
 }
 
-static pleat_status decode(turn *t, const char *spec, double *seconds, pleat_error *error) {
+static pleat_status steps(turn *t, double *seconds, pleat_error *error) {
     pleat_item item[MOST_BATCH];
     int32_t token[MOST_BATCH];
-    pleat_status status = load(t, spec, error);
+    pleat_status status = PLEAT_OK;
     double started = clock_seconds();
     for (int step = 0; step < t->decode && !status; step++) {
         for (int s = 0; s < t->batch; s++) {
@@ -118,6 +124,19 @@ static pleat_status decode(turn *t, const char *spec, double *seconds, pleat_err
         status = pleat_step(t->engine, item, t->batch, error);
     }
     *seconds = clock_seconds() - started;
+    return status;
+}
+
+static pleat_status decode(turn *t, const char *spec, double *seconds, pleat_error *error) {
+    pleat_status status = load(t, spec, error);
+    return status ? status : steps(t, seconds, error);
+}
+
+static pleat_status whole(turn *t, const char *spec, const pleat_model *model, double *seconds, pleat_error *error) {
+    double decoding = 0;
+    pleat_status status = prompts(t, spec, model, seconds, error);
+    status = status ? status : steps(t, &decoding, error);
+    *seconds += decoding;
     return status;
 }
 
@@ -141,8 +160,9 @@ static bool answer(turn *t, const pleat_model *model) {
         status = PLEAT_OK;
     } else if (scanf("%255s %d %d %d", spec, &t->batch, &t->prompt, &t->decode) == 4 && t->batch >= 1 &&
                t->batch <= MOST_BATCH && t->prompt > 0 && t->decode >= 0) {
-        status =
-            !strcmp(what, "prefill") ? prefill(t, spec, model, &seconds, &error) : decode(t, spec, &seconds, &error);
+        status = !strcmp(what, "prefill")  ? prefill(t, spec, model, &seconds, &error)
+                 : !strcmp(what, "answer") ? whole(t, spec, model, &seconds, &error)
+                                           : decode(t, spec, &seconds, &error);
     }
     for (char *quote = error.text; (quote = strpbrk(quote, "\"\\")) != NULL;)
         *quote = '\''; /* a JSON string */

@@ -16,8 +16,8 @@ double limits_bf16(cpu_level level); /* pairs into float: avx512 where AVX512_BF
 const char *limits_int8_name(cpu_level level);
 const char *limits_int4_name(cpu_level level);
 
-/* Bytes a second that all threads of the pool together read once, in order, from n_bytes at data (256 KB pieces handed
- * out in turn, with prefetch): memory when n_bytes is far beyond the last cache. */
+/* Bytes a second that all threads of the pool together read once, in order, from n_bytes at data (each its own part,
+ * 256 KB at a time, with prefetch): memory when n_bytes is far beyond the last cache. */
 double limits_read(threads *pool, const void *data, size_t n_bytes);
 /* The same by one thread from 256 KB that stay in L2. */
 double limits_read_cached(void);

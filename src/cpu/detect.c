@@ -123,15 +123,6 @@ bool cpu_detect(cpu_level level) {
     return cpu_detect_from(&f, level);
 }
 
-size_t cpu_detect_l2_bytes(void) {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    if (bytes > 0)
-        return (size_t)bytes;
-#endif
-    return (size_t)1 << 20;
-}
-
 static int usable_cpus(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0)

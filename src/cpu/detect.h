@@ -33,8 +33,6 @@ cpu_features cpu_detect_features(void);
 bool cpu_detect_from(const cpu_features *features, cpu_level level);
 /* Whether vectors of 512 bits are worked on in two passes. */
 bool cpu_detect_narrow(const cpu_features *features);
-/* L2 bytes of one core; 1 MB when the system does not say. */
-size_t cpu_detect_l2_bytes(void);
 /* "AMD EPYC 9B45, 4 CPUs": writes at most cap bytes with the final 0; "unknown CPU, ..." when the system has no name.
  */
 void cpu_detect_name(char *out, size_t cap);

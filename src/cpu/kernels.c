@@ -78,7 +78,6 @@ static void fill_neon(cpu_kernels *k) {
 static void fill(cpu_kernels *k, cpu_level level) {
     fill_portable(k);
     k->level = names[CPU_PORTABLE];
-    k->l2_bytes = cpu_detect_l2_bytes();
 #ifdef __aarch64__
     if (level == CPU_NEON) {
         fill_neon(k);

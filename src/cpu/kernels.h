@@ -1,9 +1,10 @@
 /* kernels.h - the one table of kernels. cpu_kernels() fills it once: portable first, then each level that this machine
  * really has and PLEAT_CPU allows overlays what it does better.
  *
- * Order of arithmetic is part of each contract: an output element is one chain of fused multiply-adds over rising i, and
- * never depends on how many rows or tokens share the call. That is what makes a request's bits equal alone, in a batch, in
- * prefill and in decode. (Portable code may round product and sum apart; levels agree to about 1e-5, not in bits.) */
+ * Order of arithmetic is part of each contract: an output element is one chain of fused multiply-adds over rising i, or
+ * what its entry says, and never depends on how many rows or tokens share the call. That is what makes a request's bits
+ * equal alone, in a batch, in prefill and in decode. (Portable code may round product and sum apart; levels agree to
+ * about 1e-5, not in bits.) */
 #ifndef CPU_KERNELS_H
 #define CPU_KERNELS_H
 #include "base/f16.h"
@@ -33,8 +34,8 @@ enum {
     DOT_LIMIT = 32639 /* 127 * 256 + 127: the greatest whole number of two signed bytes whose high one is at most 127 */
 };
 
-/* One row made ready for products with codes: x[i] * scale[i] = unit * (256 * high[i] + low[i]), rounded, in two planes of signed
- * bytes, so that 8-bit dot products keep 15 bits of it. */
+/* One row made ready for products with codes: x[i] * scale[i] = unit * (256 * high[i] + low[i]), rounded, in two planes
+ * of signed bytes, so that 8-bit dot products keep 15 bits of it. */
 typedef struct dot_row {
     _Alignas(64) int8_t high[DOT_MOST], low[DOT_MOST];
     float unit, offset;
@@ -52,11 +53,12 @@ typedef struct dot_tile { /* one tile of codes, what it is multiplied with, wher
     float *out;
 } dot_tile;
 
-/* Rows of a tile as tile_type has them, for codes into a table of floats, book[2^bits], and for 8-bit floats (no table). */
+/* Rows of a tile as tile_type has them, for codes into a table of floats, book[2^bits], and for 8-bit floats (no
+ * table). */
 typedef enum book_type {
-    BOOK_2,    /* 8 bytes as TILE_U2 */
-    BOOK_3,    /* 12 bytes: as TILE_U2, then the codes' upper bits: byte 8 + k holds elements 8k.. from the low bit up */
-    BOOK_4,    /* 16 bytes as TILE_U4 */
+    BOOK_2, /* 8 bytes as TILE_U2 */
+    BOOK_3, /* 12 bytes: as TILE_U2, then the codes' upper bits: byte 8 + k holds elements 8k.. from the low bit up */
+    BOOK_4, /* 16 bytes as TILE_U4 */
     BOOK_E4M3, /* 32 bytes: sign, 4 bits of exponent with bias 7, 3 of mantissa; finite ones only */
     BOOK_COUNT,
 } book_type;
@@ -72,8 +74,8 @@ typedef struct low_rank_matrix {
     const f16 *left, *right; /* [rank][n], [rank][m] */
 } low_rank_matrix;
 
-/* A matrix [n][m], n and m multiples of 8, that is zero but for its terms, which have an order. A term stands in row `from`
- * and column `to` and is value - less[to >> group_bits][from], in float; several may stand in one place. */
+/* A matrix [n][m], n and m multiples of 8, that is zero but for its terms, which have an order. A term stands in row
+ * `from` and column `to` and is value - less[to >> group_bits][from], in float; several may stand in one place. */
 typedef struct sparse_matrix {
     int n, m, n_terms;
     const f16 *value;      /* [n_terms] */
@@ -84,46 +86,46 @@ typedef struct sparse_matrix {
     int group_bits;        /* 8: one group */
 } sparse_matrix;
 
-/* Most rows (queries x heads) of one call of a tile kernel's callers; kernels take any n_rows. */
 typedef struct cpu_kernels {
-    const char *level;      /* name of the highest level whose own kernels are in use */
-    size_t l2_bytes;        /* of one core; 1 MB when unknown */
+    const char *level; /* name of the highest level whose own kernels are in use */
 
-    /* Attention: out[r*ldo + 0..31] += sum over i < n, rising, of a[r*lda + i] * x[i][0..31] for r < n_rows. The product of a K
-     * page (i channel, 32 tokens side by side) and of a V page (i token, 32 channels side by side) alike. x: n rows of the tile
-     * type, 8-byte aligned; a and out need no alignment. The chain
-     * starts from out's value. prefetch: as many bytes as x has, to bring to L2 while working, or NULL. */
+    /* Attention: out[r*ldo + 0..31] += sum over i < n, rising, of a[r*lda + i] * x[i][0..31] for r < n_rows. The
+     * product of a K page (i channel, 32 tokens side by side) and of a V page (i token, 32 channels side by side)
+     * alike. x: n rows of the tile type, 8-byte aligned; a and out need no alignment. The chain starts from out's
+     * value. prefetch: as many bytes as x has, to bring to L2 while working, or NULL. */
     void (*tile[TILE_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch);
-    /* Folds scales into rows of n floats (a multiple of 16, at most DOT_MOST) and rounds them half to even to whole numbers of DOT_LIMIT
-     * at most, each row by its own largest: y = x * scale, number = y * (DOT_LIMIT / max|y|), unit = max|y| / DOT_LIMIT; a row whose
-     * max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same bits at every level. offset = sum of x[i] * middle[i].
-     * Either all items have a scale or none has (ones), likewise a middle (none: offset 0). */
+    /* Folds scales into rows of n floats (a multiple of 16, at most DOT_MOST) and rounds them half to even to whole
+     * numbers of DOT_LIMIT at most, each row by its own largest: y = x * scale, number = y * (DOT_LIMIT / max|y|), unit
+     * = max|y| / DOT_LIMIT; a row whose max is below 1e-30 becomes zeros with unit 0. Numbers and unit are the same
+     * bits at every level. offset = sum of x[i] * middle[i]. Either all items have a scale or none has (ones), likewise
+     * a middle (none: offset 0). */
     void (*fold)(const fold_item *items, int n_items, int n, dot_row *rows);
-    /* Products of n_rows rows of n elements (a multiple of 16) with each of n_tiles tiles of codes: out[r*ldo + k] += unit_r * R * scale[k]
-     * + offset_r * middle[k] for the tile's 32 columns k, where R is the whole number sum over i < n of number_r[i] * (code[i][k] -
-     * 2^(bits-1)), exact at every level. Tiles are worked on in turn; several may share an out. Codes of a tile, 64-byte aligned, 4
-     * elements of a column side by side:
-     *   8 bits [n/4][32][4]    4 bits [n/8][32][4], elements 8g.. low, 8g + 4.. high    2 bits [n/16][32][4], 16g.. from the low bits up
-     * prefetch: what will be read next, laid out like the tiles, to be brought to L2 meanwhile, or NULL. */
+    /* Products of n_rows rows of n elements (a multiple of 16) with each of n_tiles tiles of codes: out[r*ldo + k] +=
+     * unit_r * R * scale[k]
+     * + offset_r * middle[k] for the tile's 32 columns k, where R is the whole number sum over i < n of number_r[i] *
+     * (code[i][k] - 2^(bits-1)), exact at every level. Tiles are worked on in turn; several may share an out. Codes of
+     * a tile, 64-byte aligned, 4 elements of a column side by side: 8 bits [n/4][32][4]    4 bits [n/8][32][4],
+     * elements 8g.. low, 8g + 4.. high    2 bits [n/16][32][4], 16g.. from the low bits up prefetch: what will be read
+     * next, laid out like the tiles, to be brought to L2 meanwhile, or NULL. */
     void (*dot[CODE_COUNT])(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch);
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
-    /* Rows times a low-rank matrix: out[r*m + t] += sum over k, rising, of c[r][k] * right[k][t] for rows x [n_rows][n] and
-     * out [n_rows][m], c[r][k] = sum over i < n, in a fixed order, of x[r*n + i] * left[k][i]. The chain over k starts from out's
-     * value. left and right need no alignment. */
+    /* Rows times a low-rank matrix: out[r*m + t] += sum over k, rising, of c[r][k] * right[k][t] for rows x [n_rows][n]
+     * and out [n_rows][m], c[r][k] = sum over i < n, in a fixed order, of x[r*n + i] * left[k][i]. The chain over k
+     * starts from out's value. left and right need no alignment. */
     void (*low_rank)(const low_rank_matrix *w, const float *x, int n_rows, float *out);
-    /* Rows times a sparse matrix: out[r*m + t] += sum over the terms in column t, in their order, of x[r*n + from] * term. The
-     * chain starts from zero and is added to out's value at the end. */
+    /* Rows times a sparse matrix: out[r*m + t] += sum over the terms in column t, in their order, of x[r*n + from] *
+     * term. The chain starts from zero and is added to out's value at the end. */
     void (*sparse)(const sparse_matrix *w, const float *x, int n_rows, float *out);
-    /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r, over all pages:
-     * m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and c[r] = exp(m_before - m') (1
-     * when nothing was ever visible; 0 when m[r] was -INFINITY before). Sums in a fixed order, to which pages without a visible slot
-     * add nothing. */
+    /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r,
+     * over all pages: m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and
+     * c[r] = exp(m_before - m') (1 when nothing was ever visible; 0 when m[r] was -INFINITY before). Sums in a fixed
+     * order, to which pages without a visible slot add nothing. */
     void (*softmax_pages)(float *s, int n_pages, int n_rows, float *m, float *l, float *c);
-    /* The floats of n maps of codes: scale, and what the middle code stands for, minimum + scale * code. minimum NULL: middle is left
-     * alone. */
+    /* The floats of n maps of codes: scale, and what the middle code stands for, minimum + scale * code. minimum NULL:
+     * middle is left alone. */
     void (*open_maps)(const f16 *scale16, const f16 *minimum16, int n, float code, float *scale, float *middle);
     /* Least and greatest of x[0..n), n at least 1. */
     void (*bounds)(const int32_t *x, int n, int32_t *low, int32_t *high);
@@ -136,28 +138,31 @@ typedef struct cpu_kernels {
     void (*f32_to_f16)(const float *x, int n, f16 *y);
     void (*f16_to_f32)(const f16 *x, int n, float *y);
 
-    /* y = (x * (1 / rms)) * w, rms over n with eps inside the root; sum of squares in a fixed order, in float lanes or better. y may be x. */
+    /* y = (x * (1 / rms)) * w, rms over n with eps inside the root; sum of squares in a fixed order, in float lanes or
+     * better. y may be x. */
     void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
     /* gate[i] = silu(gate[i]) * up[i]; gelu: the tanh form. */
     void (*silu_mul)(float *gate, const float *up, int n);
     void (*gelu_mul)(float *gate, const float *up, int n);
     /* x[i] += y[i] */
     void (*add)(float *x, const float *y, int n);
-    /* Rotates head vectors in place: pairs (x[2i], x[2i+1]) or, neox, (x[i], x[i+n_rot/2]), by cos_sin[2i], cos_sin[2i+1]. */
+    /* Rotates head vectors in place: pairs (x[2i], x[2i+1]) or, neox, (x[i], x[i+n_rot/2]), by cos_sin[2i],
+     * cos_sin[2i+1]. */
     void (*rope)(float *x, int n_rot, bool neox, const float *cos_sin);
 
-    /* Quantises one row of n activations (a multiple of 32) to int8 by blocks of 32: scale = max|x|/127, codes rounded half to
-     * even, and the sums of the codes of each 16. code = x * (127 / max) rounded, the same bits at every
-     * level; a block whose max is below 1e-30 becomes zeros with scale 0. */
+    /* Quantises one row of n activations (a multiple of 32) to int8 by blocks of 32: scale = max|x|/127, codes rounded
+     * half to even, and the sums of the codes of each 16. code = x * (127 / max) rounded, the same bits at every level;
+     * a block whose max is below 1e-30 becomes zeros with scale 0. */
     void (*act_quantize)(const float *x, int n, int8_t *code, float *scale, int16_t *sum16);
-    /* Product with a packed matrix, see pack.h: out[t*ldo + r] = row r of w . x row t for panel_first*16 <= r < (panel_first+n_panels)*16
-     * (rows past w->n_rows are not written), for every token t < n_tokens. Blocks of 32 columns in rising order. */
+    /* Product with a packed matrix, see pack.h: out[t*ldo + r] = row r of w . x row t for panel_first*16 <= r <
+     * (panel_first+n_panels)*16 (rows past w->n_rows are not written), for every token t < n_tokens. Blocks of 32
+     * columns in rising order. */
     void (*matmul[PACK_COUNT])(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,
                                float *out, size_t ldo);
 } cpu_kernels;
 
-/* The table for this process: detected once, then constant (thread safe). An unknown PLEAT_CPU, or a level the machine lacks, is
- * PLEAT_EINPUT with the list. */
+/* The table for this process: detected once, then constant (thread safe). An unknown PLEAT_CPU, or a level the machine
+ * lacks, is PLEAT_EINPUT with the list. */
 pleat_status cpu_kernels_get(const cpu_kernels **out, pleat_error *error);
 /* For tests: the table of one level by name, or NULL when this machine lacks it. */
 const cpu_kernels *cpu_kernels_level(const char *name);

@@ -8,7 +8,7 @@
  *   x > norm > int8 > q k v (+ bias) > norm, rope > append > attend > int8 > wo (> norm) > + x
  *     > norm > int8 > act(gate) * up > int8 > down (> norm) > + x
  *
- * Cost of a decode row: one pass over the packed weights; the rest is below 3 %. */
+ * Cost of a decode row: one pass over the packed weights and one over the cache it reads; the rest is a few percent. */
 #include "model/forward.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -19,7 +19,7 @@
 
 enum {
     ROWS_PER_TASK = 8,    /* of a stage over rows */
-    INLINE_ROWS = 4,      /* fewer rows are not worth waking threads */
+    INLINE_ROWS = 4,      /* so many rows or fewer are not worth waking threads */
     MATMUL_ROWS = 128,    /* rows of one product task: their int8 form stays in L2 */
     TASKS_PER_WORKER = 6, /* products are cut at least so fine */
     MOST_PANELS = 16,     /* of one product task */

@@ -1,6 +1,5 @@
 /* tile_narrow_avx512.c - the products of tile_avx512.c and book_avx512.c for processors that work on 512-bit vectors in
- * two passes (Zen 4): there vcvtph2ps and the permutes of 512 bits cost more than two of 256 each, and 16 vectors of 16
- * floats are 32 registers of 8 either way.
+ * two passes (Zen 4): there vcvtph2ps and the permutes of 512 bits cost more than two of 256 each.
  *
  * Up to 4 rows: all 32 elements of a tile row, 4 vectors, stand beside 4 x rows accumulators. 5 to 8 rows: the tile is
  * swept twice, 16 elements wide; the second sweep reads from L1. Tables of 8 and less are one vpermps, whose index

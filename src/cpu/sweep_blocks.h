@@ -36,6 +36,12 @@ static inline size_t form_packed_bytes(pack_form form) {
     return form == FORM_8H ? SWEEP_CODE_BYTES / 4 * 3 : form_code_bytes(form);
 }
 
+/* Of these bytes, those that the opening of a block asks for ahead of time, and leaves the rest to the tile: as much as
+ * evens out the reading, for where codes are opened too that takes as long as one token's products. */
+static inline size_t form_asked_bytes(pack_form form) {
+    return form == FORM_8H ? form_packed_bytes(form) / 2 : 0;
+}
+
 typedef struct sweep_buffer {
     _Alignas(64) float maps[2][SWEEP_BLOCKS_MOST * 2 * SWEEP_MAP_FLOATS];
     _Alignas(64) uint8_t code[2][SWEEP_BLOCKS_MOST * SWEEP_CODE_BYTES];
@@ -54,8 +60,7 @@ static inline packed_at packed_find(pack_parts parts, const pack_matrix *w, int 
                        .supers = data + n_blocks * (code + map)};
 }
 
-/* The sweep with blocks [first, first + n) of its panels opened; asks for maps that come later (a tile may do so for
- * codes). */
+/* The sweep with blocks [first, first + n) of its panels opened. */
 static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, const sweep *s, sweep_buffer *buffer,
                                                               int panel, int n_panels, int first, int n) {
     const pack_parts parts = pack_parts_of(type);
@@ -65,7 +70,7 @@ static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, co
     for (int p = 0; p < n_panels; p++) {
         packed_at now = packed_find(parts, s->w, panel + p, first);
         packed_at later = packed_find(parts, s->w, s->ahead_panel + p, s->ahead_first);
-        at.ahead[p] = later.code;
+        at.ahead[p] = later.code + form_asked_bytes(form);
         at.code[p] = form == FORM_8H ? buffer->code[p] : now.code;
         at.maps[p] = buffer->maps[p];
         sweep_fetch(later.maps, (size_t)(n * parts.map));
@@ -73,6 +78,7 @@ static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, co
         for (int b = 0; b < n; b++) {
             expand_maps(type, now.maps + b * parts.map, now.supers + (first + b) / PACK_SUPER * parts.super,
                         buffer->maps[p] + (size_t)b * map_floats);
+            sweep_fetch(later.code + b * parts.code, form_asked_bytes(form));
             if (form == FORM_8H)
                 expand_codes(now.code + b * parts.code, buffer->code[p] + b * SWEEP_CODE_BYTES);
         }

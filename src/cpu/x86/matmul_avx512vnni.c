@@ -87,6 +87,7 @@ INLINE void tile_group(pack_form form, int n_panels, int n_tokens, const uint8_t
 INLINE void tile(pack_form form, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
     const int n_groups = form_groups(form);
     const size_t code_bytes = form_code_bytes(form), packed_bytes = form_packed_bytes(form);
+    const size_t fetch_bytes = packed_bytes - form_asked_bytes(form);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
     const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
     const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
@@ -105,7 +106,7 @@ INLINE void tile(pack_form form, int n_panels, int n_tokens, const sweep *s, int
                             : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
     for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++) {
         for (int p = 0; p < n_panels && token == 0; p++)
-            sweep_fetch(s->ahead[p] + (size_t)b * packed_bytes, packed_bytes);
+            sweep_fetch(s->ahead[p] + (size_t)b * packed_bytes, fetch_bytes);
         for (int g = 0; g < n_groups; g++)
             tile_group(form, n_panels, n_tokens, code, maps, a, n_cols, a_scale, n_blocks, sums, b, g, acc);
         for (int p = 0; p < n_panels; p++) {

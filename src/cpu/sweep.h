@@ -19,7 +19,7 @@ typedef struct sweep {
     /* A chunk of blocks as sweep_blocks.h opens it, by panel; in matrices of floats not used. */
     const uint8_t *code[2];  /* of its first block */
     const float *maps[2];    /* of each block [scale, minimum][groups][16] */
-    const uint8_t *ahead[2]; /* the packed codes there, of which a tile may ask for what opening did not */
+    const uint8_t *ahead[2]; /* the packed codes there */
 } sweep;
 
 /* Panels from `panel` on and tokens from `token` on, as many as the function is made for; units [first, first + n). */

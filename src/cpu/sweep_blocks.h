@@ -13,8 +13,9 @@
 #define CPU_SWEEP_BLOCKS_H
 #include "cpu/sweep.h"
 
-/* What a tile sees: codes of 4 or 8 bits, and codes of 8 with scales for each half of a block. */
-typedef enum pack_form { FORM_4, FORM_8, FORM_8H } pack_form;
+/* What a tile sees: codes of 4 or 8 bits, and codes of 8 with scales for each half of a block, or of 6 as they are
+ * packed, for which a level may have tiles too. */
+typedef enum pack_form { FORM_4, FORM_8, FORM_8H, FORM_6 } pack_form;
 
 enum { SWEEP_BLOCKS_MOST = 16, SWEEP_CODE_BYTES = PACK_ROWS * PACK_BLOCK, SWEEP_MAP_FLOATS = 2 * PACK_ROWS };
 
@@ -25,21 +26,15 @@ static inline pack_form form_of(pack_type type) {
 
 /* Groups of columns in a block, each with scales of its own. */
 static inline int form_groups(pack_form form) {
-    return form == FORM_8H ? 2 : 1;
+    return form == FORM_8H || form == FORM_6 ? 2 : 1;
 }
 
-/* From one block's codes to the next's: as a tile sees them, and in the packed matrix. */
-static inline size_t form_code_bytes(pack_form form) {
-    return form == FORM_4 ? SWEEP_CODE_BYTES / 2 : SWEEP_CODE_BYTES;
-}
+/* From one block's codes to the next's: in the packed matrix, and as a tile sees them. */
 static inline size_t form_packed_bytes(pack_form form) {
-    return form == FORM_8H ? SWEEP_CODE_BYTES / 4 * 3 : form_code_bytes(form);
+    return form == FORM_4 ? SWEEP_CODE_BYTES / 2 : form == FORM_8 ? SWEEP_CODE_BYTES : SWEEP_CODE_BYTES / 4 * 3;
 }
-
-/* Of these bytes, those that the opening of a block asks for ahead of time, and leaves the rest to the tile: as much as
- * evens out the reading, for where codes are opened too that takes as long as one token's products. */
-static inline size_t form_asked_bytes(pack_form form) {
-    return form == FORM_8H ? form_packed_bytes(form) / 2 : 0;
+static inline size_t form_code_bytes(pack_form form) {
+    return form == FORM_8H ? SWEEP_CODE_BYTES : form_packed_bytes(form);
 }
 
 typedef struct sweep_buffer {
@@ -60,17 +55,18 @@ static inline packed_at packed_find(pack_parts parts, const pack_matrix *w, int 
                        .supers = data + n_blocks * (code + map)};
 }
 
-/* The sweep with blocks [first, first + n) of its panels opened. */
-static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, const sweep *s, sweep_buffer *buffer,
-                                                              int panel, int n_panels, int first, int n) {
+/* The sweep with blocks [first, first + n) of its panels opened to a form. Asks for maps that come later; for codes a
+ * tile may, so that the asking spreads over its work. */
+static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, pack_form form, const sweep *s,
+                                                              sweep_buffer *buffer, int panel, int n_panels, int first,
+                                                              int n) {
     const pack_parts parts = pack_parts_of(type);
-    const pack_form form = form_of(type);
     const size_t map_floats = (size_t)form_groups(form) * SWEEP_MAP_FLOATS;
     sweep at = *s;
     for (int p = 0; p < n_panels; p++) {
         packed_at now = packed_find(parts, s->w, panel + p, first);
         packed_at later = packed_find(parts, s->w, s->ahead_panel + p, s->ahead_first);
-        at.ahead[p] = later.code + form_asked_bytes(form);
+        at.ahead[p] = later.code;
         at.code[p] = form == FORM_8H ? buffer->code[p] : now.code;
         at.maps[p] = buffer->maps[p];
         sweep_fetch(later.maps, (size_t)(n * parts.map));
@@ -78,7 +74,6 @@ static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, co
         for (int b = 0; b < n; b++) {
             expand_maps(type, now.maps + b * parts.map, now.supers + (first + b) / PACK_SUPER * parts.super,
                         buffer->maps[p] + (size_t)b * map_floats);
-            sweep_fetch(later.code + b * parts.code, form_asked_bytes(form));
             if (form == FORM_8H)
                 expand_codes(now.code + b * parts.code, buffer->code[p] + b * SWEEP_CODE_BYTES);
         }
@@ -101,7 +96,7 @@ static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, co
                              int n_tokens) {                                                                           \
         (void)how;                                                                                                     \
         sweep_buffer buffer;                                                                                           \
-        sweep at = sweep_open(type, s, &buffer, panel, n_panels, first, n);                                            \
+        sweep at = sweep_open(type, form_of(type), s, &buffer, panel, n_panels, first, n);                             \
         meet(form_of(type), &at, panel, n_panels, first, n, n_tokens);                                                 \
     }
 #define SWEEP_PRODUCT(name, type)                                                                                      \

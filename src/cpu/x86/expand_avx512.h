@@ -37,18 +37,22 @@ static inline void expand_maps(pack_type type, const uint8_t *map, const uint8_t
     }
 }
 
-static inline void expand_codes(const uint8_t *from, uint8_t *to) {
+/* Codes of column group g of a block of 6 bits, as bytes. */
+static inline __attribute__((always_inline)) __m512i expand_group(const uint8_t *from, int g) {
+    enum { OR_OF_AND = 0xf8 }; /* a | (b & c) */
     const __m512i nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(48);
-    const __m512i both[2] = {_mm512_load_si512(from + 256), _mm512_load_si512(from + 320)};
-#pragma GCC unroll 4
-    for (int g = 0; g < 4; g++) {
-        enum { OR_OF_AND = 0xf8 }; /* a | (b & c) */
-        __m512i code = _mm512_load_si512(from + g * 64), upper = both[g % 2];
-        __m512i low = _mm512_and_si512(code, nibble), high = _mm512_and_si512(_mm512_srli_epi16(code, 4), nibble);
-        __m512i low_pair = g < 2 ? _mm512_slli_epi16(upper, 4) : _mm512_slli_epi16(upper, 2);
-        __m512i high_pair = g < 2 ? upper : _mm512_srli_epi16(upper, 2);
-        _mm512_store_si512(to + g * 64, _mm512_ternarylogic_epi32(low, low_pair, pair, OR_OF_AND));
-        _mm512_store_si512(to + (4 + g) * 64, _mm512_ternarylogic_epi32(high, high_pair, pair, OR_OF_AND));
-    }
+    __m512i lower = _mm512_load_si512(from + g % 4 * 64), upper = _mm512_load_si512(from + 256 + g % 2 * 64);
+    lower = _mm512_and_si512(g < 4 ? lower : _mm512_srli_epi16(lower, 4), nibble);
+    if (g < 4)
+        upper = g < 2 ? _mm512_slli_epi16(upper, 4) : _mm512_slli_epi16(upper, 2);
+    else if (g >= 6)
+        upper = _mm512_srli_epi16(upper, 2);
+    return _mm512_ternarylogic_epi32(lower, upper, pair, OR_OF_AND);
+}
+
+static inline void expand_codes(const uint8_t *from, uint8_t *to) {
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; g++)
+        _mm512_store_si512(to + g * 64, expand_group(from, g));
 }
 #endif

@@ -122,17 +122,23 @@ static void compare(const kernel_case *c, const kernel_size *s, const cpu_kernel
     operands_free(&wanted);
 }
 
+/* The least length of the case's that is n or more. */
+static int whole(const kernel_case *c, int n) {
+    return (n + c->step.n - 1) / c->step.n * c->step.n;
+}
+
 /* Each integer product at 1 to MOST_ROWS rows, over lengths that end before, at and behind a chunk of 16 blocks. */
 static void compare_all(const cpu_kernels *tiled) {
     const cpu_kernels *below = cpu_kernels_level("avx512vnni");
     static const int lengths[] = {32, 96, 480, 512, 544, 1152};
     for (int k = 0; kernel_cases_matmul[k]; k++) {
         const kernel_case *c = kernel_cases_matmul[k];
-        if (c->type == PACK_F16 || c->type == PACK_F32)
+        if (pack_is_float((pack_type)c->type))
             continue;
         assert_ptr_not_equal(tiled->matmul[c->type], below->matmul[c->type]);
         for (int rows = 1; rows <= MOST_ROWS; rows++) {
-            kernel_size s = {.n = lengths[rows % 6], .n_rows = rows, .n_out = 5 + rows % 3 * 19, .variant = rows % 2};
+            kernel_size s = {
+                .n = whole(c, lengths[rows % 6]), .n_rows = rows, .n_out = 5 + rows % 3 * 19, .variant = rows % 2};
             compare(c, &s, tiled, below);
         }
         kernel_size wide = {.n = 4864, .n_rows = 48, .n_out = 53}; /* its rows do not stay in L2: chunks outermost */
@@ -164,11 +170,13 @@ static void tiles_are_used_and_given_back(void **state) {
     if (!tiled)
         env_skip("this machine has no level avx512vnni, whose vectors the products by tiles use too");
     for (int rows = 1; rows <= MOST_ROWS; rows++)
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; kernel_cases_matmul[k]; k++) {
             const kernel_case *c = kernel_cases_matmul[k];
-            kernel_size s = {.n = 96, .n_rows = rows, .n_out = 53};
+            if (pack_is_float((pack_type)c->type))
+                continue;
+            kernel_size s = {.n = whole(c, 96), .n_rows = rows, .n_out = 53};
             operands x = operands_new(c, &s);
-            long before = tiles_emulated_products(), groups = c->type == PACK_I8H ? 6 : 3;
+            long before = tiles_emulated_products(), groups = s.n / (c->type == PACK_K6 ? 16 : 32);
             c->run(tiled, c, &s, 0, rows, x.at);
             assert_int_equal(tiles_emulated_products() - before, rows / 16 * 4 * groups);
             assert_false(tiles_emulated_open());

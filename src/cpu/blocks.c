@@ -91,16 +91,29 @@ static void six_bits(const uint8_t *sc, int g, int *scale, int *minimum) {
     }
 }
 
+static block_factors factors_k(block_type type, const uint8_t *b, int group16) {
+    block_factors f = {0};
+    if (type == BLOCK_Q6_K) {
+        memcpy(&f.d, b + 208, sizeof(f.d));
+        f.s = (int8_t)b[192 + group16];
+    } else {
+        memcpy(&f.d, b, sizeof(f.d));
+        memcpy(&f.dmin, b + 2, sizeof(f.dmin));
+        six_bits(b + 4, group16 / 2, &f.s, &f.m);
+    }
+    return f;
+}
+
 static void affine_k(block_type type, const uint8_t *b, int group16, uint8_t code[GROUP], float *scale,
                      float *minimum) {
-    int g = group16 / 2, first = group16 % 2 * GROUP, s, m;
+    int g = group16 / 2, first = group16 % 2 * GROUP;
     const uint8_t *qs = b + (type == BLOCK_Q5_K ? 48 : 16) + g / 2 * 32 + first;
     nibbles(qs, g % 2, code);
     for (int i = 0; type == BLOCK_Q5_K && i < GROUP; i++)
         code[i] |= (uint8_t)((b[16 + first + i] >> g & 1) << 4);
-    six_bits(b + 4, g, &s, &m);
-    *scale = read_f16(b) * (float)s;
-    *minimum = -(read_f16(b + 2) * (float)m);
+    block_factors f = factors_k(type, b, group16);
+    *scale = f16_to_f32(f.d) * (float)f.s;
+    *minimum = -(f16_to_f32(f.dmin) * (float)f.m);
 }
 
 /* Elements 128 h + 32 r + i: low bits in ql[64 h + 32 (r % 2) + i], nibble r / 2; high bits in qh[32 h + i], pair r. */
@@ -110,18 +123,30 @@ static void affine_6(const uint8_t *b, int group16, uint8_t code[GROUP], float *
     nibbles(ql, r / 2, code);
     for (int i = 0; i < GROUP; i++)
         code[i] |= (uint8_t)((qh[i] >> (2 * r) & 3) << 4);
-    int8_t s;
-    memcpy(&s, b + 192 + group16, 1);
-    *scale = read_f16(b + 208) * (float)s;
+    block_factors f = factors_k(BLOCK_Q6_K, b, group16);
+    *scale = f16_to_f32(f.d) * (float)f.s;
     *minimum = -32 * *scale;
+}
+
+/* The block that holds a group of a row, and the group's number in it. */
+static const uint8_t *block_of(block_type type, const uint8_t *row, int64_t group, int *within) {
+    const block_traits *t = block_traits_of(type);
+    int64_t per_block = t->elements / GROUP;
+    *within = (int)(group % per_block);
+    return row + group / per_block * t->bytes;
+}
+
+block_factors block_factors_of(block_type type, const uint8_t *row, int64_t group) {
+    int within;
+    const uint8_t *b = block_of(type, row, group, &within);
+    assert(type == BLOCK_Q4_K || type == BLOCK_Q5_K || type == BLOCK_Q6_K);
+    return factors_k(type, b, within);
 }
 
 void block_affine16(block_type type, const uint8_t *row, int64_t group, uint8_t code[16], float *scale,
                     float *minimum) {
-    const block_traits *t = block_traits_of(type);
-    int64_t per_block = t->elements / GROUP;
-    const uint8_t *b = row + group / per_block * t->bytes;
-    int within = (int)(group % per_block);
+    int within;
+    const uint8_t *b = block_of(type, row, group, &within);
     if (type == BLOCK_Q6_K)
         affine_6(b, within, code, scale, minimum);
     else if (type == BLOCK_Q4_K || type == BLOCK_Q5_K)

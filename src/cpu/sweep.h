@@ -15,20 +15,25 @@ typedef struct sweep {
     const act_rows *x;
     float *out;
     size_t ldo;
+    int ahead_panel, ahead_first; /* where the walk will be SWEEP_AHEAD chunks later */
+    /* A chunk of blocks as sweep_blocks.h opens it, by panel; in matrices of floats not used. */
+    const uint8_t *code[2];  /* of its first block */
+    const float *maps[2];    /* of each block [scale, minimum][groups][16] */
+    const uint8_t *ahead[2]; /* the packed codes there */
 } sweep;
 
 /* Panels from `panel` on and tokens from `token` on, as many as the function is made for; units [first, first + n). */
 typedef void (*sweep_tile)(const sweep *s, int panel, int first, int n, int token);
 
-enum { SWEEP_RESIDENT_BYTES = 192 << 10 }; /* activations that stay in any L2 beside the weights */
+enum {
+    SWEEP_RESIDENT_BYTES = 192 << 10, /* activations that stay in any L2 beside the weights */
+    SWEEP_AHEAD = 3,                  /* chunks from what is worked on to what is asked for */
+};
 
-/* Asks for what is read after these bytes of a panel: the same ones of the panel after the next, which is where all
- * sweeps go on, or, where a panel is long, a later part of it. */
-static inline void sweep_fetch(const pack_matrix *w, const uint8_t *at, size_t bytes) {
-    enum { MOST_AHEAD = 40 << 10, AHEAD = 24 << 10 };
-    size_t ahead = 2 * w->panel_bytes <= MOST_AHEAD ? 2 * w->panel_bytes : AHEAD;
+/* Asks for bytes to be brought to L2. */
+static inline void sweep_fetch(const uint8_t *at, size_t bytes) {
     for (size_t line = 0; line < bytes; line += 64)
-        __builtin_prefetch(at + ahead + line, 0, 2);
+        __builtin_prefetch(at + line, 0, 2);
 }
 
 /* How one or two panels' chunk meets all tokens; how: what the function needs to know beside that. */
@@ -37,14 +42,22 @@ typedef void (*sweep_chunk)(const sweep *s, const void *how, int panel, int n_pa
 static inline void sweep_walk(const sweep *s, sweep_chunk run, const void *how, int n_units, int chunk,
                               size_t unit_bytes, int panel_first, int n_panels, int n_tokens) {
     bool resident = (size_t)n_tokens * (size_t)n_units * unit_bytes <= SWEEP_RESIDENT_BYTES;
+    if (!n_units)
+        return;
     int n_chunks = (n_units + chunk - 1) / chunk;
-    chunk = (n_units + n_chunks - 1) / (n_chunks ? n_chunks : 1); /* nearly equal ones: 18 units are 9 and 9 */
+    chunk = (n_units + n_chunks - 1) / n_chunks; /* nearly equal ones: 18 units are 9 and 9 */
+    n_chunks = (n_units + chunk - 1) / chunk;
     int outer = resident ? n_units : chunk, panel_end = panel_first + n_panels;
+    sweep at = *s;
     for (int from = 0; from < n_units; from += outer) {
         int to = n_units - from < outer ? n_units : from + outer;
         for (int p = panel_first; p < panel_end; p += 2)
-            for (int c = from; c < to; c += chunk)
-                run(s, how, p, panel_end - p < 2 ? 1 : 2, c, to - c < chunk ? to - c : chunk, n_tokens);
+            for (int c = from; c < to; c += chunk) {
+                int later = c / chunk + SWEEP_AHEAD;
+                at.ahead_panel = p + 2 * (resident ? later / n_chunks : 1);
+                at.ahead_first = resident ? later % n_chunks * chunk : c;
+                run(&at, how, p, panel_end - p < 2 ? 1 : 2, c, to - c < chunk ? to - c : chunk, n_tokens);
+            }
     }
 }
 
@@ -62,16 +75,9 @@ static inline void sweep_tiles_run(const sweep *s, const void *how, int panel, i
     }
 }
 
-/* tiles: [1 or 2 panels][1..max_tokens tokens]; unit_bytes: of one token's activations. */
-static inline void sweep_run(const sweep *s, const sweep_tile *tiles, int max_tokens, int n_units, int chunk,
-                             size_t unit_bytes, int panel_first, int n_panels, int n_tokens) {
-    sweep_tiles how = {tiles, max_tokens};
-    sweep_walk(s, sweep_tiles_run, &how, n_units, chunk, unit_bytes, panel_first, n_panels, n_tokens);
-}
-
-/* matmul_NAME of a level, for a packed type: tile(type, n_panels, n_tokens, sweep, panel, first, n, token) is a
- * sweep_tile for any number of panels and tokens, compiled apart for each; most: 4, 6 or 8 tokens, the file's TOKENS;
- * chunk: of units. */
+/* NAME_tiles: tile(type, n_panels, n_tokens, sweep, panel, first, n, token), which is a sweep_tile for any number of
+ * panels and tokens, compiled apart for each; type: anything that is constant in them; most: 4, 6 or 8 tokens, the
+ * file's TOKENS. */
 #define SWEEP_TILE(name, type, tile, p, t)                                                                             \
     static void name##_##p##x##t(const sweep *s, int panel, int first, int n, int token) {                             \
         tile(type, p, t, s, panel, first, n, token);                                                                   \
@@ -89,23 +95,22 @@ static inline void sweep_run(const sweep *s, const sweep_tile *tiles, int max_to
     SWEEP_TILES_6(name, type, tile, p)                                                                                 \
     SWEEP_TILE(name, type, tile, p, 7)                                                                                 \
     SWEEP_TILE(name, type, tile, p, 8)
-#define SWEEP_LIST_4(name, p)                  name##_##p##x1, name##_##p##x2, name##_##p##x3, name##_##p##x4
-#define SWEEP_LIST_6(name, p)                  SWEEP_LIST_4(name, p), name##_##p##x5, name##_##p##x6
-#define SWEEP_LIST_8(name, p)                  SWEEP_LIST_6(name, p), name##_##p##x7, name##_##p##x8
-#define SWEEP_TILES(most, name, type, tile, p) SWEEP_TILES_##most(name, type, tile, p)
-#define SWEEP_MATMUL(name, type, tile, most, n_units, unit_bytes, chunk)                                               \
+#define SWEEP_LIST_4(name, p)                     name##_##p##x1, name##_##p##x2, name##_##p##x3, name##_##p##x4
+#define SWEEP_LIST_6(name, p)                     SWEEP_LIST_4(name, p), name##_##p##x5, name##_##p##x6
+#define SWEEP_LIST_8(name, p)                     SWEEP_LIST_6(name, p), name##_##p##x7, name##_##p##x8
+#define SWEEP_TILES_OF(most, name, type, tile, p) SWEEP_TILES_##most(name, type, tile, p)
+#define SWEEP_TILES(most, name, type, tile)                                                                            \
     _Static_assert((most) == TOKENS, "what the file's tiles have room for");                                           \
-    SWEEP_TILES(most, name, type, tile, 1)                                                                             \
-    SWEEP_TILES(most, name, type, tile, 2)                                                                             \
+    SWEEP_TILES_OF(most, name, type, tile, 1)                                                                          \
+    SWEEP_TILES_OF(most, name, type, tile, 2)                                                                          \
+    static const sweep_tile name##_tiles[] = {SWEEP_LIST_##most(name, 1), SWEEP_LIST_##most(name, 2)};
+/* matmul_NAME of a level for a type of floats; chunk: of columns. */
+#define SWEEP_COLUMNS(name, type, tile, most, chunk)                                                                   \
+    SWEEP_TILES(most, name, type, tile)                                                                                \
     static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
                               float *out, size_t ldo) {                                                                \
-        static const sweep_tile tiles[] = {SWEEP_LIST_##most(name, 1), SWEEP_LIST_##most(name, 2)};                    \
-        sweep s = {w, x, out, ldo};                                                                                    \
-        sweep_run(&s, tiles, most, n_units, chunk, unit_bytes, panel_first, n_panels, n_tokens);                       \
+        sweep s = {.w = w, .x = x, .out = out, .ldo = ldo};                                                            \
+        sweep_tiles how = {name##_tiles, most};                                                                        \
+        sweep_walk(&s, sweep_tiles_run, &how, w->n_cols, chunk, sizeof(float), panel_first, n_panels, n_tokens);       \
     }
-/* Of a type of blocks, and of floats. */
-#define SWEEP_BLOCKS(name, type, tile, most, chunk)                                                                    \
-    SWEEP_MATMUL(name, type, tile, most, w->n_cols / PACK_BLOCK, PACK_BLOCK, chunk)
-#define SWEEP_COLUMNS(name, type, tile, most, chunk)                                                                   \
-    SWEEP_MATMUL(name, type, tile, most, w->n_cols, sizeof(float), chunk)
 #endif

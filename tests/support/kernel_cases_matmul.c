@@ -1,8 +1,11 @@
 /* kernel_cases_matmul.c - the cases of products with packed matrices.
  *
- * Beside random scales there is a case with scales 1, minima 0 and codes and activations at their limits: its results
- * are integer sums below 2^24, so every level must give them exactly (a kernel that saturates 16 bits does not). Rows go
- * past two tiles of 16, the most that a kernel takes at once. */
+ * Beside random scales there is a case of each type with scales 1, minima 0 where they are free, and codes and
+ * activations at their limits: its results are integer sums below 2^24, so every level must give them exactly (a kernel
+ * that saturates 16 bits does not). Rows go past two tiles of 16, the most that a kernel takes at once.
+ *
+ * Where minimum = -centre * scale, signs cannot be taken from the terms one by one. There magnitudes are the greatest
+ * code throughout and scales 4 times as large: 4 * (most - centre) >= most + centre in all of these types. */
 #include "support/kernel_cases.h"
 #include <math.h>
 #include <string.h>
@@ -11,7 +14,7 @@ enum { W, X, CODE, SCALE, SUM16, OUT };
 enum { LDO_GAP = 3 };
 
 static bool is_float(const kernel_case *c) {
-    return c->type == PACK_F16 || c->type == PACK_F32;
+    return pack_is_float((pack_type)c->type);
 }
 
 static int n_panels(const kernel_size *s) {
@@ -38,21 +41,56 @@ static bool only_sums(const kernel_case *c) {
     return c->rule == KERNEL_BITS;
 }
 
-/* One block of one panel; rows past the last one stay zero. */
-static void fill_block(const kernel_case *c, int rows, uint8_t *block, uint64_t *state, bool magnitudes) {
-    int n_groups = c->type == PACK_I8H ? 2 : 1, n_codes = c->type == PACK_I4 ? 256 : 512;
-    float *scale = (float *)block, *minimum = scale + n_groups * PACK_ROWS;
-    uint8_t *code = (uint8_t *)(minimum + n_groups * PACK_ROWS);
-    for (int i = 0; i < n_groups * PACK_ROWS; i++) {
-        float s = 0.01f + fabsf(kernel_draw_unit(state)), m = kernel_draw_float(state, magnitudes) * 10;
-        scale[i] = i % PACK_ROWS >= rows ? 0 : only_sums(c) ? 1 : s;
-        minimum[i] = i % PACK_ROWS >= rows || only_sums(c) ? 0 : m;
+static f16 draw_scale(uint64_t *state, float factor) {
+    return f16_from_f32(factor * (0.01f + fabsf(kernel_draw_unit(state))));
+}
+
+/* What gives one row's scale and minimum in a block. */
+static void fill_map(const kernel_case *c, uint8_t *map, int row, uint64_t *state, bool magnitudes) {
+    const pack_parts parts = pack_parts_of((pack_type)c->type);
+    f16 *half = (f16 *)map;
+    uint32_t u = kernel_draw(state);
+    float minimum = 10 * kernel_draw_float(state, magnitudes);
+    if (c->type == PACK_K6) {
+        int8_t s[2] = {(int8_t)((int)(u % 255) - 127), (int8_t)((int)(u >> 8) % 255 - 127)};
+        for (int g = 0; g < 2; g++)
+            map[g * PACK_ROWS + row] = (uint8_t)(only_sums(c) ? 1 : magnitudes && s[g] < 0 ? -s[g] : s[g]);
+    } else if (parts.super) {
+        map[row] = only_sums(c) ? 1 : u % 64;
+        map[PACK_ROWS + row] = only_sums(c) ? 0 : u >> 8 & 63;
+    } else {
+        half[row] = only_sums(c) ? f16_from_f32(1) : draw_scale(state, magnitudes && parts.centre ? 4 : 1);
+        if (!parts.centre)
+            half[PACK_ROWS + row] = f16_from_f32(only_sums(c) ? 0 : minimum);
     }
-    uint32_t limits = kernel_draw(state);
-    for (int i = 0; i < n_codes; i++) {
-        uint32_t u = kernel_draw(state);
-        code[i] = i / 4 % PACK_ROWS >= rows ? 0 : limits % 2 && u >> 31 ? 255 : (uint8_t)u;
+}
+
+static void fill_super(const kernel_case *c, f16 *d, int row, uint64_t *state, bool magnitudes) {
+    const pack_parts parts = pack_parts_of((pack_type)c->type);
+    float dmin = kernel_draw_float(state, magnitudes);
+    d[row] = only_sums(c) ? f16_from_f32(1) : draw_scale(state, magnitudes && parts.centre ? 4 : 1);
+    if (!parts.centre)
+        d[PACK_ROWS + row] = f16_from_f32(only_sums(c) ? 0 : -dmin);
+}
+
+/* One panel; rows past the last one stay zero. */
+static void fill_panel(const kernel_case *c, int n_blocks, int rows, uint8_t *w, uint64_t *state, bool magnitudes) {
+    const pack_parts parts = pack_parts_of((pack_type)c->type);
+    uint8_t *maps = w + n_blocks * parts.code, *supers = maps + n_blocks * parts.map;
+    for (int b = 0; b < n_blocks; b++) {
+        uint32_t limits = kernel_draw(state);
+        for (int i = 0; i < parts.code; i++) {
+            uint32_t u = kernel_draw(state);
+            bool most = (limits % 2 && u >> 31) || (magnitudes && parts.centre);
+            uint8_t code = c->type == PACK_S5 ? (uint8_t)(most ? 31 : u % 32) : most ? 255 : (uint8_t)u;
+            w[b * parts.code + i] = i / 4 % PACK_ROWS >= rows ? 0 : code;
+        }
+        for (int row = 0; row < rows && row < PACK_ROWS; row++)
+            fill_map(c, maps + b * parts.map, row, state, magnitudes);
     }
+    for (int b = 0; parts.super && b < n_blocks / PACK_SUPER; b++)
+        for (int row = 0; row < rows && row < PACK_ROWS; row++)
+            fill_super(c, (f16 *)(supers + b * parts.super), row, state, magnitudes);
 }
 
 static void fill_weights(const kernel_case *c, const kernel_size *s, uint8_t *w, uint64_t *state, bool magnitudes) {
@@ -61,9 +99,7 @@ static void fill_weights(const kernel_case *c, const kernel_size *s, uint8_t *w,
         int rows = s->n_out - p * PACK_ROWS;
         memset(w, 0, panel_bytes);
         if (!is_float(c)) {
-            size_t block_bytes = panel_bytes / (size_t)(s->n / PACK_BLOCK);
-            for (int b = 0; b < s->n / PACK_BLOCK; b++)
-                fill_block(c, rows, w + (size_t)b * block_bytes, state, magnitudes);
+            fill_panel(c, s->n / PACK_BLOCK, rows, w, state, magnitudes);
             continue;
         }
         for (int i = 0; i < s->n * PACK_ROWS; i++) {
@@ -144,13 +180,22 @@ static double ops(const kernel_case *c, const kernel_size *s) {
         .ops = ops,                                                                                                    \
     }
 
-MATMUL_CASE(i8, "matmul.i8", KERNEL_SUM, PACK_I8, 32, 1184, 1536);
-MATMUL_CASE(i4, "matmul.i4", KERNEL_SUM, PACK_I4, 32, 1184, 1536);
-MATMUL_CASE(i8h, "matmul.i8h", KERNEL_SUM, PACK_I8H, 32, 1184, 1536);
+/* Of an integer type: ordinary numbers, and whole ones. */
+#define INTEGER_CASES(id, text, pack, step_n, most_n, most_sums)                                                       \
+    MATMUL_CASE(id, text, KERNEL_SUM, pack, step_n, most_n, 1536);                                                     \
+    MATMUL_CASE(id##_sums, text " sums", KERNEL_BITS, pack, step_n, most_sums, 0);
+
+INTEGER_CASES(i4, "matmul.i4", PACK_I4, 32, 1184, 512)
+INTEGER_CASES(i8, "matmul.i8", PACK_I8, 32, 1184, 512)
+INTEGER_CASES(s4, "matmul.s4", PACK_S4, 32, 1184, 512)
+INTEGER_CASES(s5, "matmul.s5", PACK_S5, 32, 1184, 512)
+INTEGER_CASES(s8, "matmul.s8", PACK_S8, 32, 1184, 512)
+INTEGER_CASES(k4, "matmul.k4", PACK_K4, 256, 1280, 512)
+INTEGER_CASES(k5, "matmul.k5", PACK_K5, 256, 1280, 512)
+INTEGER_CASES(k6, "matmul.k6", PACK_K6, 256, 1280, 512)
 MATMUL_CASE(half, "matmul.f16", KERNEL_SUM, PACK_F16, 1, 67, 1536);
 MATMUL_CASE(full, "matmul.f32", KERNEL_SUM, PACK_F32, 1, 67, 1536);
-MATMUL_CASE(i8_sums, "matmul.i8 sums", KERNEL_BITS, PACK_I8, 32, 512, 0);
-MATMUL_CASE(i4_sums, "matmul.i4 sums", KERNEL_BITS, PACK_I4, 32, 512, 0);
-MATMUL_CASE(i8h_sums, "matmul.i8h sums", KERNEL_BITS, PACK_I8H, 32, 512, 0);
 
-const kernel_case *const kernel_cases_matmul[] = {&i8, &i4, &i8h, &half, &full, &i8_sums, &i4_sums, &i8h_sums, NULL};
+const kernel_case *const kernel_cases_matmul[] = {&i4,      &i8,      &s4,      &s5,      &s8,      &k4,      &k5,
+                                                  &k6,      &half,    &full,    &i4_sums, &i8_sums, &s4_sums, &s5_sums,
+                                                  &s8_sums, &k4_sums, &k5_sums, &k6_sums, NULL};

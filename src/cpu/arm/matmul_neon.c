@@ -5,9 +5,11 @@
  * times the sum of the activations, which makes up for it exactly. */
 #include "cpu/arm/panel_sums_neon.h"
 #include "cpu/arm/sdot_neon.h"
+#include "cpu/expand.h"
 #include "cpu/fill.h"
+#include "cpu/sweep_blocks.h"
 
-enum { TOKENS = 4, CHUNK = 16, ROWS = 8 };
+enum { TOKENS = 4, ROWS = 8 };
 
 typedef struct place { /* of a tile's tokens at one block */
     const int8_t *a;
@@ -17,7 +19,7 @@ typedef struct place { /* of a tile's tokens at one block */
 } place;
 
 /* sum[t] += 8 rows x 16 columns; code: the rows' part of the codes of the first 4 columns. */
-INLINE void dot_16(pack_type type, int n_tokens, const uint8_t *code, bool high, const int8_t *a, size_t lda,
+INLINE void dot_16(pack_form form, int n_tokens, const uint8_t *code, bool high, const int8_t *a, size_t lda,
                    int32x4_t sum[TOKENS][2]) {
     int8x16_t w[4][2];
 #pragma GCC unroll 8
@@ -25,7 +27,7 @@ INLINE void dot_16(pack_type type, int n_tokens, const uint8_t *code, bool high,
 #pragma GCC unroll 8
         for (int v = 0; v < 2; v++) {
             uint8x16_t bytes = vld1q_u8(code + g * 64 + v * 16);
-            if (type == PACK_I4)
+            if (form == FORM_4)
                 w[g][v] = vreinterpretq_s8_u8(high ? vshrq_n_u8(bytes, 4) : vandq_u8(bytes, vdupq_n_u8(15)));
             else
                 w[g][v] = centred(bytes);
@@ -41,29 +43,28 @@ INLINE void dot_16(pack_type type, int n_tokens, const uint8_t *code, bool high,
     }
 }
 
-/* Group g of a block for 8 rows: integer sums, then acc by pack.h's formula. row: 0 or 8. */
-INLINE void group(pack_type type, int n_tokens, const uint8_t *block, int row, int g, const place *at,
+/* Group g of a block for 8 rows: integer sums, then acc by pack.h's formula. */
+INLINE void group(pack_form form, int n_tokens, const uint8_t *code, const float *maps, int g, const place *at,
                   float32x4_t acc[TOKENS][2]) {
-    const int n_groups = type == PACK_I8H ? 2 : 1;
-    const uint8_t *code = block + n_groups * 128 + row * 4;
+    const int n_groups = form_groups(form);
     int32x4_t sum[TOKENS][2];
     int a_sum[TOKENS];
 #pragma GCC unroll 8
     for (int t = 0; t < n_tokens; t++) {
         const int16_t *sum16 = at->sum16 + (size_t)t * at->n_blocks * 2;
-        a_sum[t] = type == PACK_I8H ? sum16[g] : sum16[0] + sum16[1];
-        sum[t][0] = sum[t][1] = vdupq_n_s32(type == PACK_I4 ? 0 : 128 * a_sum[t]);
+        a_sum[t] = form == FORM_8H ? sum16[g] : sum16[0] + sum16[1];
+        sum[t][0] = sum[t][1] = vdupq_n_s32(form == FORM_4 ? 0 : 128 * a_sum[t]);
     }
-    if (type == PACK_I8H) {
-        dot_16(type, n_tokens, code + g * 256, false, at->a + g * 16, at->n_cols, sum);
+    if (form == FORM_8H) {
+        dot_16(form, n_tokens, code + g * 256, false, at->a + g * 16, at->n_cols, sum);
     } else {
-        dot_16(type, n_tokens, code, false, at->a, at->n_cols, sum);
-        dot_16(type, n_tokens, type == PACK_I4 ? code : code + 256, true, at->a + 16, at->n_cols, sum);
+        dot_16(form, n_tokens, code, false, at->a, at->n_cols, sum);
+        dot_16(form, n_tokens, form == FORM_4 ? code : code + 256, true, at->a + 16, at->n_cols, sum);
     }
 #pragma GCC unroll 8
     for (int v = 0; v < 2; v++) {
-        float32x4_t scale = vld1q_f32((const float *)block + g * 16 + row + v * 4);
-        float32x4_t minimum = vld1q_f32((const float *)block + (n_groups + g) * 16 + row + v * 4);
+        float32x4_t scale = vld1q_f32(maps + g * PACK_ROWS + v * 4);
+        float32x4_t minimum = vld1q_f32(maps + (n_groups + g) * PACK_ROWS + v * 4);
 #pragma GCC unroll 8
         for (int t = 0; t < n_tokens; t++) {
             float32x4_t part = vmulq_n_f32(minimum, (float)a_sum[t]);
@@ -73,20 +74,19 @@ INLINE void group(pack_type type, int n_tokens, const uint8_t *block, int row, i
     }
 }
 
-/* A chunk of n blocks for rows row..row+7 of a panel. */
-INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int row, bool fresh, int n, place at,
-                       float *sums, size_t ld) {
-    const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = pack_block_bytes(type);
+/* A chunk of n blocks for 8 rows of a panel; code, maps, sums: the rows' parts. */
+INLINE void half_panel(pack_form form, int n_tokens, const uint8_t *code, const float *maps, bool fresh, int n,
+                       place at, float *sums, size_t ld) {
+    const int n_groups = form_groups(form);
     float32x4_t acc[TOKENS][2];
 #pragma GCC unroll 8
     for (int t = 0; t < n_tokens; t++)
 #pragma GCC unroll 8
         for (int v = 0; v < 2; v++)
-            acc[t][v] = fresh ? vdupq_n_f32(0) : vld1q_f32(sums + (size_t)t * ld + row + v * 4);
-    for (int b = 0; b < n; b++, block += block_bytes) {
+            acc[t][v] = fresh ? vdupq_n_f32(0) : vld1q_f32(sums + (size_t)t * ld + v * 4);
+    for (int b = 0; b < n; b++, code += form_code_bytes(form), maps += n_groups * SWEEP_MAP_FLOATS) {
         for (int g = 0; g < n_groups; g++)
-            group(type, n_tokens, block, row, g, &at, acc);
+            group(form, n_tokens, code, maps, g, &at, acc);
         at.a += PACK_BLOCK;
         at.a_scale++;
         at.sum16 += 2;
@@ -95,11 +95,10 @@ INLINE void half_panel(pack_type type, int n_tokens, const uint8_t *block, int r
     for (int t = 0; t < n_tokens; t++)
 #pragma GCC unroll 8
         for (int v = 0; v < 2; v++)
-            vst1q_f32(sums + (size_t)t * ld + row + v * 4, acc[t][v]);
+            vst1q_f32(sums + (size_t)t * ld + v * 4, acc[t][v]);
 }
 
-INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
-    const size_t block_bytes = pack_block_bytes(type);
+INLINE void tile(pack_form form, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK;
     size_t at_block = (size_t)token * n_blocks + (size_t)first;
     place at = {.a = s->x->code + at_block * PACK_BLOCK,
@@ -108,21 +107,18 @@ INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int
                 .n_cols = n_cols,
                 .n_blocks = n_blocks};
     for (int p = panel; p < panel + n_panels; p++) {
-        const uint8_t *block = s->w->data + (size_t)p * s->w->panel_bytes + (size_t)first * block_bytes;
+        const uint8_t *code = s->code[p - panel];
+        const float *maps = s->maps[p - panel];
         panel_sums sums;
         panel_sums_open(&sums, s, p, token, n_tokens, first == 0);
         for (int row = 0; row < sums.n_live; row += ROWS)
-            half_panel(type, n_tokens, block, row, first == 0, n, at, sums.at, sums.ld);
+            half_panel(form, n_tokens, code + row * 4, maps + row, first == 0, n, at, sums.at + row, sums.ld);
         panel_sums_close(&sums);
     }
 }
 
-SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
-SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
-SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
+SWEEP_BLOCKS(tile, 4)
 
 void matmul_neon_fill(cpu_kernels *k) {
-    k->matmul[PACK_I8] = matmul_i8;
-    k->matmul[PACK_I4] = matmul_i4;
-    k->matmul[PACK_I8H] = matmul_i8h;
+    sweep_blocks_fill(k);
 }

@@ -1,7 +1,9 @@
 /* matmul_portable.c - products with packed matrices in plain C: the definition that faster levels are tested against.
  *
  * One (panel, token) at a time: 16 sums side by side, blocks in rising order, as pack.h says. */
+#include "cpu/expand.h"
 #include "cpu/fill.h"
+#include "cpu/sweep_blocks.h"
 #include <string.h>
 
 /* sum[r] += codes of 16 rows times one token's int8, over column groups [first, first + n) of an 8-bit block. */
@@ -21,16 +23,15 @@ static void dot_4bit(const uint8_t *code, const int8_t *a, int32_t sum[PACK_ROWS
             }
 }
 
-static void panel_int(pack_type type, const uint8_t *panel, int n_blocks, const int8_t *a, const float *a_scale,
-                      const int16_t *sum16, float acc[PACK_ROWS]) {
-    size_t block_bytes = pack_block_bytes(type);
-    int n_groups = type == PACK_I8H ? 2 : 1;
-    for (int b = 0; b < n_blocks; b++, panel += block_bytes, a += PACK_BLOCK, sum16 += 2) {
-        const float *scale = (const float *)panel, *minimum = scale + n_groups * PACK_ROWS;
-        const uint8_t *code = (const uint8_t *)(minimum + n_groups * PACK_ROWS);
+/* One token's chunk of n blocks of one panel, whose acc goes on. */
+static void panel_int(pack_form form, const uint8_t *code, const float *maps, int n, const int8_t *a,
+                      const float *a_scale, const int16_t *sum16, float acc[PACK_ROWS]) {
+    int n_groups = form_groups(form);
+    for (int b = 0; b < n; b++, code += form_code_bytes(form), a += PACK_BLOCK, sum16 += 2) {
+        const float *scale = maps + b * n_groups * SWEEP_MAP_FLOATS, *minimum = scale + n_groups * PACK_ROWS;
         for (int g = 0; g < n_groups; g++) {
             int32_t sum[PACK_ROWS] = {0};
-            if (type == PACK_I4)
+            if (form == FORM_4)
                 dot_4bit(code, a, sum);
             else
                 dot_8bit(code, a, g * 4, 8 / n_groups, sum);
@@ -44,6 +45,26 @@ static void panel_int(pack_type type, const uint8_t *panel, int n_blocks, const 
     }
 }
 
+static int live_rows(const pack_matrix *w, int panel) {
+    return w->n_rows - panel * PACK_ROWS < PACK_ROWS ? w->n_rows - panel * PACK_ROWS : PACK_ROWS;
+}
+
+static inline void meet(pack_form form, const sweep *s, int panel, int n_panels, int first, int n, int n_tokens) {
+    size_t n_blocks = (size_t)(s->w->n_cols / PACK_BLOCK);
+    for (int p = 0; p < n_panels; p++)
+        for (size_t t = 0; t < (size_t)n_tokens; t++) {
+            size_t block = t * n_blocks + (size_t)first, bytes = (size_t)live_rows(s->w, panel + p) * sizeof(float);
+            float acc[PACK_ROWS] = {0}, *out = s->out + t * s->ldo + (size_t)(panel + p) * PACK_ROWS;
+            if (first)
+                memcpy(acc, out, bytes);
+            panel_int(form, s->code[p], s->maps[p], n, s->x->code + block * PACK_BLOCK, s->x->scale + block,
+                      s->x->sum16 + block * 2, acc);
+            memcpy(out, acc, bytes);
+        }
+}
+
+SWEEP_MEETINGS
+
 static void panel_float(pack_type type, const uint8_t *panel, int n_cols, const float *x, float acc[PACK_ROWS]) {
     const f16 *halves = (const f16 *)panel;
     const float *floats = (const float *)panel;
@@ -56,35 +77,14 @@ static void panel_float(pack_type type, const uint8_t *panel, int n_cols, const 
 
 static inline void product(pack_type type, const pack_matrix *w, int panel_first, int n_panels, const act_rows *x,
                            int n_tokens, float *out, size_t ldo) {
-    size_t n_cols = (size_t)w->n_cols;
     for (int p = panel_first; p < panel_first + n_panels; p++) {
         const uint8_t *panel = w->data + (size_t)p * w->panel_bytes;
-        int rows = w->n_rows - p * PACK_ROWS < PACK_ROWS ? w->n_rows - p * PACK_ROWS : PACK_ROWS;
         for (size_t t = 0; t < (size_t)n_tokens; t++) {
             float acc[PACK_ROWS] = {0};
-            if (type == PACK_F16 || type == PACK_F32)
-                panel_float(type, panel, w->n_cols, x->x + t * n_cols, acc);
-            else
-                panel_int(type, panel, w->n_cols / PACK_BLOCK, x->code + t * n_cols,
-                          x->scale + t * (n_cols / PACK_BLOCK), x->sum16 + t * (n_cols / 16), acc);
-            memcpy(out + t * ldo + (size_t)p * PACK_ROWS, acc, (size_t)rows * sizeof(float));
+            panel_float(type, panel, w->n_cols, x->x + t * (size_t)w->n_cols, acc);
+            memcpy(out + t * ldo + (size_t)p * PACK_ROWS, acc, (size_t)live_rows(w, p) * sizeof(float));
         }
     }
-}
-
-static void matmul_i8(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens, float *out,
-                      size_t ldo) {
-    product(PACK_I8, w, panel_first, n_panels, x, n_tokens, out, ldo);
-}
-
-static void matmul_i4(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens, float *out,
-                      size_t ldo) {
-    product(PACK_I4, w, panel_first, n_panels, x, n_tokens, out, ldo);
-}
-
-static void matmul_i8h(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens, float *out,
-                       size_t ldo) {
-    product(PACK_I8H, w, panel_first, n_panels, x, n_tokens, out, ldo);
 }
 
 static void matmul_f16(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens, float *out,
@@ -98,9 +98,7 @@ static void matmul_f32(const pack_matrix *w, int panel_first, int n_panels, cons
 }
 
 void matmul_portable_fill(cpu_kernels *k) {
-    k->matmul[PACK_I8] = matmul_i8;
-    k->matmul[PACK_I4] = matmul_i4;
-    k->matmul[PACK_I8H] = matmul_i8h;
+    sweep_blocks_fill(k);
     k->matmul[PACK_F16] = matmul_f16;
     k->matmul[PACK_F32] = matmul_f32;
 }

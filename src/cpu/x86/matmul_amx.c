@@ -1,6 +1,6 @@
-/* matmul_amx.c - integer products by tiles: one instruction sums 32 columns (PACK_I8H: 16) of 16 rows for 16 tokens.
+/* matmul_amx.c - integer products by tiles: one instruction sums 32 columns (FORM_8H: 16) of 16 rows for 16 tokens.
  *
- * pack.h's codes are a tile as they stand, [column group][row][4 columns] unsigned bytes, and so are 16 tokens' int8
+ * Codes of 8 bits are a tile as they stand, [column group][row][4 columns] unsigned bytes, and so are 16 tokens' int8
  * activations of a block, n_cols bytes apart; 4-bit codes are unpacked to bytes, once for a chunk of two panels and all
  * tokens of the call. A block's sums go through memory, [token][row] of 32 bits, to be folded into the floats as
  * pack.h says: the tile unit cannot scale. Only half of a tile's depth is used, because each 32 columns have scales of
@@ -16,26 +16,27 @@
  * was at hand to measure them; bench/kernels and bench/limit print them where there is one. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/expand_avx512.h"
 #include "cpu/x86/panels_avx512.h"
-#include "cpu/sweep.h"
+#include "cpu/sweep_blocks.h"
 #include "cpu/x86/tiles.h"
 #include <immintrin.h>
 
 enum {
     TOKENS = 16,
-    CHUNK = 16,               /* blocks: one vector holds their sums of activations */
-    CODE_BYTES = 512,         /* of a block as bytes */
-    HALF_BYTES = 256,         /* of half of its columns */
-    ROW_BYTES = 64,           /* of a tile of sums or codes: one token or column group, 16 rows */
-    AHEAD = 2,                /* groups whose sums are on their way while one is folded */
-    RING = 2 * AHEAD,         /* groups with sums in memory */
-    SUMS = TOKENS * PACK_ROWS /* of a group */
+    CHUNK = SWEEP_BLOCKS_MOST,
+    CODE_BYTES = SWEEP_CODE_BYTES,
+    HALF_BYTES = CODE_BYTES / 2, /* of half of a block's columns */
+    ROW_BYTES = 64,              /* of a tile of sums or codes: one token or column group, 16 rows */
+    AHEAD = 2,                   /* groups whose sums are on their way while one is folded */
+    RING = 2 * AHEAD,            /* groups with sums in memory */
+    SUMS = TOKENS * PACK_ROWS    /* of a group */
 };
 
-/* A panel's chunk: where block 0 starts and its codes, and from one block to the next. */
+/* A panel's chunk: from block 0 on. */
 typedef struct panel_chunk {
-    const uint8_t *block, *code;
-    size_t block_bytes, code_bytes;
+    const uint8_t *code; /* bytes */
+    const float *maps;
 } panel_chunk;
 
 static const tiles_config whole_blocks = {
@@ -55,7 +56,7 @@ static const tiles_config half_blocks = {
 /* Starts the sums of group u of the chunk: a block, or half of one. */
 INLINE void start(int n_groups, const panel_chunk *p, const int8_t *a, size_t lda, int u, int32_t (*ring)[SUMS]) {
     const int8_t *from = a + u * (PACK_BLOCK / n_groups);
-    const uint8_t *code = p->code + (size_t)(u / n_groups) * p->code_bytes + u % n_groups * HALF_BYTES;
+    const uint8_t *code = p->code + u / n_groups * CODE_BYTES + u % n_groups * HALF_BYTES;
     if (u % 2)
         PRODUCT(3, 4, 5, from, lda, code, ring[u % RING]);
     else
@@ -78,7 +79,7 @@ INLINE void open_acts(int n_groups, const float *scale, const int16_t *sum16, si
 /* acc [token] by pack.h's formula. */
 INLINE void fold(int n_groups, const panel_chunk *p, const act_chunk *acts, int u, const int32_t *whole,
                  __m512 acc[TOKENS]) {
-    const float *maps = (const float *)(p->block + (size_t)(u / n_groups) * p->block_bytes) + u % n_groups * PACK_ROWS;
+    const float *maps = p->maps + u / n_groups * n_groups * SWEEP_MAP_FLOATS + u % n_groups * PACK_ROWS;
     __m512 scale = _mm512_load_ps(maps), minimum = _mm512_load_ps(maps + n_groups * PACK_ROWS);
 #pragma GCC unroll 16
     for (int t = 0; t < TOKENS; t++) {
@@ -108,32 +109,27 @@ INLINE void tile(int n_groups, const sweep *s, const panel_chunk *p, const act_c
 }
 
 /* The codes of n blocks of 4 bits, as bytes. */
-INLINE void unpack(const uint8_t *block, int n, uint8_t *code) {
+INLINE void unpack(const uint8_t *packed, int n, uint8_t *code) {
     const __m512i nibble = _mm512_set1_epi8(15);
-    for (int b = 0; b < n; b++, block += PACK_I4_BLOCK_BYTES, code += CODE_BYTES)
+    for (int b = 0; b < n; b++, packed += HALF_BYTES, code += CODE_BYTES)
         for (int g = 0; g < 4; g++) {
-            __m512i both = _mm512_load_si512(block + 2 * PACK_ROWS * sizeof(float) + g * ROW_BYTES);
+            __m512i both = _mm512_load_si512(packed + g * ROW_BYTES);
             _mm512_store_si512(code + g * ROW_BYTES, _mm512_and_si512(both, nibble));
             _mm512_store_si512(code + HALF_BYTES + g * ROW_BYTES, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble));
         }
 }
 
-/* A sweep_chunk for any type; n_tokens is a multiple of 16. */
-INLINE void chunk(pack_type type, const sweep *s, int panel, int n_panels, int first, int n, int n_tokens) {
-    const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = pack_block_bytes(type);
+/* n_tokens is a multiple of 16. */
+INLINE void meet(pack_form form, const sweep *s, int panel, int n_panels, int first, int n, int n_tokens) {
+    const int n_groups = form_groups(form);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, at_block = (size_t)first;
     _Alignas(64) uint8_t bytes[2][CHUNK * CODE_BYTES];
     act_chunk acts;
     panel_chunk at[2];
     for (int p = 0; p < n_panels; p++) {
-        const uint8_t *block = s->w->data + (size_t)(panel + p) * s->w->panel_bytes + at_block * block_bytes;
-        at[p] = (panel_chunk){block, block + n_groups * 2 * PACK_ROWS * sizeof(float), block_bytes, block_bytes};
-        if (type == PACK_I4) {
-            unpack(block, n, bytes[p]);
-            at[p].code = bytes[p];
-            at[p].code_bytes = CODE_BYTES;
-        }
+        at[p] = (panel_chunk){form == FORM_4 ? bytes[p] : s->code[p], s->maps[p]};
+        if (form == FORM_4)
+            unpack(s->code[p], n, bytes[p]);
     }
     for (size_t token = 0; token < (size_t)n_tokens; token += TOKENS) {
         const int8_t *a = s->x->code + token * n_cols + at_block * PACK_BLOCK;
@@ -158,18 +154,15 @@ static void few_tokens(pack_type type, const pack_matrix *w, int panel_first, in
     below.matmul[type](w, panel_first, n_panels, &rest, n_tokens, out + row * ldo, ldo);
 }
 
-#define KERNEL(name, type, config)                                                                                     \
-    static void name##_chunk(const sweep *s, const void *how, int panel, int n_panels, int first, int n,               \
-                             int n_tokens) {                                                                           \
-        (void)how;                                                                                                     \
-        chunk(type, s, panel, n_panels, first, n, n_tokens);                                                           \
-    }                                                                                                                  \
+SWEEP_EACH(SWEEP_CHUNK)
+
+#define KERNEL(name, type)                                                                                             \
     static void matmul_##name(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,    \
                               float *out, size_t ldo) {                                                                \
         int n_tiled = n_tokens / TOKENS * TOKENS;                                                                      \
-        sweep s = {w, x, out, ldo};                                                                                    \
+        sweep s = {.w = w, .x = x, .out = out, .ldo = ldo};                                                            \
         if (n_tiled) {                                                                                                 \
-            tiles_open(&config);                                                                                       \
+            tiles_open(form_of(type) == FORM_8H ? &half_blocks : &whole_blocks);                                       \
             sweep_walk(&s, name##_chunk, NULL, w->n_cols / PACK_BLOCK, CHUNK, PACK_BLOCK, panel_first, n_panels,       \
                        n_tiled);                                                                                       \
             tiles_close();                                                                                             \
@@ -177,14 +170,9 @@ static void few_tokens(pack_type type, const pack_matrix *w, int panel_first, in
         if (n_tiled < n_tokens)                                                                                        \
             few_tokens(type, w, panel_first, n_panels, x, n_tiled, n_tokens - n_tiled, out, ldo);                      \
     }
-
-KERNEL(i8, PACK_I8, whole_blocks)
-KERNEL(i4, PACK_I4, whole_blocks)
-KERNEL(i8h, PACK_I8H, half_blocks)
+SWEEP_EACH(KERNEL)
 
 void matmul_amx_fill(cpu_kernels *k) {
-    k->matmul[PACK_I8] = matmul_i8;
-    k->matmul[PACK_I4] = matmul_i4;
-    k->matmul[PACK_I8H] = matmul_i8h;
+    SWEEP_EACH(SWEEP_ENTRY)
 }
 #endif

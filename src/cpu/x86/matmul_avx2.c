@@ -5,9 +5,11 @@
  * are at most 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/expand_avx2.h"
 #include "cpu/x86/lanes_avx2.h"
+#include "cpu/sweep_blocks.h"
 
-enum { TOKENS = 4, CHUNK = 16, ROWS = 8 };
+enum { TOKENS = 4, CHUNK = SWEEP_BLOCKS_MOST, ROWS = 8 };
 
 /* One token's activations of a chunk as a tile wants them. Column group g holds 4 columns in 4 bytes. */
 typedef struct token_rows {
@@ -16,8 +18,8 @@ typedef struct token_rows {
     float sums[CHUNK * 2];                /* of each block or group of 16 */
 } token_rows;
 
-INLINE void open_columns(pack_type type, const int8_t *a, int n, token_rows *rows) {
-    if (type == PACK_I4)
+INLINE void open_columns(pack_form form, const int8_t *a, int n, token_rows *rows) {
+    if (form == FORM_4)
         return; /* its products take them as they are */
     for (int b = 0; b < n; b++) {
         __m256i v = _mm256_loadu_si256((const __m256i *)(a + b * PACK_BLOCK));
@@ -59,11 +61,11 @@ INLINE void dot_4bit(int n_tokens, const uint8_t *code, const int8_t *a, size_t 
         sum[t] = _mm256_madd_epi16(sum[t], _mm256_set1_epi16(1));
 }
 
-INLINE void dot_group(pack_type type, int n_tokens, const uint8_t *code, const token_rows *rows, const int8_t *a,
+INLINE void dot_group(pack_form form, int n_tokens, const uint8_t *code, const token_rows *rows, const int8_t *a,
                       size_t lda, int b, int g, __m256i sum[TOKENS]) {
-    if (type == PACK_I4)
+    if (form == FORM_4)
         dot_4bit(n_tokens, code, a, lda, sum);
-    else if (type == PACK_I8H)
+    else if (form == FORM_8H)
         dot_8bit(n_tokens, code, rows, b, g * 4, 4, sum);
     else
         dot_8bit(n_tokens, code, rows, b, 0, 8, sum);
@@ -71,13 +73,9 @@ INLINE void dot_group(pack_type type, int n_tokens, const uint8_t *code, const t
 
 #include "cpu/x86/matmul_256.h"
 
-SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
-SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
-SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
+SWEEP_BLOCKS(tile, 4)
 
 void matmul_avx2_fill(cpu_kernels *k) {
-    k->matmul[PACK_I8] = matmul_i8;
-    k->matmul[PACK_I4] = matmul_i4;
-    k->matmul[PACK_I8H] = matmul_i8h;
+    sweep_blocks_fill(k);
 }
 #endif

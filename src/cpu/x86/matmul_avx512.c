@@ -5,12 +5,13 @@
  * are at most 2 x 15 x 127), and the 8 vectors of a block still fit in 16 bits (30,480). Tile: 2 panels x 4 tokens. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/x86/expand_avx512.h"
 #include "cpu/x86/panels_avx512.h"
-#include "cpu/sweep.h"
+#include "cpu/sweep_blocks.h"
 #include <immintrin.h>
 #include <string.h>
 
-enum { TOKENS = 4, CHUNK = 16 }; /* 16 blocks: one vector holds their sums of activations */
+enum { TOKENS = 4, CHUNK = SWEEP_BLOCKS_MOST };
 
 /* One token's activations of a chunk as a tile wants them. Column group g holds 4 columns in 4 bytes. */
 typedef struct token_rows {
@@ -75,24 +76,21 @@ INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
 }
 
 /* Group g of block b of a chunk, for all rows and tokens of the tile: integer sums, then acc by pack.h's formula. */
-INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t *const block[2],
-                       const token_rows *rows, const int8_t *a, size_t lda, const float *a_scale, size_t lds, int b,
-                       int g, __m512 acc[2][TOKENS]) {
-    const int n_groups = type == PACK_I8H ? 2 : 1;
-    const uint8_t *code[2] = {NULL, NULL};
+INLINE void tile_group(pack_form form, int n_panels, int n_tokens, const uint8_t *const code[2],
+                       const float *const maps[2], const token_rows *rows, const int8_t *a, size_t lda,
+                       const float *a_scale, size_t lds, int b, int g, __m512 acc[2][TOKENS]) {
+    const int n_groups = form_groups(form);
     __m512i sum[2][TOKENS];
-    for (int p = 0; p < n_panels; p++) {
-        code[p] = block[p] + n_groups * 128;
+    for (int p = 0; p < n_panels; p++)
         for (int t = 0; t < n_tokens; t++)
             sum[p][t] = _mm512_setzero_si512();
-    }
-    if (type == PACK_I4)
+    if (form == FORM_4)
         dot_4bit(n_panels, n_tokens, code, a, lda, sum);
     else
         dot_8bit(n_panels, n_tokens, code, rows, b, g * 4, 8 / n_groups, sum);
     for (int p = 0; p < n_panels; p++) {
-        __m512 scale = _mm512_load_ps((const float *)block[p] + g * 16);
-        __m512 minimum = _mm512_load_ps((const float *)block[p] + (n_groups + g) * 16);
+        __m512 scale = _mm512_load_ps(maps[p] + g * 16);
+        __m512 minimum = _mm512_load_ps(maps[p] + (n_groups + g) * 16);
         for (int t = 0; t < n_tokens; t++) {
             __m512 part = _mm512_mul_ps(minimum, _mm512_set1_ps(rows[t].sums[b * n_groups + g]));
             part = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[p][t]), part);
@@ -101,47 +99,44 @@ INLINE void tile_group(pack_type type, int n_panels, int n_tokens, const uint8_t
     }
 }
 
-INLINE void tile(pack_type type, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
-    const int n_groups = type == PACK_I8H ? 2 : 1;
-    const size_t block_bytes = pack_block_bytes(type);
+INLINE void tile(pack_form form, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
+    const int n_groups = form_groups(form);
+    const size_t code_bytes = form_code_bytes(form);
     size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
     const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
     const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
     const int16_t *sum16 = s->x->sum16 + (row * n_blocks + (size_t)first) * 2;
     float *out = s->out + row * s->ldo + (size_t)panel * PACK_ROWS;
-    const uint8_t *block[2] = {NULL, NULL};
+    const uint8_t *code[2] = {s->code[0], s->code[1]};
+    const float *maps[2] = {s->maps[0], s->maps[1]};
     token_rows rows[TOKENS];
     __m512 acc[2][TOKENS];
     for (int t = 0; t < n_tokens; t++) {
         open_sums(sum16 + (size_t)t * n_blocks * 2, n, n_groups == 2, rows[t].sums);
-        if (type != PACK_I4)
+        if (form != FORM_4)
             open_columns(a + (size_t)t * n_cols, n, &rows[t]);
     }
-    for (int p = 0; p < n_panels; p++) {
-        block[p] = s->w->data + (size_t)(panel + p) * s->w->panel_bytes + (size_t)first * block_bytes;
+    for (int p = 0; p < n_panels; p++)
         for (int t = 0; t < n_tokens; t++)
             acc[p][t] = first == 0
                             ? _mm512_setzero_ps()
                             : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
-    }
     for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++) {
         for (int g = 0; g < n_groups; g++)
-            tile_group(type, n_panels, n_tokens, block, rows, a, n_cols, a_scale, n_blocks, b, g, acc);
-        for (int p = 0; p < n_panels; p++)
-            block[p] += block_bytes;
+            tile_group(form, n_panels, n_tokens, code, maps, rows, a, n_cols, a_scale, n_blocks, b, g, acc);
+        for (int p = 0; p < n_panels; p++) {
+            code[p] += code_bytes;
+            maps[p] += n_groups * SWEEP_MAP_FLOATS;
+        }
     }
     for (int p = 0; p < n_panels; p++)
         for (int t = 0; t < n_tokens; t++)
             _mm512_mask_storeu_ps(out + (size_t)t * s->ldo + p * 16, live_rows(s->w, panel + p), acc[p][t]);
 }
 
-SWEEP_BLOCKS(i8, PACK_I8, tile, 4, CHUNK)
-SWEEP_BLOCKS(i4, PACK_I4, tile, 4, CHUNK)
-SWEEP_BLOCKS(i8h, PACK_I8H, tile, 4, CHUNK)
+SWEEP_BLOCKS(tile, 4)
 
 void matmul_avx512_fill(cpu_kernels *k) {
-    k->matmul[PACK_I8] = matmul_i8;
-    k->matmul[PACK_I4] = matmul_i4;
-    k->matmul[PACK_I8H] = matmul_i8h;
+    sweep_blocks_fill(k);
 }
 #endif

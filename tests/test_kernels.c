@@ -316,7 +316,7 @@ static void levels_have_kernels_of_their_own(void **state) {
     static const struct {
         const char *level, *below;
         int n;
-    } expected[] = {{"avx2", "portable", 37},    {"avx2vnni", "avx2", 11},  {"avx512", "avx2", 33},
+    } expected[] = {{"avx2", "portable", 37},     {"avx2vnni", "avx2", 11}, {"avx512", "avx2", 33},
                     {"avx512vnni", "avx512", 11}, {"amx", "avx512vnni", 8}, {"neon", "portable", 35}};
     (void)state;
     for (size_t i = 0; i < sizeof(expected) / sizeof(*expected); i++) {
@@ -351,6 +351,9 @@ static void vectors_in_two_passes_are_found(void **state) {
     assert_false(cpu_detect_narrow(&none));
     const cpu_kernels *table = cpu_kernels_level("avx512");
     cpu_features here = cpu_detect_features();
+#ifdef __SANITIZE_ADDRESS__
+    here.eax1a = 0; /* which leaves them out */
+#endif
     const cpu_kernels *wanted = tiles_of_width(cpu_detect_narrow(&here));
     assert_true(!table || !memcmp(table->tile, wanted->tile, sizeof(table->tile)));
     assert_true(!table || !memcmp(table->book, wanted->book, sizeof(table->book)));

@@ -47,6 +47,14 @@ static void fill_avx2(cpu_kernels *k) {
     matmul_float_avx2_fill(k);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+/* Hardly optimised and checked at each access they take three times as long; tests/test_kernels.c runs them by
+ * themselves. */
+enum { NARROW_TILES = 0 };
+#else
+enum { NARROW_TILES = 1 };
+#endif
+
 static void fill_avx512(cpu_kernels *k) {
     cpu_features features = cpu_detect_features();
     tile_avx512_fill(k);
@@ -57,7 +65,7 @@ static void fill_avx512(cpu_kernels *k) {
     rows_avx512_fill(k);
     matmul_avx512_fill(k);
     matmul_float_avx512_fill(k);
-    if (cpu_detect_narrow(&features))
+    if (NARROW_TILES && cpu_detect_narrow(&features))
         tile_narrow_avx512_fill(k);
 }
 #endif

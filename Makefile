@@ -27,6 +27,8 @@ LDLIBS += $(shell $(PKG_CONFIG) --libs $(LIBS) 2>/dev/null) -lcsv -lm -pthread
 ifdef SAN
 CFLAGS += -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined
+# Kernels as they are written to be compiled: at -O1 their vectors stay in memory, and each access to them is checked.
+KERNEL_FLAGS := -O2
 endif
 
 # One file per (domain, ISA): the suffix names the flags. Nothing else may use intrinsics, and all else rounds every product, on every machine.
@@ -37,7 +39,7 @@ ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 ISA_amx := $(ISA_avx512vnni)
 ISA_neon := -march=armv8.2-a+dotprod -ffp-contract=off
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
-isa_flags = $(or $(ISA_$(isa_of)),-ffp-contract=off)
+isa_flags = $(if $(ISA_$(isa_of)),$(ISA_$(isa_of)) $(KERNEL_FLAGS),-ffp-contract=off)
 FOREIGN := $(if $(filter x86_64,$(MACHINE)),,src/cpu/x86/% tests/support/x86/%) $(if $(filter aarch64,$(MACHINE)),,src/cpu/arm/%)
 
 SOURCES := $(filter-out src/cli/% $(FOREIGN),$(wildcard src/*/*.c src/*/*/*.c))

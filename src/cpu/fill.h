@@ -7,6 +7,7 @@
 void tile_portable_fill(cpu_kernels *k);
 void dot_portable_fill(cpu_kernels *k);
 void book_portable_fill(cpu_kernels *k);
+void low_rank_portable_fill(cpu_kernels *k);
 void sparse_portable_fill(cpu_kernels *k);
 void softmax_portable_fill(cpu_kernels *k);
 void rows_portable_fill(cpu_kernels *k);

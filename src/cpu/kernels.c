@@ -27,6 +27,7 @@ static void fill_portable(cpu_kernels *k) {
     tile_portable_fill(k);
     dot_portable_fill(k);
     book_portable_fill(k);
+    low_rank_portable_fill(k);
     sparse_portable_fill(k);
     softmax_portable_fill(k);
     rows_portable_fill(k);
@@ -47,14 +48,6 @@ static void fill_avx2(cpu_kernels *k) {
     matmul_float_avx2_fill(k);
 }
 
-#ifdef __SANITIZE_ADDRESS__
-/* Hardly optimised and checked at each access they take three times as long; tests/test_kernels.c runs them by
- * themselves. */
-enum { NARROW_TILES = 0 };
-#else
-enum { NARROW_TILES = 1 };
-#endif
-
 static void fill_avx512(cpu_kernels *k) {
     cpu_features features = cpu_detect_features();
     tile_avx512_fill(k);
@@ -65,7 +58,7 @@ static void fill_avx512(cpu_kernels *k) {
     rows_avx512_fill(k);
     matmul_avx512_fill(k);
     matmul_float_avx512_fill(k);
-    if (NARROW_TILES && cpu_detect_narrow(&features))
+    if (cpu_detect_narrow(&features))
         tile_narrow_avx512_fill(k);
 }
 #endif

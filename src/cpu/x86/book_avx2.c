@@ -1,15 +1,14 @@
 /* book_avx2.c - attention products over KV tiles of codes into a table, and of 8-bit floats.
  *
- * As tile_avx2.c: a tile is swept twice, 16 elements wide, 6 rows at a time. vpermps has tables of 8 and looks at the low 3
- * bits of each lane: a table of 16 is two of them and a blend by bit 3, the upper bit of 3-bit codes is put in its place. */
+ * As tile_avx2.c: a tile is swept twice, 16 elements wide, 6 rows at a time. vpermps has tables of 8 and looks at the
+ * low 3 bits of each lane: a table of 16 is two of them and a blend by bit 3, the upper bit of 3-bit codes is put in
+ * its place. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include <immintrin.h>
 #include <string.h>
 
 enum { ROWS = 6, HALF = 16 };
-
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu/x86/tile_rows.h"
 
 typedef struct tables {
     __m256 low, high;
@@ -46,7 +45,8 @@ INLINE __m256 open_eight(book_type type, const uint8_t *x, const tables *t, int 
         if (half)
             index = _mm256_srli_epi32(index, 4);
         __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, index), _mm256_permutevar8x32_ps(t->high, index), upper);
+        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, index), _mm256_permutevar8x32_ps(t->high, index),
+                                upper);
     }
     __m256i index = _mm256_srli_epi32(eight_bytes(x), half * 4 + k * 2);
     if (type == BOOK_3) {
@@ -58,8 +58,8 @@ INLINE __m256 open_eight(book_type type, const uint8_t *x, const tables *t, int 
     return _mm256_permutevar8x32_ps(t->low, index);
 }
 
-INLINE void rows_half(book_type type, int n_rows, int half, const float *a, size_t lda, const uint8_t *x, int n, float *out,
-                      size_t ldo, const char *prefetch, const float *book) {
+INLINE void rows_half(book_type type, int n_rows, int half, const float *a, size_t lda, const uint8_t *x, int n,
+                      float *out, size_t ldo, const char *prefetch, const float *book) {
     const size_t bytes = type == BOOK_E4M3 ? 32 : type == BOOK_4 ? 16 : type == BOOK_3 ? 12 : 8;
     tables t = tables_of(type, book);
     __m256 acc[ROWS][2];
@@ -69,8 +69,7 @@ INLINE void rows_half(book_type type, int n_rows, int half, const float *a, size
             acc[r][k] = _mm256_loadu_ps(out + (size_t)r * ldo + k * 8);
     for (int i = 0; i < n; i++) {
         __m256 v[2];
-        if (prefetch && (size_t)i * bytes % 64 < bytes)
-            _mm_prefetch(prefetch + (size_t)i * bytes, _MM_HINT_T1);
+        fetch_row(prefetch, i, bytes);
         for (int k = 0; k < 2; k++)
             v[k] = open_eight(type, x + (size_t)i * bytes, &t, half, k);
         for (int r = 0; r < n_rows; r++) {
@@ -84,35 +83,21 @@ INLINE void rows_half(book_type type, int n_rows, int half, const float *a, size
             _mm256_storeu_ps(out + (size_t)r * ldo + k * 8, acc[r][k]);
 }
 
-typedef void (*rows_function)(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                              const char *prefetch, const float *book);
+INLINE void rows(book_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out,
+                 size_t ldo, const char *prefetch, const float *book) {
+    rows_half(type, n_rows, 0, a, lda, x, n, out, ldo, prefetch, book);
+    rows_half(type, n_rows, 1, a, lda, x, n, out, ldo, NULL, book);
+}
 
-#define ROWS_FUNCTION(name, type, r)                                                                                   \
-    static void name##_##r(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,                \
-                           const char *prefetch, const float *book) {                                                  \
-        rows_half(type, r, 0, a, lda, x, n, out, ldo, prefetch, book);                                                 \
-        rows_half(type, r, 1, a, lda, x, n, out, ldo, NULL, book);                                                     \
-    }
-#define KERNEL(name, type)                                                                                             \
-    ROWS_FUNCTION(name, type, 1)                                                                                       \
-    ROWS_FUNCTION(name, type, 2)                                                                                       \
-    ROWS_FUNCTION(name, type, 3)                                                                                       \
-    ROWS_FUNCTION(name, type, 4)                                                                                       \
-    ROWS_FUNCTION(name, type, 5)                                                                                       \
-    ROWS_FUNCTION(name, type, 6)                                                                                       \
-    static void book_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch, const float *book) {                                                 \
-        static const rows_function block[ROWS] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};         \
-        for (int r = 0; r < n_rows; r += ROWS) {                                                                       \
-            int now = n_rows - r < ROWS ? n_rows - r : ROWS;                                                           \
-            block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, r ? NULL : prefetch, book);     \
-        }                                                                                                              \
-    }
+ROWS_BLOCKS(6, twos, BOOK_2)
+ROWS_BLOCKS(6, threes, BOOK_3)
+ROWS_BLOCKS(6, fours, BOOK_4)
+ROWS_BLOCKS(6, floats, BOOK_E4M3)
 
-KERNEL(two, BOOK_2)
-KERNEL(three, BOOK_3)
-KERNEL(four, BOOK_4)
-KERNEL(e4m3, BOOK_E4M3)
+BOOK_KERNEL(two, twos)
+BOOK_KERNEL(three, threes)
+BOOK_KERNEL(four, fours)
+BOOK_KERNEL(e4m3, floats)
 
 void book_avx2_fill(cpu_kernels *k) {
     k->book[BOOK_2] = book_two;

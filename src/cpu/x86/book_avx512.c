@@ -1,17 +1,15 @@
 /* book_avx512.c - attention products over KV tiles of codes into a table, and of 8-bit floats.
  *
- * As tile_avx512.c: a tile row is opened once per block of 8 rows, each row is one chain of fused multiply-adds. A table of 16
- * is one vpermps, which looks at the low 4 bits of each lane alone; tables of 4 are kept four times, so that the bits above a
- * pair do not matter. The upper bit of 3-bit codes is a mask that chooses between two tables of 4. An e4m3 byte becomes a half
- * with its exponent's bias 8 too low, which costs one multiplication. */
+ * As tile_avx512.c: a tile row is opened once per block of 8 rows, each row is one chain of fused multiply-adds. A
+ * table of 16 is one vpermps, which looks at the low 4 bits of each lane alone; tables of 4 are kept four times, so
+ * that the bits above a pair do not matter. The upper bit of 3-bit codes is a mask that chooses between two tables
+ * of 4. An e4m3 byte becomes a half with its exponent's bias 8 too low, which costs one multiplication. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include <immintrin.h>
 #include <string.h>
 
 enum { ROWS = 8 };
-
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu/x86/tile_rows.h"
 
 /* The table as vectors, made once per call. */
 typedef struct tables {
@@ -66,8 +64,8 @@ INLINE void open_row(book_type type, const uint8_t *x, const tables *t, __m512 v
     }
 }
 
-INLINE void rows(book_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                 const char *prefetch, const float *book) {
+INLINE void rows(book_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out,
+                 size_t ldo, const char *prefetch, const float *book) {
     const size_t bytes = type == BOOK_E4M3 ? 32 : type == BOOK_4 ? 16 : type == BOOK_3 ? 12 : 8;
     tables t = tables_of(type, book);
     __m512 acc[ROWS][2];
@@ -77,8 +75,7 @@ INLINE void rows(book_type type, int n_rows, const float *a, size_t lda, const u
     }
     for (int i = 0; i < n; i++) {
         __m512 v[2];
-        if (prefetch && (size_t)i * bytes % 64 < bytes)
-            _mm_prefetch(prefetch + (size_t)i * bytes, _MM_HINT_T1);
+        fetch_row(prefetch, i, bytes);
         open_row(type, x + (size_t)i * bytes, &t, v);
         for (int r = 0; r < n_rows; r++) {
             __m512 c = _mm512_set1_ps(a[(size_t)r * lda + (size_t)i]);
@@ -92,37 +89,15 @@ INLINE void rows(book_type type, int n_rows, const float *a, size_t lda, const u
     }
 }
 
-typedef void (*rows_function)(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                              const char *prefetch, const float *book);
+ROWS_BLOCKS(8, twos, BOOK_2)
+ROWS_BLOCKS(8, threes, BOOK_3)
+ROWS_BLOCKS(8, fours, BOOK_4)
+ROWS_BLOCKS(8, floats, BOOK_E4M3)
 
-#define ROWS_FUNCTION(name, type, r)                                                                                   \
-    static void name##_##r(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,                \
-                           const char *prefetch, const float *book) {                                                  \
-        rows(type, r, a, lda, x, n, out, ldo, prefetch, book);                                                         \
-    }
-#define KERNEL(name, type)                                                                                             \
-    ROWS_FUNCTION(name, type, 1)                                                                                       \
-    ROWS_FUNCTION(name, type, 2)                                                                                       \
-    ROWS_FUNCTION(name, type, 3)                                                                                       \
-    ROWS_FUNCTION(name, type, 4)                                                                                       \
-    ROWS_FUNCTION(name, type, 5)                                                                                       \
-    ROWS_FUNCTION(name, type, 6)                                                                                       \
-    ROWS_FUNCTION(name, type, 7)                                                                                       \
-    ROWS_FUNCTION(name, type, 8)                                                                                       \
-    static void book_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch, const float *book) {                                                 \
-        static const rows_function block[ROWS] = {name##_1, name##_2, name##_3, name##_4,                              \
-                                                  name##_5, name##_6, name##_7, name##_8};                             \
-        for (int r = 0; r < n_rows; r += ROWS) {                                                                       \
-            int now = n_rows - r < ROWS ? n_rows - r : ROWS;                                                           \
-            block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, r ? NULL : prefetch, book);     \
-        }                                                                                                              \
-    }
-
-KERNEL(two, BOOK_2)
-KERNEL(three, BOOK_3)
-KERNEL(four, BOOK_4)
-KERNEL(e4m3, BOOK_E4M3)
+BOOK_KERNEL(two, twos)
+BOOK_KERNEL(three, threes)
+BOOK_KERNEL(four, fours)
+BOOK_KERNEL(e4m3, floats)
 
 void book_avx512_fill(cpu_kernels *k) {
     k->book[BOOK_2] = book_two;

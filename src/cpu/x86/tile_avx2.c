@@ -1,15 +1,12 @@
 /* tile_avx2.c - attention products over KV tiles.
  *
- * A tile is swept twice, 16 elements wide, so that 6 rows fit in 12 accumulators: the second sweep reads from L1, and in the
- * packed types a half is one plane of nibbles or two of bit pairs. A row's chain of fused multiply-adds starts from out and is
- * the same in a block of 1 to 6 rows. */
+ * A tile is swept twice, 16 elements wide, so that 6 rows fit in 12 accumulators: the second sweep reads from L1, and
+ * in the packed types a half is one plane of nibbles or two of bit pairs. A row's chain of fused multiply-adds starts
+ * from out and is the same in a block of 1 to 6 rows. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include <immintrin.h>
-
 enum { ROWS = 6, HALF = 16 };
-
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu/x86/tile_rows.h"
 
 INLINE __m256i eight_bytes(const uint8_t *p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
@@ -36,15 +33,9 @@ INLINE void open_half(tile_type type, const uint8_t *x, int i, int half, __m256 
     }
 }
 
-/* One line every 64 bytes of x. */
-INLINE void fetch(tile_type type, const char *prefetch, int i) {
-    const int bytes = type == TILE_F16 ? 64 : type == TILE_U8 ? 32 : type == TILE_U4 ? 16 : 8;
-    if (prefetch && (size_t)i * bytes % 64 == 0)
-        _mm_prefetch(prefetch + (size_t)i * bytes, _MM_HINT_T1);
-}
-
-INLINE void rows_half(tile_type type, int n_rows, int half, const float *a, size_t lda, const uint8_t *x, int n, float *out,
-                      size_t ldo, const char *prefetch) {
+INLINE void rows_half(tile_type type, int n_rows, int half, const float *a, size_t lda, const uint8_t *x, int n,
+                      float *out, size_t ldo, const char *prefetch) {
+    const size_t bytes = type == TILE_F16 ? 64 : type == TILE_U8 ? 32 : type == TILE_U4 ? 16 : 8;
     __m256 acc[ROWS][2];
     out += half * HALF;
     for (int r = 0; r < n_rows; r++)
@@ -52,7 +43,7 @@ INLINE void rows_half(tile_type type, int n_rows, int half, const float *a, size
             acc[r][k] = _mm256_loadu_ps(out + (size_t)r * ldo + k * 8);
     for (int i = 0; i < n; i++) {
         __m256 v[2];
-        fetch(type, prefetch, i);
+        fetch_row(prefetch, i, bytes);
         open_half(type, x, i, half, v);
         for (int r = 0; r < n_rows; r++) {
             __m256 c = _mm256_set1_ps(a[(size_t)r * lda + (size_t)i]);
@@ -65,41 +56,22 @@ INLINE void rows_half(tile_type type, int n_rows, int half, const float *a, size
             _mm256_storeu_ps(out + (size_t)r * ldo + k * 8, acc[r][k]);
 }
 
-typedef void (*rows_function)(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                              const char *prefetch);
-
-INLINE void sweep(const rows_function *block, const float *a, size_t lda, int n_rows, const void *x, int n, float *out,
-                  size_t ldo, const void *prefetch) {
-    for (int r = 0; r < n_rows; r += ROWS) {
-        int now = n_rows - r < ROWS ? n_rows - r : ROWS;
-        block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, prefetch);
-        prefetch = NULL; /* the first sweep over x has asked for all of it */
-    }
+INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out,
+                 size_t ldo, const char *prefetch, const float *book) {
+    (void)book;
+    rows_half(type, n_rows, 0, a, lda, x, n, out, ldo, prefetch);
+    rows_half(type, n_rows, 1, a, lda, x, n, out, ldo, NULL);
 }
 
-#define ROWS_FUNCTION(name, type, r)                                                                                   \
-    static void name##_##r(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,                \
-                           const char *prefetch) {                                                                     \
-        rows_half(type, r, 0, a, lda, x, n, out, ldo, prefetch);                                                       \
-        rows_half(type, r, 1, a, lda, x, n, out, ldo, NULL);                                                           \
-    }
-#define KERNEL(name, type)                                                                                             \
-    ROWS_FUNCTION(name, type, 1)                                                                                       \
-    ROWS_FUNCTION(name, type, 2)                                                                                       \
-    ROWS_FUNCTION(name, type, 3)                                                                                       \
-    ROWS_FUNCTION(name, type, 4)                                                                                       \
-    ROWS_FUNCTION(name, type, 5)                                                                                       \
-    ROWS_FUNCTION(name, type, 6)                                                                                       \
-    static void tile_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch) {                                                                    \
-        static const rows_function block[ROWS] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6};         \
-        sweep(block, a, lda, n_rows, x, n, out, ldo, prefetch);                                                        \
-    }
+ROWS_BLOCKS(6, halves, TILE_F16)
+ROWS_BLOCKS(6, bytes, TILE_U8)
+ROWS_BLOCKS(6, nibbles, TILE_U4)
+ROWS_BLOCKS(6, pairs, TILE_U2)
 
-KERNEL(f16, TILE_F16)
-KERNEL(u8, TILE_U8)
-KERNEL(u4, TILE_U4)
-KERNEL(u2, TILE_U2)
+TILE_KERNEL(f16, halves, NULL)
+TILE_KERNEL(u8, bytes, NULL)
+TILE_KERNEL(u4, nibbles, NULL)
+TILE_KERNEL(u2, pairs, NULL)
 
 void tile_avx2_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;

@@ -1,15 +1,12 @@
 /* tile_avx512.c - attention products over KV tiles.
  *
- * 8 rows x 32 elements are 16 accumulators; each tile row is opened once per block of rows (halves by vcvtph2ps, nibbles and
- * pairs of bits by vpermps in a table of their 16 values, which looks at the low 4 bits of each lane alone). A row's chain of
- * fused multiply-adds starts from out and is the same in a block of 1 to 8 rows. */
+ * 8 rows x 32 elements are 16 accumulators; each tile row is opened once per block of rows (halves by vcvtph2ps,
+ * nibbles and pairs of bits by vpermps in a table of their 16 values, which looks at the low 4 bits of each lane
+ * alone). A row's chain of fused multiply-adds starts from out and is the same in a block of 1 to 8 rows. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include <immintrin.h>
-
 enum { ROWS = 8 };
-
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu/x86/tile_rows.h"
 
 /* Codes as floats: 0..15, and 0..3 four times for fields whose upper bits are another element's. */
 static const float code16[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -41,15 +38,10 @@ INLINE void open_row(tile_type type, const uint8_t *x, int i, __m512 v[2]) {
     }
 }
 
-/* One line every 64 bytes of x. */
-INLINE void fetch(tile_type type, const char *prefetch, int i) {
-    const int bytes = type == TILE_F16 ? 64 : type == TILE_U8 ? 32 : type == TILE_U4 ? 16 : 8;
-    if (prefetch && (size_t)i * bytes % 64 == 0)
-        _mm_prefetch(prefetch + (size_t)i * bytes, _MM_HINT_T1);
-}
-
-INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                 const char *prefetch) {
+INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out,
+                 size_t ldo, const char *prefetch, const float *book) {
+    const size_t bytes = type == TILE_F16 ? 64 : type == TILE_U8 ? 32 : type == TILE_U4 ? 16 : 8;
+    (void)book;
     __m512 acc[ROWS][2];
     for (int r = 0; r < n_rows; r++) {
         acc[r][0] = _mm512_loadu_ps(out + (size_t)r * ldo);
@@ -57,7 +49,7 @@ INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const u
     }
     for (int i = 0; i < n; i++) {
         __m512 v[2];
-        fetch(type, prefetch, i);
+        fetch_row(prefetch, i, bytes);
         open_row(type, x, i, v);
         for (int r = 0; r < n_rows; r++) {
             __m512 c = _mm512_set1_ps(a[(size_t)r * lda + (size_t)i]);
@@ -71,43 +63,15 @@ INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const u
     }
 }
 
-typedef void (*rows_function)(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                              const char *prefetch);
+ROWS_BLOCKS(8, halves, TILE_F16)
+ROWS_BLOCKS(8, bytes, TILE_U8)
+ROWS_BLOCKS(8, nibbles, TILE_U4)
+ROWS_BLOCKS(8, pairs, TILE_U2)
 
-INLINE void sweep(const rows_function *block, const float *a, size_t lda, int n_rows, const void *x, int n, float *out,
-                  size_t ldo, const void *prefetch) {
-    for (int r = 0; r < n_rows; r += ROWS) {
-        int now = n_rows - r < ROWS ? n_rows - r : ROWS;
-        block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, prefetch);
-        prefetch = NULL; /* the first sweep over x has asked for all of it */
-    }
-}
-
-#define ROWS_FUNCTION(name, type, r)                                                                                   \
-    static void name##_##r(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,                \
-                           const char *prefetch) {                                                                     \
-        rows(type, r, a, lda, x, n, out, ldo, prefetch);                                                               \
-    }
-#define KERNEL(name, type)                                                                                             \
-    ROWS_FUNCTION(name, type, 1)                                                                                       \
-    ROWS_FUNCTION(name, type, 2)                                                                                       \
-    ROWS_FUNCTION(name, type, 3)                                                                                       \
-    ROWS_FUNCTION(name, type, 4)                                                                                       \
-    ROWS_FUNCTION(name, type, 5)                                                                                       \
-    ROWS_FUNCTION(name, type, 6)                                                                                       \
-    ROWS_FUNCTION(name, type, 7)                                                                                       \
-    ROWS_FUNCTION(name, type, 8)                                                                                       \
-    static void tile_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch) {                                                                    \
-        static const rows_function block[ROWS] = {name##_1, name##_2, name##_3, name##_4,                              \
-                                                  name##_5, name##_6, name##_7, name##_8};                             \
-        sweep(block, a, lda, n_rows, x, n, out, ldo, prefetch);                                                        \
-    }
-
-KERNEL(f16, TILE_F16)
-KERNEL(u8, TILE_U8)
-KERNEL(u4, TILE_U4)
-KERNEL(u2, TILE_U2)
+TILE_KERNEL(f16, halves, NULL)
+TILE_KERNEL(u8, bytes, NULL)
+TILE_KERNEL(u4, nibbles, NULL)
+TILE_KERNEL(u2, pairs, NULL)
 
 void tile_avx512_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;

@@ -7,11 +7,8 @@
  * of fused multiply-adds is that of the wide kernels, so their bits are equal. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
-#include <immintrin.h>
-
 enum { ROWS = 8, FEW = 4, LANES = 8, VECTORS = TILE / LANES };
-
-#define INLINE static inline __attribute__((always_inline))
+#include "cpu/x86/tile_rows.h"
 
 typedef enum kind { HALVES, BYTES, PAIRS, THREES, NIBBLES } kind;
 
@@ -67,8 +64,7 @@ INLINE void rows_of(kind type, int n_rows, int first, int wide, const float *a, 
             acc[r][k] = _mm256_loadu_ps(out + (size_t)r * ldo + k * LANES);
     for (int i = 0; i < n; i++) {
         __m256 v[VECTORS];
-        if (prefetch && (size_t)i * bytes % 64 < bytes)
-            _mm_prefetch(prefetch + (size_t)i * bytes, _MM_HINT_T1);
+        fetch_row(prefetch, i, bytes);
         for (int k = 0; k < wide; k++)
             v[k] = open_vector(type, x + (size_t)i * bytes, first + k, t);
         for (int r = 0; r < n_rows; r++) {
@@ -93,54 +89,16 @@ INLINE void rows(kind type, int n_rows, const float *a, size_t lda, const uint8_
     rows_of(type, n_rows, VECTORS / 2, VECTORS / 2, a, lda, x, n, out, ldo, NULL, &t);
 }
 
-typedef void (*rows_function)(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                              const char *prefetch, const float *book);
+ROWS_BLOCKS(8, halves, HALVES)
+ROWS_BLOCKS(8, bytes, BYTES)
+ROWS_BLOCKS(8, pairs, PAIRS)
+ROWS_BLOCKS(8, threes, THREES)
+ROWS_BLOCKS(8, nibbles, NIBBLES)
 
-INLINE void sweep(const rows_function *block, const float *a, size_t lda, int n_rows, const void *x, int n, float *out,
-                  size_t ldo, const void *prefetch, const float *book) {
-    for (int r = 0; r < n_rows; r += ROWS) {
-        int now = n_rows - r < ROWS ? n_rows - r : ROWS;
-        block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, r ? NULL : prefetch, book);
-    }
-}
-
-#define ROWS_FUNCTION(name, type, r)                                                                                   \
-    static void name##_##r(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,                \
-                           const char *prefetch, const float *book) {                                                  \
-        rows(type, r, a, lda, x, n, out, ldo, prefetch, book);                                                         \
-    }
-#define ROWS_FUNCTIONS(name, type)                                                                                     \
-    ROWS_FUNCTION(name, type, 1)                                                                                       \
-    ROWS_FUNCTION(name, type, 2)                                                                                       \
-    ROWS_FUNCTION(name, type, 3)                                                                                       \
-    ROWS_FUNCTION(name, type, 4)                                                                                       \
-    ROWS_FUNCTION(name, type, 5)                                                                                       \
-    ROWS_FUNCTION(name, type, 6)                                                                                       \
-    ROWS_FUNCTION(name, type, 7)                                                                                       \
-    ROWS_FUNCTION(name, type, 8)                                                                                       \
-    static const rows_function name[ROWS] = {name##_1, name##_2, name##_3, name##_4,                                   \
-                                             name##_5, name##_6, name##_7, name##_8};
-#define TILE_KERNEL(name, of)                                                                                          \
-    static void tile_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch) {                                                                    \
-        sweep(of, a, lda, n_rows, x, n, out, ldo, prefetch, code16);                                                   \
-    }
-#define BOOK_KERNEL(name, of)                                                                                          \
-    static void book_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch, const float *book) {                                                 \
-        sweep(of, a, lda, n_rows, x, n, out, ldo, prefetch, book);                                                     \
-    }
-
-ROWS_FUNCTIONS(halves, HALVES)
-ROWS_FUNCTIONS(bytes, BYTES)
-ROWS_FUNCTIONS(pairs, PAIRS)
-ROWS_FUNCTIONS(threes, THREES)
-ROWS_FUNCTIONS(nibbles, NIBBLES)
-
-TILE_KERNEL(f16, halves)
-TILE_KERNEL(u8, bytes)
-TILE_KERNEL(u4, nibbles)
-TILE_KERNEL(u2, pairs)
+TILE_KERNEL(f16, halves, NULL)
+TILE_KERNEL(u8, bytes, NULL)
+TILE_KERNEL(u4, nibbles, code16)
+TILE_KERNEL(u2, pairs, code16)
 BOOK_KERNEL(two, pairs)
 BOOK_KERNEL(three, threes)
 BOOK_KERNEL(four, nibbles)

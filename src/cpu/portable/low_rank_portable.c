@@ -1,5 +1,5 @@
-/* low_rank_portable.c - products with a low-rank matrix in plain C: the definition that the faster levels are tested by.
- * What is stored as halves is made float once for all rows of a call. */
+/* low_rank_portable.c - products with a low-rank matrix in plain C: the definition that the faster levels are tested
+ * by. What is stored as halves is made float once for all rows of a call. */
 #include "cpu/fill.h"
 
 enum { LANES = 16 };

@@ -1,7 +1,8 @@
 /* exp_avx2.h - e^x for 8 floats.
  *
- * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r is exact), e^r = 1 + r + r^2 p(r) with p of degree 4 fitted
- * for the least largest relative error (3.1e-9 before rounding; 7.6e-8 measured with it), times 2^k made from its bits. */
+ * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r is exact), e^r = 1 + r + r^2 p(r) with p of degree
+ * 4 fitted for the least largest relative error (3.1e-9 before rounding; 7.6e-8 measured with it), times 2^k made from
+ * its bits. */
 #ifndef CPU_X86_EXP_AVX2_H
 #define CPU_X86_EXP_AVX2_H
 #include <immintrin.h>

@@ -1,7 +1,7 @@
 /* exp_avx512.h - e^x for 16 floats.
  *
- * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r is exact), e^r = 1 + r + r^2 p(r) with p of degree 4 fitted
- * for the least largest relative error (3.1e-9 before rounding; 7.6e-8 measured with it), scaled by 2^k. */
+ * x = k ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r is exact), e^r = 1 + r + r^2 p(r) with p of degree
+ * 4 fitted for the least largest relative error (3.1e-9 before rounding; 7.6e-8 measured with it), scaled by 2^k. */
 #ifndef CPU_X86_EXP_AVX512_H
 #define CPU_X86_EXP_AVX512_H
 #include <immintrin.h>

@@ -151,8 +151,9 @@ static void open_maps(const f16 *scale16, const f16 *minimum16, int n, float cod
         __m256 s = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scale16 + i)));
         _mm256_storeu_ps(scale_out + i, s);
         if (minimum16)
-            _mm256_storeu_ps(middle + i, _mm256_fmadd_ps(s, _mm256_set1_ps(code),
-                                                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(minimum16 + i)))));
+            _mm256_storeu_ps(middle + i,
+                             _mm256_fmadd_ps(s, _mm256_set1_ps(code),
+                                             _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(minimum16 + i)))));
     }
     for (; i < n; i++) {
         scale_out[i] = _cvtsh_ss(scale16[i]);

@@ -127,8 +127,8 @@ static void act_quantize(const float *x, int n, int8_t *code, float *scales, int
     for (int b = 0; b < n / PACK_BLOCK; b++) {
         __m512 v[2] = {_mm512_loadu_ps(x + b * 32), _mm512_loadu_ps(x + b * 32 + 16)};
         /* as integers, magnitudes order a NaN above everything, so that it is not lost */
-        int32_t bits = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(v[0])),
-                                                                _mm512_castps_si512(_mm512_abs_ps(v[1]))));
+        int32_t bits = _mm512_reduce_max_epi32(
+            _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(v[0])), _mm512_castps_si512(_mm512_abs_ps(v[1]))));
         float top;
         memcpy(&top, &bits, sizeof(top));
         bool none = !(top >= 1e-30f && top < INFINITY); /* 127 / top would overflow */

@@ -499,7 +499,7 @@ static void quest_bounds_as_worked(void **state) {
     drive d;
     drive_open(&d, (drive_shape){.n_head = 1, .n_head_kv = 1, .d = 64}, POOL);
     kv_cache *cache = drive_cache(&d, "quest:budget=48,skip=0");
-    float k[2 * 64] = {1, 2, -1}, q[64] = {2, -1, 1}, a[128] = {0}, u[32];
+    float k[2 * 64] = {1, 2, -1}, q[64] = {2, -1, 1}, a[128] = {0}, u[64];
     uint16_t live[32];
     k[64 + 1] = -3;
     k[64 + 2] = 2;

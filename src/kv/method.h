@@ -212,13 +212,16 @@ typedef struct kv_pick {
     int bound_slots, n_pages;
 } kv_pick;
 
-/* s[g * n + b], n = pick_count() = sum_j least_j * a[g * 2 d + j] + greatest_j * a[g * 2 d + d + j] of bound b, for
- * n_rows rows a [2 d]; -INFINITY where no slot is live. live[b]: its live slots as bits from the lowest. s has room for
- * n_rows * pick_room() floats, of which [n_rows][n] are used. */
+/* s[g * room + b] = sum_j least_j * a[g * 2 d + j] + greatest_j * a[g * 2 d + d + j] of bound b, for n_rows rows a
+ * [2 d], room = pick_room(), a multiple of 64; -INFINITY where no slot is live and from pick_count() on. live[b], of
+ * pick_count() bounds: its live slots as bits from the lowest. */
 int pick_count(const kv_pick *pick); /* bounds */
 int pick_room(const kv_pick *pick);
 void pick_products(const kv_pick *pick, const float *a, int n_rows, float *s, uint16_t *live);
-/* best[0..n_best) = the indices of the n_best largest of s [n], ties to the smaller index, largest first. */
+/* mean[b] += exp(scale s[b]) / sum over b of weight[b] exp(scale s[b]) for one row of pick_products, which is
+ * overwritten; weight NULL: ones. All of pick_room(). */
+void pick_shares(const kv_pick *pick, float *s, const float *weight, float scale, float *mean);
+/* best[0..n_best) = the indices of the n_best largest of s [n] in no order, ties to the smaller index. */
 void pick_best(const kv_pick *pick, const float *s, int n, int n_best, int32_t *best);
 /* Sets the bits of some of bound b's slots (its lowest bit first) for one query head. */
 void pick_read(const kv_pick *pick, int g, int b, uint16_t slots, uint64_t *read);

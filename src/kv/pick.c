@@ -1,8 +1,10 @@
-/* pick.c - arithmetic that policies share which read less: products of a decode query with all bounds of a lane, the
- * best of them, and the bits that say what is read. Layout of bounds: bounds.c. */
+/* pick.c - arithmetic that policies share which read less: products of a decode query with all bounds of a lane, shares
+ * of them, the best, and the bits that say what is read. Layout of bounds: bounds.c. All of it is paid for each lane
+ * and layer of a step, before the attention that it saves: rows stand in whole pages, so that the vector kernels take
+ * them. */
 #include "kv/lane.h"
+#include "kv/dots.h"
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { SIDE_BY_SIDE = TILE };
@@ -13,7 +15,7 @@ int pick_count(const kv_pick *pick) {
 }
 
 int pick_room(const kv_pick *pick) {
-    return (pick_count(pick) + SIDE_BY_SIDE - 1) / SIDE_BY_SIDE * SIDE_BY_SIDE;
+    return page_count(pick_count(pick)) * PAGE_TOKENS;
 }
 
 static uint16_t live_slots(const kv_pick *pick, int bound) {
@@ -33,19 +35,24 @@ void pick_products(const kv_pick *pick, const float *a, int n_rows, float *s, ui
         pick->view->kernels->tile[TILE_F16](a, (size_t)(2 * d), n_rows, pick->bound[block], 2 * d,
                                             s + block * SIDE_BY_SIDE, (size_t)room,
                                             block + 1 < n_blocks ? pick->bound[block + 1] : NULL);
-    for (int r = 1; r < n_rows; r++)
-        memmove(s + r * n, s + r * room, (size_t)n * sizeof(*s));
-    for (int b = 0; b < n; b++) {
-        live[b] = live_slots(pick, b);
-        for (int r = 0; !live[b] && r < n_rows; r++)
-            s[r * n + b] = -INFINITY;
+    for (int b = 0; b < room; b++) {
+        unsigned slots = b < n ? live_slots(pick, b) : 0;
+        if (b < n)
+            live[b] = (uint16_t)slots;
+        for (int r = 0; !slots && r < n_rows; r++)
+            s[r * room + b] = -INFINITY;
     }
 }
 
-static int best_first(const void *a, const void *b, void *s) {
-    int32_t i = *(const int32_t *)a, k = *(const int32_t *)b;
-    float x = ((const float *)s)[i], y = ((const float *)s)[k];
-    return x != y ? (x < y) - (x > y) : (i > k) - (i < k);
+void pick_shares(const kv_pick *pick, float *s, const float *weight, float scale, float *mean) {
+    const cpu_kernels *kernels = pick->view->kernels;
+    int room = pick_room(pick);
+    float max = -INFINITY, sum = 0, correction;
+    kernels->scale(s, room, scale);
+    kernels->softmax_pages(s, room / PAGE_TOKENS, 1, &max, &sum, &correction);
+    if (weight)
+        sum = (float)dot_double(s, weight, room);
+    kernels->add_scaled(mean, s, room, 1 / sum);
 }
 
 void pick_best(const kv_pick *pick, const float *s, int n, int n_best, int32_t *best) {
@@ -56,7 +63,6 @@ void pick_best(const kv_pick *pick, const float *s, int n, int n_best, int32_t *
     if (n_best < n)
         select_leaving(order, n, n - n_best, s, NULL, index);
     memcpy(best, order + n - n_best, (size_t)n_best * sizeof(*best));
-    qsort_r(best, (size_t)n_best, sizeof(*best), best_first, (void *)s);
 }
 
 void pick_read(const kv_pick *pick, int g, int b, uint16_t slots, uint64_t *read) {

@@ -50,10 +50,11 @@ static int read_tokens(const kv_config *c) {
     return page_budget(c) * page_slots(c);
 }
 
-/* q's parts below and above zero; products; live slots; the group's mean; the best. */
+/* q's parts below and above zero; products; the group's mean; the best; live slots. */
 static size_t work_floats(const kv_config *c, const kv_model *model, int n_slots) {
-    size_t n = (size_t)(n_slots / page_slots(c) + TILE + 1), group = (size_t)(model->n_head / model->n_head_kv);
-    return group * 2 * (size_t)model->head_dim + (group + 3) * n;
+    size_t room = (size_t)(n_slots / page_slots(c) + 2 * PAGE_TOKENS),
+           group = (size_t)(model->n_head / model->n_head_kv);
+    return group * 2 * (size_t)model->head_dim + (group + 3) * room;
 }
 
 static void split_query(const float *q, int d, float *a) {
@@ -61,18 +62,6 @@ static void split_query(const float *q, int d, float *a) {
         a[j] = q[j] < 0 ? q[j] : 0;
         a[d + j] = q[j] > 0 ? q[j] : 0;
     }
-}
-
-/* mean[b] += softmax(scale * u)[b] */
-static void add_softmax(const float *u, int n, float scale, float *mean) {
-    float max = -INFINITY;
-    double sum = 0;
-    for (int b = 0; b < n; b++)
-        max = u[b] > max ? u[b] : max;
-    for (int b = 0; b < n; b++)
-        sum += (double)expf(scale * (u[b] - max));
-    for (int b = 0; b < n; b++)
-        mean[b] += (float)((double)expf(scale * (u[b] - max)) / sum);
 }
 
 static int newest_page(const kv_config *c, const kv_pick *pick) {
@@ -87,20 +76,20 @@ static bool pick(const kv_config *c, const kv_pick *p, uint64_t *read) {
     int d = m->head_dim, group = m->n_head / m->n_head_kv, n = pick_count(p), k = page_budget(c);
     if (p->view->il < (int)c->value[SKIP] || n <= k)
         return false;
+    int room = pick_room(p), newest = newest_page(c, p);
     float *a = kv_view_work(p->view, work_floats(c, m, p->view->n_slots[p->ih])), *u = a + group * 2 * d,
-          *mean = u + group * pick_room(p);
-    int32_t *best = (int32_t *)(mean + n);
-    uint16_t *live = (uint16_t *)(best + n);
+          *mean = u + group * room;
+    int32_t *best = (int32_t *)(mean + room);
+    uint16_t *live = (uint16_t *)(best + room);
     for (int g = 0; g < group; g++)
         split_query(p->q + g * d, d, a + g * 2 * d);
     pick_products(p, a, group, u, live);
-    int newest = newest_page(c, p);
     bool shared = c->value[SELECT] == SELECT_GROUP;
-    memset(mean, 0, (size_t)n * sizeof(*mean));
+    memset(mean, 0, (size_t)room * sizeof(*mean));
     for (int g = 0; shared && g < group; g++)
-        add_softmax(u + g * n, n, m->score_scale, mean);
+        pick_shares(p, u + g * room, NULL, m->score_scale, mean);
     for (int g = 0; g < group; g++) {
-        float *s = shared ? mean : u + g * n;
+        float *s = shared ? mean : u + g * room;
         s[newest] = INFINITY;
         if (!shared || g == 0)
             pick_best(p, s, n, k, best);

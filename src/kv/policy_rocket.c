@@ -91,11 +91,11 @@ static int window_tokens(const kv_config *c) {
     return of(c, WINDOW);
 }
 
-/* Rows of q, products, live slots, the group's mean and the best pages; or the votes of stage 1. */
+/* Rows of q, products, the group's mean, weights, best pages, live slots; or the votes of stage 1. */
 static size_t work_floats(const kv_config *c, const kv_model *model, int n_slots) {
-    size_t n = (size_t)(n_slots / PAGE_SLOTS + TILE + 1), group = (size_t)(model->n_head / model->n_head_kv),
+    size_t room = (size_t)(n_slots / PAGE_SLOTS + 2 * PAGE_TOKENS), group = (size_t)(model->n_head / model->n_head_kv),
            votes = pooling_floats(model, of(c, WINDOW), n_slots),
-           picks = (2 * group + 2) * (size_t)model->head_dim + (group + 3) * n;
+           picks = (2 * group + 2) * (size_t)model->head_dim + (group + 4) * room;
     return votes > picks ? votes : picks;
 }
 
@@ -136,48 +136,58 @@ static float temperature(const float *q, const float *a, int d) {
     return all > 0 ? (float)sqrt(d * chosen / all) : 1;
 }
 
-/* mean[b] += the share of one token of page b. */
-static void add_softmax(const float *u, const uint16_t *live, int n, float t, float *mean) {
-    float max = -INFINITY;
-    double sum = 0;
-    for (int b = 0; b < n; b++)
-        max = u[b] > max ? u[b] : max;
-    for (int b = 0; b < n; b++)
-        sum += __builtin_popcount(live[b]) * (double)expf((u[b] - max) / t);
-    for (int b = 0; b < n; b++)
-        mean[b] += (float)((double)expf((u[b] - max) / t) / sum);
+/* Of the best page that is left, what `left` tokens allow; returns how many that is. */
+static int read_page(const kv_pick *p, int b, unsigned slots, int left, uint64_t *read) {
+    int group = p->view->model->n_head / p->view->model->n_head_kv;
+    while (__builtin_popcount(slots) > left)
+        slots &= ~(1u << (31 - __builtin_clz(slots)));
+    for (int g = 0; g < group; g++)
+        pick_read(p, g, b, (uint16_t)slots, read);
+    return __builtin_popcount(slots);
+}
+
+static int first_of_largest(const float *s, int n) {
+    int best = 0;
+    for (int b = 1; b < n; b++)
+        best = s[b] > s[best] ? b : best;
+    return best;
+}
+
+/* The best pages' live slots, `left` in all: as many pages as surely fit at once, the few others one by one. */
+static void read_best(const kv_pick *p, float *mean, const uint16_t *live, int left, int32_t *best, uint64_t *read) {
+    int n = pick_count(p), n_whole = left / PAGE_SLOTS < n ? left / PAGE_SLOTS : n;
+    pick_best(p, mean, n, n_whole, best);
+    for (int i = 0; i < n_whole; i++) {
+        left -= read_page(p, best[i], live[best[i]], left, read);
+        mean[best[i]] = -INFINITY;
+    }
+    for (int b = first_of_largest(mean, n); left > 0 && mean[b] > -INFINITY; b = first_of_largest(mean, n)) {
+        left -= read_page(p, b, live[b], left, read);
+        mean[b] = -INFINITY;
+    }
 }
 
 static bool pick(const kv_config *c, const kv_pick *p, uint64_t *read) {
     const kv_model *m = p->view->model;
-    int d = m->head_dim, group = m->n_head / m->n_head_kv, n = pick_count(p), n_part = 0;
+    int d = m->head_dim, group = m->n_head / m->n_head_kv, n = pick_count(p), room = pick_room(p);
     rocket_sizes sz = sizes(c, p->view);
     if (p->view->n_live[p->ih] <= sz.read)
         return false;
-    int r = (int)floor(d * PAGE_SLOTS / sz.ratio), left = sz.read;
+    int r = (int)floor(d * PAGE_SLOTS / sz.ratio);
     r = r < 1 ? 1 : r > d ? d : r;
     float *a = kv_view_work(p->view, work_floats(c, m, p->view->n_slots[p->ih])), *size = a + group * 2 * d,
-          *u = size + 2 * d, *mean = u + group * pick_room(p);
-    int32_t *best = (int32_t *)(mean + n);
-    uint16_t *live = (uint16_t *)(best + n);
+          *u = size + 2 * d, *mean = u + group * room, *weight = mean + room;
+    int32_t *best = (int32_t *)(weight + room);
+    uint16_t *live = (uint16_t *)(best + room);
     choose_channels(p, r, a, size, (int32_t *)(size + d));
     pick_products(p, a, group, u, live);
-    memset(mean, 0, (size_t)n * sizeof(*mean));
-    for (int g = 0; g < group; g++)
-        add_softmax(u + g * n, live, n, temperature(p->q + g * d, a + g * 2 * d, d), mean);
-    for (int b = 0; b < n; b++)
-        n_part += live[b] != (1 << PAGE_SLOTS) - 1;
-    int n_best = left / PAGE_SLOTS + 1 + n_part;
-    n_best = n_best < n ? n_best : n;
-    pick_best(p, mean, n, n_best, best);
-    for (int i = 0; i < n_best && left > 0; i++) {
-        unsigned slots = live[best[i]];
-        while (__builtin_popcount(slots) > left)
-            slots &= ~(1u << (31 - __builtin_clz(slots)));
-        left -= __builtin_popcount(slots);
-        for (int g = 0; g < group; g++)
-            pick_read(p, g, best[i], (uint16_t)slots, read);
+    for (int b = 0; b < room; b++) {
+        weight[b] = b < n ? (float)__builtin_popcount(live[b]) : 0;
+        mean[b] = 0;
     }
+    for (int g = 0; g < group; g++)
+        pick_shares(p, u + g * room, weight, 1 / temperature(p->q + g * d, a + g * 2 * d, d), mean);
+    read_best(p, mean, live, sz.read, best, read);
     return true;
 }
 

@@ -428,6 +428,37 @@ static void what_cannot_be_is_refused_at_once(void **state) {
     free(a);
 }
 
+/* All of a batch but one decode, and the last one's prompt gets on in every step; with less room it would wait for them
+ * to end, so that is refused. */
+static void a_prompt_gets_on_beside_a_batch_that_decodes(void **state) {
+    (void)state;
+    enum { N = 4, LONG = 600 };
+    pleat_error error = {""};
+    desk d = desk_open(0, 0, (scheduler_options){.max_running = 1, .step_tokens = 64});
+    scheduler *s = NULL;
+    for (int running = 2; running <= 16; running += 7) {
+        scheduler_options o = {.max_running = running, .step_tokens = 64};
+        assert_int_equal(scheduler_open(d.bed.engine, &o, &s, &error), PLEAT_EINPUT);
+        assert_non_null(strstr(error.text, "a multiple of 64 from 128"));
+    }
+    desk_close(&d);
+    d = desk_open(0, 0, (scheduler_options){.max_running = N, .step_tokens = scheduler_least_step(N)});
+    answer *a = answers(N);
+    for (int i = 0; i < N - 1; i++)
+        must_submit(&d, (ask){"f16", "", 20, i, 300, 0}, &a[i], NULL);
+    while (a[N - 2].n < 1)
+        scheduler_turn(d.s);
+    must_submit(&d, (ask){"f16", "", LONG, 9, 5, 0}, &a[N - 1], NULL);
+    for (int i = 0; i < (LONG + 63) / 64; i++)
+        scheduler_turn(d.s);
+    assert_true(a[N - 1].n >= 1);
+    for (int i = 0; i < N - 1; i++)
+        assert_false(atomic_load(&a[i].ended));
+    run_dry(&d);
+    desk_close(&d);
+    free(a);
+}
+
 static void tenants_take_turns(void **state) {
     (void)state;
     enum { N = 8 };
@@ -544,6 +575,7 @@ int main(void) {
         cmocka_unit_test(the_context_is_a_clear_end),
         cmocka_unit_test(caches_are_told_what_a_request_says),
         cmocka_unit_test(what_cannot_be_is_refused_at_once),
+        cmocka_unit_test(a_prompt_gets_on_beside_a_batch_that_decodes),
         cmocka_unit_test(tenants_take_turns),
         cmocka_unit_test(a_large_request_is_not_passed_over_for_good),
         cmocka_unit_test(a_cancelled_request_is_gone_within_a_turn),

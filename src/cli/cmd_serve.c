@@ -326,11 +326,12 @@ static void set_alias(settings *s, char *out, size_t cap) {
 static pleat_status check(const settings *s, serve_options *o, char **key_file, const char **keys, pleat_error *error) {
     if (!s->model)
         return err_set(error, PLEAT_EINPUT, "which model? give it with -m NAME or -m FILE.gguf");
-    if (s->step_tokens % 64 || s->step_tokens < s->max_running)
+    int least = scheduler_least_step(s->max_running);
+    if (s->step_tokens % 64 || s->step_tokens < least)
         return err_set(error, PLEAT_EINPUT,
-                       "--step-tokens is %d; a multiple of 64, at least --max-running (%d), is "
-                       "possible",
-                       s->step_tokens, s->max_running);
+                       "--step-tokens is %d; a multiple of 64 from %d on is possible with --max-running %d, so that 64 "
+                       "tokens of a prompt fit beside one of each other request",
+                       s->step_tokens, least, s->max_running);
     pleat_status status = read_keys(s, key_file, keys, &o->n_keys, error);
     status = status ? status : read_size("body", s->body, &o->http.body_bytes, error);
     return status;

@@ -27,6 +27,10 @@ static pleat_status list_ends(scheduler *s, pleat_error *error) {
     return PLEAT_OK;
 }
 
+int scheduler_least_step(int max_running) {
+    return (max_running - 1 + PIECE_TOKENS + 63) / 64 * 64;
+}
+
 static pleat_status check_options(const pleat_engine *e, scheduler_options *o, pleat_error *error) {
     if (!o->max_running)
         o->max_running = e->max_sequences;
@@ -43,12 +47,13 @@ static pleat_status check_options(const pleat_engine *e, scheduler_options *o, p
                        e->max_sequences);
     if (o->max_waiting < 1)
         return err_set(error, PLEAT_EINPUT, "a queue of %d requests; at least 1 is possible", o->max_waiting);
-    if (o->step_tokens % 64 || o->step_tokens < 64 || o->step_tokens > e->max_step_tokens ||
-        o->step_tokens < o->max_running)
-        return err_set(error, PLEAT_EINPUT,
-                       "steps of %d tokens; a multiple of 64, at least one for each of %d requests, at most %d, is "
-                       "possible",
-                       o->step_tokens, o->max_running, e->max_step_tokens);
+    if (o->step_tokens % 64 || o->step_tokens < scheduler_least_step(o->max_running) ||
+        o->step_tokens > e->max_step_tokens)
+        return err_set(
+            error, PLEAT_EINPUT,
+            "steps of %d tokens; a multiple of 64 from %d (64 of a prompt beside a token of each of %d other "
+            "requests) to %d is possible",
+            o->step_tokens, scheduler_least_step(o->max_running), o->max_running - 1, e->max_step_tokens);
     if (!(o->overcommit >= 1 && o->overcommit <= 100))
         return err_set(error, PLEAT_EINPUT, "an overcommitment of %g; 1 to 100 is possible", o->overcommit);
     return PLEAT_OK;

@@ -40,7 +40,10 @@ typedef struct cancellation {
     struct cancellation *next;
 } cancellation;
 
-enum { PROMPT_ROWS = 64 }; /* of a step, whose prompt logprobs are wanted */
+enum {
+    PIECE_TOKENS = 64, /* least of a prompt that goes into a step: it is cut at multiples of this */
+    PROMPT_ROWS = 64   /* of a step, whose prompt logprobs are wanted */
+};
 
 struct scheduler {
     pleat_engine *engine;

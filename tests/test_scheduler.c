@@ -3,12 +3,14 @@
 #include "engine/scheduler.h"
 #include "support/bed.h"
 #include "support/env.h"
+#include <dirent.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
@@ -219,6 +221,49 @@ static void preempted_requests_go_on_to_the_same_text(void **state) {
     }
     free(alone);
     free(squeezed);
+}
+
+/* Squeezes two requests until one is moved out, and gives the name of its file. */
+static void name_of_a_moved_cache(char name[256]) {
+    char folder[] = "/tmp/pleat-moved-XXXXXX";
+    answer *a = answers(2);
+    assert_non_null(mkdtemp(folder));
+    desk d = desk_open((size_t)2 << 20, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
+    for (int i = 0; i < 2; i++)
+        must_submit(&d, (ask){"f16", "", 500, i, 390, 0}, &a[i], NULL);
+    *name = 0;
+    while (!*name && scheduler_turn(d.s)) {
+        DIR *list = opendir(folder);
+        for (struct dirent *e; (e = readdir(list));)
+            if (strstr(e->d_name, ".kv"))
+                snprintf(name, 256, "%s", e->d_name);
+        closedir(list);
+    }
+    desk_close(&d);
+    free(a);
+    assert_int_equal(rmdir(folder), 0); /* the files have gone */
+}
+
+/* Two processes with the same heap, which number their requests alike. */
+static void moved_caches_of_two_servers_have_two_names(void **state) {
+    (void)state;
+    char name[2][256];
+    for (int i = 0; i < 2; i++) {
+        int pipes[2];
+        assert_int_equal(pipe(pipes), 0);
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            name_of_a_moved_cache(name[0]);
+            _exit(write(pipes[1], name[0], 256) != 256);
+        }
+        close(pipes[1]);
+        assert_int_equal(read(pipes[0], name[i], 256), 256);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        close(pipes[0]);
+        assert_true(*name[i]);
+    }
+    assert_string_not_equal(name[0], name[1]);
 }
 
 static void without_a_place_to_move_to_the_youngest_ends(void **state) {
@@ -568,6 +613,7 @@ int main(void) {
         cmocka_unit_test(a_text_is_the_same_alone_and_under_load),
         cmocka_unit_test(a_repeated_prompt_is_reused_and_says_so),
         cmocka_unit_test(preempted_requests_go_on_to_the_same_text),
+        cmocka_unit_test(moved_caches_of_two_servers_have_two_names),
         cmocka_unit_test(without_a_place_to_move_to_the_youngest_ends),
         cmocka_unit_test(logprobs_are_those_of_the_model),
         cmocka_unit_test(ends_are_held_back_until_min_tokens),

@@ -114,8 +114,8 @@ static bool move_out(scheduler *s, request *r) {
     bool to_memory = s->moved_bytes + bytes <= s->options.moved_bytes;
     if (!to_memory && !s->options.moved_dir)
         return false;
-    snprintf(path, sizeof(path), "%s/pleat-%p-%llu.kv", to_memory ? "" : s->options.moved_dir, (void *)s,
-             (unsigned long long)r->id);
+    snprintf(path, sizeof(path), "%s/pleat-%016llx-%llu.kv", to_memory ? "" : s->options.moved_dir,
+             (unsigned long long)s->file_salt, (unsigned long long)r->id);
     if (pleat_seq_move_out(r->seq, to_memory ? NULL : path, NULL))
         return false;
     r->moved_bytes = to_memory ? bytes : 0;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
 enum { DEFAULT_WAITING = 256 };
@@ -71,6 +72,7 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     s->engine = engine;
     s->options = o;
     s->options.moved_dir = NULL;
+    (void)!getrandom(&s->file_salt, sizeof(s->file_salt), 0);
     atomic_store(&s->next_id, 1);
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_t attr;

@@ -50,6 +50,7 @@ struct scheduler {
     scheduler_options options;
     int32_t *end_id; /* tokens that end an answer */
     int n_end;
+    uint64_t file_salt; /* drawn: servers may share a folder for caches that are moved out */
     /* from other threads */
     _Atomic(request *) mailbox; /* newest first */
     _Atomic(cancellation *) cancelled;

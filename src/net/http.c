@@ -134,7 +134,6 @@ void http_defer(http_exchange *x, const http_work *work, void *context) {
         x->next->prev = x;
     s->deferred = x;
     pthread_mutex_unlock(&s->lock);
-    watch_add(x);
 }
 
 /* ---- requests ---- */
@@ -228,6 +227,8 @@ static enum MHD_Result begin(http_exchange *x, const char *version) {
     refuse(x, status);
     return x->answered ? MHD_YES : MHD_NO;
 }
+    if (status == 503)
+        http_set(x, "Retry-After", "1");
 
 static bool take_body(http_exchange *x, const char *bytes, size_t n) {
     const http_options *o = &x->server->options;
@@ -291,6 +292,10 @@ static void on_completed(void *context, struct MHD_Connection *c, void **own, en
         return;
     *own = NULL;
     if (x->client)
+        if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
+            x->work->left(x->context);
+            refuse(x, 503);
+        }
         atomic_store(&x->client->idle_since, clock_seconds());
     if (x->work) {
         pthread_mutex_lock(&s->lock);

@@ -59,7 +59,8 @@ typedef struct http_work {
     void (*closed)(void *context); /* the exchange is over, whichever way; nobody reads an answer any more */
     void (*freed)(void *context);  /* nobody holds the exchange any more: the last call of all */
 } http_work;
-/* The handler returns without an answer; `ready` will give it. From now on the body is gone. */
+/* The handler returns without an answer; `ready` will give it. From now on the body is gone. Only once the handler has
+ * returned is the client watched: until then no call but `freed` comes. A client that cannot be watched is told 503. */
 void http_defer(http_exchange *x, const http_work *work, void *context);
 /* Any thread that holds x. What was published before it is seen by pending, ready and fill. */
 void http_wake(http_exchange *x);

@@ -90,7 +90,8 @@ typedef struct ask {
     float temperature;
 } ask;
 
-static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uint64_t *id, pleat_error *error) {
+static pleat_status submit_told(desk *d, ask q, int pin_tokens, const char *salt, answer *a, uint64_t *id,
+                                pleat_error *error) {
     pleat_method *method;
     if (pleat_method_parse(q.spec, d->bed.model, &method, error))
         fail_msg("%s", error->text);
@@ -103,7 +104,8 @@ static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uin
                          .sampling = pleat_sampling_default(),
                          .pin = &(token_span){0, pin_tokens},
                          .n_pins = pin_tokens > 0,
-                         .tenant = q.tenant};
+                         .tenant = q.tenant,
+                         .salt = salt};
     spec.sampling.temperature = q.temperature;
     spec.sampling.seed = 11;
     pleat_status status = scheduler_submit(d->s, &spec, take, a, id, error);
@@ -113,7 +115,7 @@ static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uin
 }
 
 static pleat_status submit(desk *d, ask q, answer *a, uint64_t *id, pleat_error *error) {
-    return submit_pinned(d, q, 0, a, id, error);
+    return submit_told(d, q, 0, NULL, a, id, error);
 }
 
 static void must_submit(desk *d, ask q, answer *a, uint64_t *id) {
@@ -179,8 +181,10 @@ static void a_repeated_prompt_is_reused_and_says_so(void **state) {
     (void)state;
     desk d = desk_open(0, (size_t)64 << 20, (scheduler_options){0});
     answer *a = answers(3);
+    uint64_t id;
     for (int i = 0; i < 3; i++) {
-        must_submit(&d, (ask){"f16", i < 2 ? "one" : "other", 1000, 0, 8, 0}, &a[i], NULL);
+        ask q = {"f16", "", 1000, 0, 8, 0};
+        assert_int_equal(submit_told(&d, q, 0, i < 2 ? "one" : "other", &a[i], &id, NULL), PLEAT_OK);
         run_dry(&d);
     }
     assert_int_equal(a[0].usage.cached_tokens, 0);
@@ -317,7 +321,7 @@ static void caches_are_told_what_a_request_says(void **state) {
     answer *a = answers(3);
     int32_t want[3][N];
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(submit_pinned(&d, list[i], pins[i], &a[i], &id, NULL), PLEAT_OK);
+        assert_int_equal(submit_told(&d, list[i], pins[i], NULL, &a[i], &id, NULL), PLEAT_OK);
         run_dry(&d);
         answer_of_engine(&d, list[i], pins[i], want[i]);
         assert_int_equal(a[i].n, N);
@@ -509,9 +513,11 @@ static void tenants_take_turns(void **state) {
     enum { N = 8 };
     desk d = desk_open(0, 0, (scheduler_options){.max_running = 2});
     answer *a = answers(N + 1);
+    uint64_t id;
+    static const char *const salts[N] = {"a", "b", "c", "d", "e", "f", "g", "h"}; /* of which none has a share */
     for (int i = 0; i < N; i++)
-        must_submit(&d, (ask){"f16", "many", 60, i, 6, 0}, &a[i], NULL);
-    must_submit(&d, (ask){"f16", "few", 60, 9, 6, 0}, &a[N], NULL);
+        assert_int_equal(submit_told(&d, (ask){"f16", "many", 60, i, 6, 0}, 0, salts[i], &a[i], &id, NULL), PLEAT_OK);
+    assert_int_equal(submit_told(&d, (ask){"f16", "few", 60, 9, 6, 0}, 0, "a", &a[N], &id, NULL), PLEAT_OK);
     run_dry(&d);
     assert_true(a[N].order <= 1); /* though it came last */
     for (int i = 1; i < N; i++)

@@ -207,7 +207,7 @@ static pleat_status start(scheduler *s, request *r, pleat_error *error) {
         status = pleat_seq_pin(r->seq, r->pin[i].first, r->pin[i].end - r->pin[i].first, error);
     status = status ? status : pleat_seq_expect(r->seq, r->max_tokens, error);
     if (!status && !r->prompt_logprobs)
-        status = pleat_seq_reuse(r->seq, r->tokens, r->n_prompt, r->tenant, &r->n_done, error);
+        status = pleat_seq_reuse(r->seq, r->tokens, r->n_prompt, r->salt, &r->n_done, error);
     if (status)
         return status;
     r->usage.cached_tokens = r->n_done;

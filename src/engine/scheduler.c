@@ -145,6 +145,7 @@ static void request_free(request *r) {
     free(r->tokens);
     free(r->bias);
     free(r->stop);
+    free(r->salt);
     free(r->pin);
     free(r->tenant);
     free(r);
@@ -231,7 +232,8 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->pin = malloc((size_t)spec->n_pins * sizeof(*r->pin) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
-    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant) {
+    r->salt = strdup(spec->salt ? spec->salt : "");
+    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant || !r->salt) {
         request_free(r);
         return NULL;
     }

@@ -46,7 +46,8 @@ typedef struct request_spec {
     bool logprobs;         /* of the tokens that come */
     int n_top;             /* and of so many alternatives, at most REQUEST_MOST_TOP */
     bool prompt_logprobs;  /* of the prompt's tokens too: such a prompt is not reused */
-    const char *tenant;    /* fairness and the salt of the prefix cache; NULL: "" */
+    const char *tenant;    /* who shares the batch fairly with others; NULL: "" */
+    const char *salt;      /* prompts are reused among those with the same one; NULL: "" */
     const token_span *pin; /* [n_pins] of the prompt, never evicted by methods with `pin`; none is empty */
     int n_pins;
 } request_spec;

@@ -23,7 +23,7 @@ typedef struct request {
     int n_stop;
     token_span *pin;
     int n_pins;
-    char *tenant;
+    char *tenant, *salt;
     request_sink sink;
     void *context;
     pleat_seq *seq;

@@ -8,8 +8,10 @@
 #include "net/inside.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -71,6 +73,24 @@ const char *http_header(const http_exchange *x, const char *name) {
 const char *http_body(const http_exchange *x, size_t *n_bytes) {
     *n_bytes = x->body.n;
     return x->body.bytes ? x->body.bytes : "";
+}
+
+void http_peer(const http_exchange *x, char *out, size_t cap) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *from = info ? info->client_addr : NULL;
+    char name[INET6_ADDRSTRLEN] = "";
+    if (from && from->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)from)->sin_addr, name, sizeof(name));
+    } else if (from && from->sa_family == AF_INET6) {
+        struct in6_addr a = ((const struct sockaddr_in6 *)from)->sin6_addr;
+        if (IN6_IS_ADDR_V4MAPPED(&a)) {
+            inet_ntop(AF_INET, a.s6_addr + 12, name, sizeof(name));
+        } else {
+            memset(a.s6_addr + 8, 0, 8);
+            inet_ntop(AF_INET6, &a, name, sizeof(name));
+        }
+    }
+    snprintf(out, cap, "%s", name);
 }
 
 /* ---- answers ---- */

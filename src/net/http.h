@@ -45,6 +45,9 @@ const char *http_body(const http_exchange *x, size_t *n_bytes);    /* ended by 0
 
 /* ---- an answer; on a HTTP thread, from the handler or from `ready` ---- */
 
+/* The network address that the request came from, without its port, into out (48 bytes are enough); of IPv6 the /64, of
+ * which a host has all; "" on a Unix socket. */
+void http_peer(const http_exchange *x, char *out, size_t cap);
 void http_set(http_exchange *x, const char *name, const char *value); /* a header; copied, at most 8 */
 void http_answer(http_exchange *x, int status, const char *type, const char *bytes, size_t n_bytes);
 /* 200 whose body is what `fill` gives. */

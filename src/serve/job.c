@@ -272,7 +272,23 @@ static uint64_t seed_of(const ask *a, int which) {
     return a->sampling.seed + (uint64_t)which * 0x9E3779B97F4A7C15u; /* the first answer has the seed asked for */
 }
 
-static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *error) {
+/* Whose share of the batch a request takes, and whose prompts it may reuse. A salt, which a client draws as it likes,
+ * gives no share of its own. */
+typedef struct owner {
+    char tenant[64], salt[300];
+} owner;
+
+static owner owner_of(const http_exchange *x, const ask *a, int key) {
+    owner o;
+    if (key)
+        snprintf(o.tenant, sizeof(o.tenant), "key %d", key);
+    else
+        http_peer(x, o.tenant, sizeof(o.tenant));
+    snprintf(o.salt, sizeof(o.salt), "%d/%s", key, a->salt);
+    return o;
+}
+
+static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error) {
     const ask *a = j->ask;
     request_spec spec = {.method = a->method,
                          .prompt = c->prompt->ids,
@@ -288,7 +304,8 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
                          .logprobs = a->logprobs,
                          .n_top = a->n_top,
                          .prompt_logprobs = a->echo && a->logprobs,
-                         .tenant = tenant,
+                         .tenant = o->tenant,
+                         .salt = o->salt,
                          .pin = c->prompt->pin,
                          .n_pins = c->prompt->n_pins};
     spec.sampling.seed = seed_of(a, c->index % a->n);
@@ -319,10 +336,9 @@ static void refuse_status(server *s, pleat_status status, const pleat_error *err
 }
 
 void job_start(server *s, http_exchange *x, ask *a, int key) {
-    char tenant[300];
+    owner o = owner_of(x, a, key);
     pleat_error error = {""};
     refusal r = {0};
-    snprintf(tenant, sizeof(tenant), "%d/%s", key, a->salt);
     job *j = job_new(s, x, a);
     if (!j) {
         r = (refusal){.status = 503, .retry_seconds = 1, .text = "no memory for a request"};
@@ -338,7 +354,7 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     pthread_mutex_unlock(&s->lock);
     http_defer(x, &work, j);
     for (int i = 0; i < j->n_choices; i++) {
-        pleat_status status = submit(j, &j->choice[i], tenant, &error);
+        pleat_status status = submit(j, &j->choice[i], &o, &error);
         if (!status)
             continue;
         refuse_status(s, status, &error, &r);

@@ -10,8 +10,6 @@
 #include <sys/random.h>
 #include <time.h>
 
-enum { DEFAULT_WAITING = 256 };
-
 /* ---- open and close ---- */
 
 static void write_figures(scheduler *s);
@@ -36,7 +34,7 @@ static pleat_status check_options(const pleat_engine *e, scheduler_options *o, p
     if (!o->max_running)
         o->max_running = e->max_sequences;
     if (!o->max_waiting)
-        o->max_waiting = DEFAULT_WAITING;
+        o->max_waiting = SCHEDULER_WAITING;
     if (!o->step_tokens)
         o->step_tokens = e->max_step_tokens;
     if (o->overcommit == 0)
@@ -145,9 +143,9 @@ static void request_free(request *r) {
     free(r->tokens);
     free(r->bias);
     free(r->stop);
-    free(r->salt);
     free(r->pin);
     free(r->tenant);
+    free(r->salt);
     free(r);
 }
 

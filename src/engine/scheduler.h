@@ -15,9 +15,11 @@
 
 typedef struct scheduler scheduler;
 
+enum { SCHEDULER_WAITING = 256 };
+
 typedef struct scheduler_options {
     int max_running;       /* 0: the engine's max_sequences */
-    int max_waiting;       /* requests in the queue; 0: 256 */
+    int max_waiting;       /* requests in the queue; 0: SCHEDULER_WAITING */
     int step_tokens;       /* budget of a step; 0: the engine's max_step_tokens */
     double overcommit;     /* admitted bytes over the pool's; 0: 1 */
     size_t moved_bytes;    /* memory for caches that are moved out; 0: a quarter of the pool's budget */

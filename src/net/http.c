@@ -17,7 +17,7 @@
 #include <strings.h>
 #include <time.h>
 
-enum { HEAD_BYTES = 48 << 10, BODY_BYTES = 8 << 20, CONNECTIONS = 1024, THREADS = 4, STACK_BYTES = 1 << 20 };
+enum { HEAD_BYTES = 48 << 10, STACK_BYTES = 1 << 20 };
 
 /* ---- exchanges ---- */
 
@@ -227,6 +227,8 @@ static void refuse(http_exchange *x, int status) {
             text_printf(&body, "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":null}}",
                         answer[i].body, status == 503 ? "server_error" : "invalid_request_error");
     x->closes = true;
+    if (status == 503)
+        http_set(x, "Retry-After", "1");
     http_answer(x, status, "application/json", body.bytes ? body.bytes : "", body.n);
     text_free(&body);
 }
@@ -247,8 +249,6 @@ static enum MHD_Result begin(http_exchange *x, const char *version) {
     refuse(x, status);
     return x->answered ? MHD_YES : MHD_NO;
 }
-    if (status == 503)
-        http_set(x, "Retry-After", "1");
 
 static bool take_body(http_exchange *x, const char *bytes, size_t n) {
     const http_options *o = &x->server->options;
@@ -292,6 +292,10 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
     } else if (!x->handled) {
         x->handled = true;
         s->handler(s->context, x);
+        if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
+            x->work->left(x->context);
+            refuse(x, 503);
+        }
     } else if (x->work) {
         x->work->ready(x->context, x);
     }
@@ -312,10 +316,6 @@ static void on_completed(void *context, struct MHD_Connection *c, void **own, en
         return;
     *own = NULL;
     if (x->client)
-        if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
-            x->work->left(x->context);
-            refuse(x, 503);
-        }
         atomic_store(&x->client->idle_since, clock_seconds());
     if (x->work) {
         pthread_mutex_lock(&s->lock);
@@ -407,9 +407,9 @@ pleat_status http_open(const http_options *options, http_handler handler, void *
     *s = (http_server){
         .options = *options, .handler = handler, .context = context, .listen_fd = -1, .epoll_fd = -1, .event_fd = -1};
     http_options *o = &s->options;
-    o->n_threads = o->n_threads ? o->n_threads : THREADS;
-    o->connections = o->connections ? o->connections : CONNECTIONS;
-    o->body_bytes = o->body_bytes ? o->body_bytes : BODY_BYTES;
+    o->n_threads = o->n_threads ? o->n_threads : HTTP_THREADS;
+    o->connections = o->connections ? o->connections : HTTP_CONNECTIONS;
+    o->body_bytes = o->body_bytes ? o->body_bytes : HTTP_BODY_BYTES;
     o->head_seconds = o->head_seconds > 0 ? o->head_seconds : 30;
     o->body_seconds = o->body_seconds > 0 ? o->body_seconds : 60;
     o->stall_seconds = o->stall_seconds > 0 ? o->stall_seconds : 30;

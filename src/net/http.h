@@ -15,13 +15,16 @@
 typedef struct http_server http_server;
 typedef struct http_exchange http_exchange; /* one request and its answer */
 
+#define HTTP_HOST "127.0.0.1"
+enum { HTTP_THREADS = 4, HTTP_CONNECTIONS = 1024, HTTP_BODY_BYTES = 8 << 20 };
+
 typedef struct http_options {
-    const char *host;                            /* NULL: 127.0.0.1 */
+    const char *host;                            /* NULL: HTTP_HOST */
     int port;                                    /* 0: any free one */
     const char *path;                            /* of a Unix socket instead, or NULL */
-    int n_threads;                               /* 0: 4 */
-    int connections;                             /* open at a time; 0: 1024 */
-    size_t body_bytes;                           /* most of a request's body; 0: 8 MiB */
+    int n_threads;                               /* 0: HTTP_THREADS */
+    int connections;                             /* open at a time; 0: HTTP_CONNECTIONS */
+    size_t body_bytes;                           /* most of a request's body; 0: HTTP_BODY_BYTES */
     double head_seconds, body_seconds;           /* until a request's head, and its body, is whole; 0: 30 and 60 */
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
@@ -42,12 +45,12 @@ const char *http_method(const http_exchange *x);
 const char *http_path(const http_exchange *x);                     /* without the query, percent-decoded */
 const char *http_header(const http_exchange *x, const char *name); /* NULL: not there */
 const char *http_body(const http_exchange *x, size_t *n_bytes);    /* ended by 0 (not counted) */
-
-/* ---- an answer; on a HTTP thread, from the handler or from `ready` ---- */
-
 /* The network address that the request came from, without its port, into out (48 bytes are enough); of IPv6 the /64, of
  * which a host has all; "" on a Unix socket. */
 void http_peer(const http_exchange *x, char *out, size_t cap);
+
+/* ---- an answer; on a HTTP thread, from the handler or from `ready` ---- */
+
 void http_set(http_exchange *x, const char *name, const char *value); /* a header; copied, at most 8 */
 void http_answer(http_exchange *x, int status, const char *type, const char *bytes, size_t n_bytes);
 /* 200 whose body is what `fill` gives. */

@@ -88,7 +88,7 @@ static pleat_status open_port(http_server *s, const char *host, int port, pleat_
 
 pleat_status listen_open(http_server *s, pleat_error *error) {
     const http_options *o = &s->options;
-    return o->path ? open_path(s, o->path, error) : open_port(s, o->host ? o->host : "127.0.0.1", o->port, error);
+    return o->path ? open_path(s, o->path, error) : open_port(s, o->host ? o->host : HTTP_HOST, o->port, error);
 }
 
 void listen_close(http_server *s) {

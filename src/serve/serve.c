@@ -226,7 +226,7 @@ static pleat_status copy(const char **string, pleat_error *error) {
 
 static pleat_status copy_options(server *s, const serve_options *o, pleat_error *error) {
     s->options = *o;
-    s->options.method = o->method ? o->method : "f16";
+    s->options.method = o->method ? o->method : SERVE_METHOD;
     s->options.keys = NULL;
     s->options.http.host = s->options.http.path = NULL; /* read while opening */
     const char **texts[] = {&s->options.name, &s->options.method, &s->options.chat, &s->options.cors};
@@ -243,7 +243,7 @@ static pleat_status copy_options(server *s, const serve_options *o, pleat_error 
     for (int i = 0; i < o->n_keys; i++)
         digest(o->keys[i], strlen(o->keys[i]), s->key[i]);
     if (!s->options.scheduler.max_waiting)
-        s->options.scheduler.max_waiting = 256;
+        s->options.scheduler.max_waiting = SCHEDULER_WAITING;
     return status;
 }
 

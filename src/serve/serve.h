@@ -12,11 +12,13 @@
 
 typedef struct server server;
 
+#define SERVE_METHOD "f16"
+
 typedef struct serve_options {
     http_options http;
     scheduler_options scheduler;
     const char *name;        /* of the model in the API */
-    const char *method;      /* default spec of a request; NULL: f16 */
+    const char *method;      /* default spec of a request; NULL: SERVE_METHOD */
     const char *chat;        /* chat format by name; NULL: the file's */
     const char *const *keys; /* [n_keys] API keys; none: anyone may ask */
     int n_keys;

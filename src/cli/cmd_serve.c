@@ -26,7 +26,7 @@ enum { DEFAULT_PORT = 8080, DEFAULT_RUNNING = 32, DEFAULT_DRAIN_SECONDS = 30, MO
 typedef struct settings {
     serve_task task;
     const char *key, *key_file, *config;
-    const char *pool, *prefix, *moved, *body; /* sizes as they were written */
+    const char *pool, *prefix, *moved, *requests, *body; /* sizes as they were written */
     char body_default[24];
 } settings;
 
@@ -40,7 +40,7 @@ static void set_defaults(settings *s) {
                                                        .step_tokens = ENGINE_STEP_TOKENS,
                                                        .overcommit = 1},
                                          .method = SERVE_METHOD},
-                             .sizes = {PLAN_UNSAID, PLAN_UNSAID, PLAN_UNSAID},
+                             .sizes = {PLAN_UNSAID, PLAN_UNSAID, PLAN_UNSAID, PLAN_UNSAID},
                              .drain_seconds = DEFAULT_DRAIN_SECONDS}};
     snprintf(s->body_default, sizeof(s->body_default), "%d", HTTP_BODY_BYTES);
     s->body = s->body_default;
@@ -76,6 +76,8 @@ static int parse(settings *s, int argc, char **argv) {
         {"overcommit", 0, OPTION_FLOAT, &o->scheduler.overcommit, "X", "admitted bytes over the pool's", 1, 100},
         {"drain-seconds", 0, OPTION_FLOAT, &s->task.drain_seconds, "S", "for answers under way after SIGTERM", 0,
          86400},
+        {"requests", 0, OPTION_TEXT, &s->requests, "SIZE",
+         "for bodies, tokens and answers of all requests; more are told 503. Else for a full queue", 0, 0},
         {"body", 0, OPTION_TEXT, &s->body, "SIZE", "most of a request's body", 0, 0},
         {"connections", 0, OPTION_INT, &o->http.connections, "N", "open at a time", 1, 60000},
         {"http-threads", 0, OPTION_INT, &o->http.n_threads, "N", "threads that read and write", 1, 64},
@@ -112,6 +114,7 @@ static pleat_status read_sizes(settings *s, pleat_error *error) {
     } list[] = {{"pool", s->pool, &sizes->pool},
                 {"prefix", s->prefix, &sizes->prefix},
                 {"moved", s->moved, &sizes->moved},
+                {"requests", s->requests, &sizes->requests},
                 {"body", s->body, &s->task.options.http.body_bytes}};
     pleat_status status = PLEAT_OK;
     for (size_t i = 0; i < sizeof(list) / sizeof(*list) && !status; i++)

@@ -43,6 +43,17 @@ static size_t size_of(size_t said, size_t otherwise) {
     return said == PLAN_UNSAID ? otherwise : said;
 }
 
+/* Prompts and answers of a full queue and batch whose contexts are full, but no more than a quarter of the pool where
+ * that is enough for one, and a few whole bodies. */
+static size_t request_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
+    enum { BODIES = 8 };
+    int context = o->context_tokens ? o->context_tokens : model->context_tokens;
+    size_t one = serve_request_bytes(1, context - 1);
+    size_t all = one * (size_t)(o->scheduler.max_waiting + o->scheduler.max_running);
+    size_t most = pool_bytes / 4 > one ? pool_bytes / 4 : one;
+    return BODIES * o->http.body_bytes + (all < most ? all : most);
+}
+
 pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model, serve_plan *p,
                        pleat_error *error) {
     char needed[16], there[16];
@@ -57,12 +68,18 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->weights = m.packed_bytes + model->embed->bytes; /* the embedding is read from the file's mapping */
     p->work = work_bytes(o, model, p->pool);
     p->total = p->weights + p->pool + p->moved + p->work;
+    p->requests = size_of(said->requests, request_bytes(o, model, p->pool));
+    p->connections = (size_t)o->http.connections * HTTP_CONNECTION_BYTES;
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
-    if (p->total > p->available)
+    if (p->requests < o->http.body_bytes)
+        return err_set(error, PLEAT_EINPUT, "--requests is %zu bytes; one body alone may have %zu (--body)",
+                       p->requests, o->http.body_bytes);
+    size_t most = p->total + p->requests + p->connections;
+    if (most > p->available)
         return err_set(error, PLEAT_EMEMORY,
-                       "weights, KV pool, moved-out caches and working memory need %s; %s are free (lower --pool, "
-                       "--moved or --max-running)",
-                       text_bytes(p->total, needed), text_bytes(p->available, there));
+                       "weights, KV pool, moved-out caches, working memory, requests and connections need up to %s; %s "
+                       "are free (lower --pool, --moved, --requests, --connections or --max-running)",
+                       text_bytes(most, needed), text_bytes(p->available, there));
     return PLEAT_OK;
 }
 
@@ -73,10 +90,26 @@ void plan_print(const serve_plan *p) {
         "%s = %s\n",
         text_bytes(p->weights, a), text_bytes(p->pool, b), text_bytes(p->prefix, c), text_bytes(p->moved, d),
         text_bytes(p->work, e), text_bytes(p->total, f));
+    printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s; so %s in all\n",
+           text_bytes(p->requests, a), text_bytes(p->connections, b),
+           text_bytes(p->total + p->requests + p->connections, c));
 }
 
 json_t *plan_json(const serve_plan *p) {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "weights_bytes", (json_int_t)p->weights, "pool_bytes",
-                     (json_int_t)p->pool, "prefix_bytes", (json_int_t)p->prefix, "moved_bytes", (json_int_t)p->moved,
-                     "work_bytes", (json_int_t)p->work, "total_bytes", (json_int_t)p->total);
+    const struct {
+        const char *name;
+        size_t bytes;
+    } list[] = {{"weights_bytes", p->weights},
+                {"pool_bytes", p->pool},
+                {"prefix_bytes", p->prefix},
+                {"moved_bytes", p->moved},
+                {"work_bytes", p->work},
+                {"total_bytes", p->total},
+                {"requests_bytes", p->requests},
+                {"connections_bytes", p->connections},
+                {"most_bytes", p->total + p->requests + p->connections}};
+    json_t *memory = json_object();
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        json_object_set_new(memory, list[i].name, json_integer((json_int_t)list[i].bytes));
+    return memory;
 }

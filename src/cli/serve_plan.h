@@ -9,11 +9,13 @@
 
 /* Bytes that the command line named; PLAN_UNSAID: the plan chooses. */
 typedef struct plan_sizes {
-    size_t pool, prefix, moved;
+    size_t pool, prefix, moved, requests;
 } plan_sizes;
 
-typedef struct serve_plan { /* bytes */
-    size_t weights, pool, prefix, moved, work, total, available;
+typedef struct serve_plan {                           /* bytes */
+    size_t weights, pool, prefix, moved, work, total; /* resident once all has been in use */
+    size_t requests, connections;                     /* at most beside it, for as long as they are there */
+    size_t available;
 } serve_plan;
 
 /* Reads a size: "4GB", "512M", "1.5g", bytes; decimal units. text NULL: *bytes stays. PLEAT_EINPUT names the option. */

@@ -46,6 +46,7 @@ static pleat_status open_all(const char *command_name, const serve_task *t, plea
                                            .max_sequences = o.scheduler.max_running,
                                            .prefix_bytes = p->prefix};
     o.scheduler.moved_bytes = p->moved ? p->moved : 1;
+    o.request_bytes = p->requests;
     status = pleat_engine_open(*model, &engine_options, engine, error);
     return status ? status : serve_open(*engine, &o, serving, error);
 }

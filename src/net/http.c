@@ -40,6 +40,13 @@ static http_exchange *exchange_new(http_server *s, struct MHD_Connection *c, con
     return x;
 }
 
+static void drop_body(http_exchange *x) {
+    text_free(&x->body);
+    if (x->held_bytes)
+        budget_give(x->server->options.memory, x->held_bytes);
+    x->held_bytes = 0;
+}
+
 void http_hold(http_exchange *x) {
     atomic_fetch_add(&x->refs, 1);
 }
@@ -53,7 +60,7 @@ void http_drop(http_exchange *x) {
         free(x->header[i].name);
         free(x->header[i].value);
     }
-    text_free(&x->body);
+    drop_body(x);
     free(x->path);
     free(x);
 }
@@ -144,8 +151,7 @@ void http_stream(http_exchange *x, const char *type) {
 
 void http_defer(http_exchange *x, const http_work *work, void *context) {
     http_server *s = x->server;
-    text_free(&x->body);
-    x->body = (text){0};
+    drop_body(x);
     x->work = work;
     x->context = context;
     pthread_mutex_lock(&s->lock);
@@ -250,20 +256,28 @@ static enum MHD_Result begin(http_exchange *x, const char *version) {
     return x->answered ? MHD_YES : MHD_NO;
 }
 
+static bool keep_body(http_exchange *x, const char *bytes, size_t n) {
+    budget *memory = x->server->options.memory;
+    if (memory && !budget_take(memory, n))
+        return false;
+    x->held_bytes += memory ? n : 0;
+    text_append(&x->body, bytes, n);
+    return !x->body.failed;
+}
+
 static bool take_body(http_exchange *x, const char *bytes, size_t n) {
     const http_options *o = &x->server->options;
     if (clock_seconds() - x->began > o->body_seconds)
         return false;
-    if (!x->refused && x->body.n + n > o->body_bytes)
+    x->n_received += n;
+    if (!x->refused && x->n_received > o->body_bytes)
         x->refused = 413;
-    if (!x->refused) {
-        text_append(&x->body, bytes, n);
-        if (x->body.failed)
-            x->refused = 503;
+    if (!x->refused && !keep_body(x, bytes, n))
+        x->refused = 503;
+    if (!x->refused)
         return true;
-    }
-    x->body.n += x->refused ? n : 0; /* counted, not kept */
-    return x->body.n <= 4 * o->body_bytes;
+    drop_body(x); /* the rest is counted, not kept */
+    return x->n_received <= 4 * o->body_bytes;
 }
 
 static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const char *url, const char *method,

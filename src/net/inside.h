@@ -23,7 +23,8 @@ struct http_exchange {
     char *path;
     const char *method;
     text body;
-    int refused; /* a status that answers once the body is in */
+    size_t n_received, held_bytes; /* of the body; held: taken of the server's memory */
+    int refused;                   /* a status that answers once the body is in */
     double began;
     bool handled, answered, closes, watched;
     struct {

@@ -109,6 +109,54 @@ static bool sink(void *context, const request_event *e) {
     return true;
 }
 
+/* ---- memory ---- */
+
+/* Of an answer apart from its tokens; of a token's text, here and in the connection; and of an alternative's part of an
+ * event or answer, while that is put together and written. */
+enum { CHOICE_BYTES = 4096, TEXT_BYTES = 32, NAMED_BYTES = 1000 };
+
+/* Bytes of one answer at most: token ids here and in the scheduler, log, text. n_tops: of log probabilities, the
+ * token's own counted; 0 without. */
+static size_t choice_bytes(size_t n_prompt, size_t n_new, size_t n_tops, bool echo) {
+    size_t n_text = n_new + (echo ? n_prompt : 0), n_logged = n_new + (echo && n_tops ? n_prompt : 0);
+    return CHOICE_BYTES + (n_prompt + n_new) * sizeof(int32_t) +
+           n_logged * (sizeof(int32_t) + n_tops * (sizeof(int32_t) + sizeof(float))) +
+           n_text * (TEXT_BYTES + n_tops * NAMED_BYTES);
+}
+
+size_t serve_request_bytes(int prompt_tokens, int new_tokens) {
+    return (size_t)prompt_tokens * sizeof(int32_t) + choice_bytes((size_t)prompt_tokens, (size_t)new_tokens, 0, false);
+}
+
+/* Of a request from here until its answer has been read, at most; counted before any of it is taken. */
+static size_t ask_bytes(const ask *a) {
+    size_t bytes = 0, n_tops = a->logprobs ? (size_t)a->n_top + 1 : 0;
+    for (int i = 0; i < a->n_prompts; i++) {
+        const ask_prompt *p = &a->prompt[i];
+        bytes += (size_t)p->n * sizeof(int32_t);
+        bytes += (size_t)a->n * (choice_bytes((size_t)p->n, (size_t)p->max_tokens, n_tops, a->echo) +
+                                 (size_t)a->n_bias * sizeof(token_bias));
+    }
+    return bytes;
+}
+
+static bool take_bytes(server *s, size_t bytes, refusal *r) {
+    char needed[16], most[16];
+    if (budget_take(&s->requests, bytes))
+        return true;
+    text_bytes(bytes, needed);
+    text_bytes(s->requests.most, most);
+    if (bytes > s->requests.most)
+        return refuse(r, "",
+                      "the tokens, answers and log probabilities asked for can take %s of memory; all requests "
+                      "together have %s",
+                      needed, most);
+    *r = (refusal){.status = 503, .retry_seconds = 1};
+    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s for all of them", needed,
+             most);
+    return false;
+}
+
 /* ---- life ---- */
 
 static void cancel_all(job *j) {
@@ -127,6 +175,7 @@ static void job_free(job *j) {
     free(j->choice);
     ask_free(j->ask);
     text_free(&j->out);
+    budget_give(&j->server->requests, j->held_bytes);
     free(j);
 }
 
@@ -147,13 +196,15 @@ static bool open_choices(job *j) {
     return j->choice != NULL;
 }
 
-static job *job_new(server *s, http_exchange *x, ask *a) {
+static job *job_new(server *s, http_exchange *x, ask *a, size_t held_bytes) {
     job *j = calloc(1, sizeof(*j));
     if (!j) {
         ask_free(a);
+        budget_give(&s->requests, held_bytes);
         return NULL;
     }
     j->server = s;
+    j->held_bytes = held_bytes;
     j->x = x;
     j->ask = a;
     j->streams = a->stream;
@@ -339,7 +390,13 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     owner o = owner_of(x, a, key);
     pleat_error error = {""};
     refusal r = {0};
-    job *j = job_new(s, x, a);
+    size_t bytes = ask_bytes(a);
+    if (!take_bytes(s, bytes, &r)) {
+        ask_free(a);
+        serve_refuse(x, &r);
+        return;
+    }
+    job *j = job_new(s, x, a, bytes);
     if (!j) {
         r = (refusal){.status = 503, .retry_seconds = 1, .text = "no memory for a request"};
         serve_refuse(x, &r);

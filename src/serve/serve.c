@@ -286,13 +286,15 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     (void)!getrandom(&s->id_salt, sizeof(s->id_salt), 0);
     pleat_status status = copy_options(s, options, error);
     status = status ? status : read_world(s, error);
-    s->metrics = metrics_open();
+    s->requests.most = options->request_bytes;
+    s->metrics = metrics_open(&s->requests);
     if (!status && !s->metrics)
         status = err_set(error, PLEAT_EMEMORY, "no memory for a server");
     status = status ? status : scheduler_open(engine, &s->options.scheduler, &s->scheduler, error);
     status = status ? status : scheduler_start(s->scheduler, error);
     http_options http = options->http;
     http.answered = on_answer;
+    http.memory = &s->requests;
     status = status ? status : http_open(&http, on_exchange, s, &s->http, error);
     if (status)
         serve_close(s);

@@ -140,6 +140,28 @@ static void requests_and_connections_are_planned_for(void **state) {
     PROGRAM_REFUSES(2, "--requests is \"much\"", "serve", "-m", model_path(), "--port", "0", "--requests", "much");
 }
 
+static void a_context_that_does_not_fit_the_pool_is_said(void **state) {
+    (void)state;
+    static const struct {
+        const char *pool, *method, *ctx;
+        bool fits;
+    } list[] = {{"64MB", "f16", "2048", true},
+                {"1MB", "f16", "2048", false},
+                {"1MB", "f16", "256", true},
+                {"1MB", "streaming:recent=60", "2048", true}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        char *err;
+        json_t *plan = PLAN(&err, "--pool", list[i].pool, "--method", list[i].method, "--ctx", list[i].ctx);
+        const char *said = strstr(err, "warning: a prompt that fills the context");
+        if ((said == NULL) != list[i].fits)
+            fail_msg("%s, %s, %s: %s", list[i].pool, list[i].method, list[i].ctx, err);
+        assert_int_equal(bytes(plan, "context_tokens"), atoi(list[i].ctx));
+        assert_int_equal(bytes(plan, "context_bytes") <= bytes(plan, "pool_bytes"), list[i].fits);
+        json_decref(plan);
+        free(err);
+    }
+}
+
 /* ---- the bound ---- */
 
 #define TEXT "/v1/completions"
@@ -238,6 +260,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_manual_has_the_defaults_of_the_help),
         cmocka_unit_test(requests_and_connections_are_planned_for),
+        cmocka_unit_test(a_context_that_does_not_fit_the_pool_is_said),
         cmocka_unit_test(bodies_share_a_bound),
         cmocka_unit_test(answers_share_a_bound),
         cmocka_unit_test(who_leaves_gives_all_back),

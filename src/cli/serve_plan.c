@@ -38,24 +38,41 @@ static size_t work_bytes(const serve_options *o, const pleat_model *model, size_
            (size_t)model->n_vocab * TOKEN_BYTES + pool_bytes / POOL_SHARE + REST_BYTES;
 }
 
-/* A share of the pool, unless the command line said. */
+static size_t most_bytes(const serve_plan *p) {
+    return p->total + p->requests + p->connections;
+}
+
 static size_t size_of(size_t said, size_t otherwise) {
     return said == PLAN_UNSAID ? otherwise : said;
+}
+
+/* As serve_open takes it; that refuses more than the model's. */
+static int context_of(const serve_options *o, const pleat_model *model) {
+    int n = o->context_tokens;
+    return n && n < model->context_tokens ? n : model->context_tokens;
 }
 
 /* Prompts and answers of a full queue and batch whose contexts are full, but no more than a quarter of the pool where
  * that is enough for one, and a few whole bodies. */
 static size_t request_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
     enum { BODIES = 8 };
-    int context = o->context_tokens ? o->context_tokens : model->context_tokens;
+    int context = context_of(o, model);
     size_t one = serve_request_bytes(1, context - 1);
     size_t all = one * (size_t)(o->scheduler.max_waiting + o->scheduler.max_running);
     size_t most = pool_bytes / 4 > one ? pool_bytes / 4 : one;
     return BODIES * o->http.body_bytes + (all < most ? all : most);
 }
 
-pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model, serve_plan *p,
-                       pleat_error *error) {
+/* Of the pool for a prompt of n - 1 tokens and one of an answer. A lossy method compresses prompts as they come in
+ * unless its spec says otherwise (serve/ask.c). */
+static size_t context_bytes(const char *spec, const pleat_model *model, const pleat_method *method, int n) {
+    kv_method served = *method;
+    served.bounded |= !kv_method_is_f16(method) && !strstr(spec, "prefill:");
+    return engine_plan_bytes(model, &served, n > 1 ? n - 1 : 1, 1);
+}
+
+pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
+                       const pleat_method *method, serve_plan *p, pleat_error *error) {
     char needed[16], there[16];
     size_t taken = mem_available_bytes();
     p->pool = size_of(said->pool, taken / 2);
@@ -70,44 +87,50 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->total = p->weights + p->pool + p->moved + p->work;
     p->requests = size_of(said->requests, request_bytes(o, model, p->pool));
     p->connections = (size_t)o->http.connections * HTTP_CONNECTION_BYTES;
+    p->context_tokens = context_of(o, model);
+    p->context = context_bytes(o->method, model, method, p->context_tokens);
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
     if (p->requests < o->http.body_bytes)
         return err_set(error, PLEAT_EINPUT, "--requests is %zu bytes; one body alone may have %zu (--body)",
                        p->requests, o->http.body_bytes);
-    size_t most = p->total + p->requests + p->connections;
-    if (most > p->available)
+    if (most_bytes(p) > p->available)
         return err_set(error, PLEAT_EMEMORY,
                        "weights, KV pool, moved-out caches, working memory, requests and connections need up to %s; %s "
                        "are free (lower --pool, --moved, --requests, --connections or --max-running)",
-                       text_bytes(most, needed), text_bytes(p->available, there));
+                       text_bytes(most_bytes(p), needed), text_bytes(p->available, there));
     return PLEAT_OK;
+}
+
+void plan_warn(const char *command_name, const serve_options *o, const serve_plan *p) {
+    char needed[16], pool[16];
+    if (p->context <= p->pool)
+        return;
+    fprintf(stderr, "pleat %s: warning: a prompt that fills the context (%d tokens) needs up to %s under %s, ",
+            command_name, p->context_tokens, text_bytes(p->context, needed), o->method);
+    fprintf(stderr, "and the KV pool has %s: it will be refused (raise --pool or lower --ctx)\n",
+            text_bytes(p->pool, pool));
 }
 
 void plan_print(const serve_plan *p) {
     char a[16], b[16], c[16], d[16], e[16], f[16];
-    printf(
-        "memory: weights %s + KV pool %s (of it for earlier prompts at most %s) + moved-out caches %s + working memory "
-        "%s = %s\n",
-        text_bytes(p->weights, a), text_bytes(p->pool, b), text_bytes(p->prefix, c), text_bytes(p->moved, d),
-        text_bytes(p->work, e), text_bytes(p->total, f));
+    printf("memory: weights %s + KV pool %s (of it for earlier prompts at most %s) + moved-out caches %s + working "
+           "memory %s = %s\n",
+           text_bytes(p->weights, a), text_bytes(p->pool, b), text_bytes(p->prefix, c), text_bytes(p->moved, d),
+           text_bytes(p->work, e), text_bytes(p->total, f));
     printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s; so %s in all\n",
-           text_bytes(p->requests, a), text_bytes(p->connections, b),
-           text_bytes(p->total + p->requests + p->connections, c));
+           text_bytes(p->requests, a), text_bytes(p->connections, b), text_bytes(most_bytes(p), c));
 }
 
 json_t *plan_json(const serve_plan *p) {
     const struct {
         const char *name;
         size_t bytes;
-    } list[] = {{"weights_bytes", p->weights},
-                {"pool_bytes", p->pool},
-                {"prefix_bytes", p->prefix},
-                {"moved_bytes", p->moved},
-                {"work_bytes", p->work},
-                {"total_bytes", p->total},
-                {"requests_bytes", p->requests},
-                {"connections_bytes", p->connections},
-                {"most_bytes", p->total + p->requests + p->connections}};
+    } list[] = {{"weights_bytes", p->weights},   {"pool_bytes", p->pool},
+                {"prefix_bytes", p->prefix},     {"moved_bytes", p->moved},
+                {"work_bytes", p->work},         {"total_bytes", p->total},
+                {"requests_bytes", p->requests}, {"connections_bytes", p->connections},
+                {"most_bytes", most_bytes(p)},   {"context_tokens", (size_t)p->context_tokens},
+                {"context_bytes", p->context}};
     json_t *memory = json_object();
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
         json_object_set_new(memory, list[i].name, json_integer((json_int_t)list[i].bytes));

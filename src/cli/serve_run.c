@@ -33,11 +33,11 @@ static void wait_for_end(const serve_task *t, server *serving, const sigset_t *s
 static pleat_status open_all(const char *command_name, const serve_task *t, pleat_model **model, pleat_engine **engine,
                              serve_plan *p, server **serving, pleat_error *error) {
     serve_options o = t->options;
-    pleat_method *method = NULL; /* requests parse it again: here it is for its warnings */
+    pleat_method *method = NULL; /* requests parse it again: here it is for warnings and the plan */
     pleat_status status = model_open(t->model, t->n_threads, model, error);
     status = status ? status : method_read(command_name, o.method, *model, &method, error);
+    status = status ? status : plan_make(&o, &t->sizes, *model, method, p, error);
     pleat_method_free(method);
-    status = status ? status : plan_make(&o, &t->sizes, *model, p, error);
     if (status)
         return status;
     pleat_engine_options engine_options = {.n_threads = t->n_threads,
@@ -59,6 +59,7 @@ static void print_start(const char *command_name, const serve_task *t, const ser
         snprintf(where, sizeof(where), "unix:%.380s", o->http.path);
     else
         snprintf(where, sizeof(where), "http://%.380s:%d", o->http.host, serve_port(serving));
+    plan_warn(command_name, o, p);
     if (t->json) {
         print_json(command_name, json_pack("{s:s,s:s,s:s,s:i,s:o}", "model", o->name, "method", o->method, "address",
                                            where, "port", serve_port(serving), "memory", plan_json(p)));

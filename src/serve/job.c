@@ -366,8 +366,8 @@ static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error
     if (!status)
         return PLEAT_OK;
     c->id = 0;
-    atomic_store(&c->ended, true);
     c->finish = "cancelled";
+    atomic_store(&c->ended, true);
     atomic_fetch_sub(&j->n_open, 1);
     http_drop(j->x);
     return status;

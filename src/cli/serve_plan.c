@@ -79,7 +79,7 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->prefix = size_of(said->prefix, p->pool / 4);
     /* what is admitted fits the pool unless more than its bytes are */
     p->moved = size_of(said->moved, o->scheduler.overcommit > 1 ? p->pool / 4 : 0);
-    if (p->pool < 1 << 20)
+    if (p->pool < 1000000)
         return err_set(error, PLEAT_EINPUT, "--pool is %zu bytes; at least 1MB is possible", p->pool);
     pleat_model_info m = pleat_model_describe(model);
     p->weights = m.packed_bytes + model->embed->bytes; /* the embedding is read from the file's mapping */

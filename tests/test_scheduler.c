@@ -3,12 +3,14 @@
 #include "engine/scheduler.h"
 #include "support/bed.h"
 #include "support/env.h"
+#include <dirent.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
@@ -88,7 +90,8 @@ typedef struct ask {
     float temperature;
 } ask;
 
-static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uint64_t *id, pleat_error *error) {
+static pleat_status submit_told(desk *d, ask q, int pin_tokens, const char *salt, answer *a, uint64_t *id,
+                                pleat_error *error) {
     pleat_method *method;
     if (pleat_method_parse(q.spec, d->bed.model, &method, error))
         fail_msg("%s", error->text);
@@ -101,7 +104,8 @@ static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uin
                          .sampling = pleat_sampling_default(),
                          .pin = &(token_span){0, pin_tokens},
                          .n_pins = pin_tokens > 0,
-                         .tenant = q.tenant};
+                         .tenant = q.tenant,
+                         .salt = salt};
     spec.sampling.temperature = q.temperature;
     spec.sampling.seed = 11;
     pleat_status status = scheduler_submit(d->s, &spec, take, a, id, error);
@@ -111,7 +115,7 @@ static pleat_status submit_pinned(desk *d, ask q, int pin_tokens, answer *a, uin
 }
 
 static pleat_status submit(desk *d, ask q, answer *a, uint64_t *id, pleat_error *error) {
-    return submit_pinned(d, q, 0, a, id, error);
+    return submit_told(d, q, 0, NULL, a, id, error);
 }
 
 static void must_submit(desk *d, ask q, answer *a, uint64_t *id) {
@@ -177,8 +181,10 @@ static void a_repeated_prompt_is_reused_and_says_so(void **state) {
     (void)state;
     desk d = desk_open(0, (size_t)64 << 20, (scheduler_options){0});
     answer *a = answers(3);
+    uint64_t id;
     for (int i = 0; i < 3; i++) {
-        must_submit(&d, (ask){"f16", i < 2 ? "one" : "other", 1000, 0, 8, 0}, &a[i], NULL);
+        ask q = {"f16", "", 1000, 0, 8, 0};
+        assert_int_equal(submit_told(&d, q, 0, i < 2 ? "one" : "other", &a[i], &id, NULL), PLEAT_OK);
         run_dry(&d);
     }
     assert_int_equal(a[0].usage.cached_tokens, 0);
@@ -219,6 +225,49 @@ static void preempted_requests_go_on_to_the_same_text(void **state) {
     }
     free(alone);
     free(squeezed);
+}
+
+/* Squeezes two requests until one is moved out, and gives the name of its file. */
+static void name_of_a_moved_cache(char name[256]) {
+    char folder[] = "/tmp/pleat-moved-XXXXXX";
+    answer *a = answers(2);
+    assert_non_null(mkdtemp(folder));
+    desk d = desk_open((size_t)2 << 20, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
+    for (int i = 0; i < 2; i++)
+        must_submit(&d, (ask){"f16", "", 500, i, 390, 0}, &a[i], NULL);
+    *name = 0;
+    while (!*name && scheduler_turn(d.s)) {
+        DIR *list = opendir(folder);
+        for (struct dirent *e; (e = readdir(list));)
+            if (strstr(e->d_name, ".kv"))
+                snprintf(name, 256, "%s", e->d_name);
+        closedir(list);
+    }
+    desk_close(&d);
+    free(a);
+    assert_int_equal(rmdir(folder), 0); /* the files have gone */
+}
+
+/* Two processes with the same heap, which number their requests alike. */
+static void moved_caches_of_two_servers_have_two_names(void **state) {
+    (void)state;
+    char name[2][256];
+    for (int i = 0; i < 2; i++) {
+        int pipes[2];
+        assert_int_equal(pipe(pipes), 0);
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            name_of_a_moved_cache(name[0]);
+            _exit(write(pipes[1], name[0], 256) != 256);
+        }
+        close(pipes[1]);
+        assert_int_equal(read(pipes[0], name[i], 256), 256);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        close(pipes[0]);
+        assert_true(*name[i]);
+    }
+    assert_string_not_equal(name[0], name[1]);
 }
 
 static void without_a_place_to_move_to_the_youngest_ends(void **state) {
@@ -272,7 +321,7 @@ static void caches_are_told_what_a_request_says(void **state) {
     answer *a = answers(3);
     int32_t want[3][N];
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(submit_pinned(&d, list[i], pins[i], &a[i], &id, NULL), PLEAT_OK);
+        assert_int_equal(submit_told(&d, list[i], pins[i], NULL, &a[i], &id, NULL), PLEAT_OK);
         run_dry(&d);
         answer_of_engine(&d, list[i], pins[i], want[i]);
         assert_int_equal(a[i].n, N);
@@ -413,7 +462,7 @@ static void what_cannot_be_is_refused_at_once(void **state) {
     desk d = desk_open(4 << 20, 0, (scheduler_options){.max_waiting = 2});
     refused(&d, (ask){"f16", "", CONTEXT + 1, 0, 5, 0}, PLEAT_EINPUT, "context");
     refused(&d, (ask){"f16", "", 100, 0, -1, 0}, PLEAT_EINPUT, "new tokens");
-    refused(&d, (ask){"f16", "", 100, 0, 100000, 0}, PLEAT_EFULL, "KV pool");
+    refused(&d, (ask){"f16", "", 100, 0, 100000, 0}, PLEAT_EINPUT, "KV pool");
     answer *a = answers(3);
     must_submit(&d, (ask){"f16", "", 50, 0, 5, 0}, &a[0], NULL);
     must_submit(&d, (ask){"f16", "", 50, 0, 5, 0}, &a[1], NULL);
@@ -428,14 +477,47 @@ static void what_cannot_be_is_refused_at_once(void **state) {
     free(a);
 }
 
+/* All of a batch but one decode, and the last one's prompt gets on in every step; with less room it would wait for them
+ * to end, so that is refused. */
+static void a_prompt_gets_on_beside_a_batch_that_decodes(void **state) {
+    (void)state;
+    enum { N = 4, LONG = 600 };
+    pleat_error error = {""};
+    desk d = desk_open(0, 0, (scheduler_options){.max_running = 1, .step_tokens = 64});
+    scheduler *s = NULL;
+    for (int running = 2; running <= 16; running += 7) {
+        scheduler_options o = {.max_running = running, .step_tokens = 64};
+        assert_int_equal(scheduler_open(d.bed.engine, &o, &s, &error), PLEAT_EINPUT);
+        assert_non_null(strstr(error.text, "a multiple of 64 from 128"));
+    }
+    desk_close(&d);
+    d = desk_open(0, 0, (scheduler_options){.max_running = N, .step_tokens = scheduler_least_step(N)});
+    answer *a = answers(N);
+    for (int i = 0; i < N - 1; i++)
+        must_submit(&d, (ask){"f16", "", 20, i, 300, 0}, &a[i], NULL);
+    while (a[N - 2].n < 1)
+        scheduler_turn(d.s);
+    must_submit(&d, (ask){"f16", "", LONG, 9, 5, 0}, &a[N - 1], NULL);
+    for (int i = 0; i < (LONG + 63) / 64; i++)
+        scheduler_turn(d.s);
+    assert_true(a[N - 1].n >= 1);
+    for (int i = 0; i < N - 1; i++)
+        assert_false(atomic_load(&a[i].ended));
+    run_dry(&d);
+    desk_close(&d);
+    free(a);
+}
+
 static void tenants_take_turns(void **state) {
     (void)state;
     enum { N = 8 };
     desk d = desk_open(0, 0, (scheduler_options){.max_running = 2});
     answer *a = answers(N + 1);
+    uint64_t id;
+    static const char *const salts[N] = {"a", "b", "c", "d", "e", "f", "g", "h"}; /* of which none has a share */
     for (int i = 0; i < N; i++)
-        must_submit(&d, (ask){"f16", "many", 60, i, 6, 0}, &a[i], NULL);
-    must_submit(&d, (ask){"f16", "few", 60, 9, 6, 0}, &a[N], NULL);
+        assert_int_equal(submit_told(&d, (ask){"f16", "many", 60, i, 6, 0}, 0, salts[i], &a[i], &id, NULL), PLEAT_OK);
+    assert_int_equal(submit_told(&d, (ask){"f16", "few", 60, 9, 6, 0}, 0, "a", &a[N], &id, NULL), PLEAT_OK);
     run_dry(&d);
     assert_true(a[N].order <= 1); /* though it came last */
     for (int i = 1; i < N; i++)
@@ -537,6 +619,7 @@ int main(void) {
         cmocka_unit_test(a_text_is_the_same_alone_and_under_load),
         cmocka_unit_test(a_repeated_prompt_is_reused_and_says_so),
         cmocka_unit_test(preempted_requests_go_on_to_the_same_text),
+        cmocka_unit_test(moved_caches_of_two_servers_have_two_names),
         cmocka_unit_test(without_a_place_to_move_to_the_youngest_ends),
         cmocka_unit_test(logprobs_are_those_of_the_model),
         cmocka_unit_test(ends_are_held_back_until_min_tokens),
@@ -544,6 +627,7 @@ int main(void) {
         cmocka_unit_test(the_context_is_a_clear_end),
         cmocka_unit_test(caches_are_told_what_a_request_says),
         cmocka_unit_test(what_cannot_be_is_refused_at_once),
+        cmocka_unit_test(a_prompt_gets_on_beside_a_batch_that_decodes),
         cmocka_unit_test(tenants_take_turns),
         cmocka_unit_test(a_large_request_is_not_passed_over_for_good),
         cmocka_unit_test(a_cancelled_request_is_gone_within_a_turn),

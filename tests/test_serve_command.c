@@ -148,6 +148,8 @@ static void options_come_from_a_file_too(void **state) {
         PROGRAM_REFUSES(2, wrong[i].word, "serve", "-m", model, "--config", file_with("serve-wrong", wrong[i].text));
     PROGRAM_REFUSES(2, "serve-none", "serve", "-m", model, "--config", "/tmp/pleat-serve-none");
     PROGRAM_REFUSES(2, "which model", "serve", "--port", "0");
+    PROGRAM_REFUSES(2, "from 576 on", "serve", "-m", model, "--max-running", "512", "--step-tokens", "512");
+    PROGRAM_REFUSES(2, "from 64 on", "serve", "-m", model, "--max-running", "1", "--step-tokens", "100");
 }
 
 static void a_socket_is_made_and_removed(void **state) {

@@ -114,8 +114,8 @@ static bool move_out(scheduler *s, request *r) {
     bool to_memory = s->moved_bytes + bytes <= s->options.moved_bytes;
     if (!to_memory && !s->options.moved_dir)
         return false;
-    snprintf(path, sizeof(path), "%s/pleat-%p-%llu.kv", to_memory ? "" : s->options.moved_dir, (void *)s,
-             (unsigned long long)r->id);
+    snprintf(path, sizeof(path), "%s/pleat-%016llx-%llu.kv", to_memory ? "" : s->options.moved_dir,
+             (unsigned long long)s->file_salt, (unsigned long long)r->id);
     if (pleat_seq_move_out(r->seq, to_memory ? NULL : path, NULL))
         return false;
     r->moved_bytes = to_memory ? bytes : 0;
@@ -207,7 +207,7 @@ static pleat_status start(scheduler *s, request *r, pleat_error *error) {
         status = pleat_seq_pin(r->seq, r->pin[i].first, r->pin[i].end - r->pin[i].first, error);
     status = status ? status : pleat_seq_expect(r->seq, r->max_tokens, error);
     if (!status && !r->prompt_logprobs)
-        status = pleat_seq_reuse(r->seq, r->tokens, r->n_prompt, r->tenant, &r->n_done, error);
+        status = pleat_seq_reuse(r->seq, r->tokens, r->n_prompt, r->salt, &r->n_done, error);
     if (status)
         return status;
     r->usage.cached_tokens = r->n_done;

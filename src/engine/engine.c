@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { DEFAULT_STEP_TOKENS = 512, DEFAULT_SEQUENCES = 64, MOST_STEP_TOKENS = 1 << 16, MOST_SEQUENCES = 4096 };
+enum { MOST_STEP_TOKENS = 1 << 16, MOST_SEQUENCES = 4096 };
 
 static pleat_status check_options(const pleat_engine_options *o, pleat_error *error) {
     if (o->n_threads < 0 || o->n_threads > 1024)
@@ -20,8 +20,8 @@ static pleat_status check_options(const pleat_engine_options *o, pleat_error *er
 
 static pleat_status open_parts(pleat_engine *e, const pleat_engine_options *o, pleat_error *error) {
     size_t pool_bytes = o->pool_bytes ? o->pool_bytes : mem_available_bytes() / 2;
-    e->max_step_tokens = o->max_step_tokens ? o->max_step_tokens : DEFAULT_STEP_TOKENS;
-    e->max_sequences = o->max_sequences ? o->max_sequences : DEFAULT_SEQUENCES;
+    e->max_step_tokens = o->max_step_tokens ? o->max_step_tokens : ENGINE_STEP_TOKENS;
+    e->max_sequences = o->max_sequences ? o->max_sequences : ENGINE_SEQUENCES;
     if (e->max_sequences > e->max_step_tokens)
         return err_set(error, PLEAT_EINPUT, "steps of %d tokens cannot hold one token of each of %d sequences",
                        e->max_step_tokens, e->max_sequences);

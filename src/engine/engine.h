@@ -9,6 +9,9 @@
 #include "kv/cache.h"
 #include "model/model.h"
 
+/* What pleat_engine_options' zeros stand for. */
+enum { ENGINE_STEP_TOKENS = 512, ENGINE_SEQUENCES = 64 };
+
 /* A sequence of n synthetic tokens: an ended prompt whose cache was filled, not computed (kv_cache_fill). For timing
  * decode. PLEAT_EFULL names the bytes needed. */
 pleat_status engine_seq_fill(pleat_engine *engine, const pleat_method *method, int n_tokens, int max_new, uint64_t seed,

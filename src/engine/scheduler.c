@@ -7,9 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
-
-enum { DEFAULT_WAITING = 256 };
 
 /* ---- open and close ---- */
 
@@ -27,11 +26,15 @@ static pleat_status list_ends(scheduler *s, pleat_error *error) {
     return PLEAT_OK;
 }
 
+int scheduler_least_step(int max_running) {
+    return (max_running - 1 + PIECE_TOKENS + 63) / 64 * 64;
+}
+
 static pleat_status check_options(const pleat_engine *e, scheduler_options *o, pleat_error *error) {
     if (!o->max_running)
         o->max_running = e->max_sequences;
     if (!o->max_waiting)
-        o->max_waiting = DEFAULT_WAITING;
+        o->max_waiting = SCHEDULER_WAITING;
     if (!o->step_tokens)
         o->step_tokens = e->max_step_tokens;
     if (o->overcommit == 0)
@@ -43,12 +46,13 @@ static pleat_status check_options(const pleat_engine *e, scheduler_options *o, p
                        e->max_sequences);
     if (o->max_waiting < 1)
         return err_set(error, PLEAT_EINPUT, "a queue of %d requests; at least 1 is possible", o->max_waiting);
-    if (o->step_tokens % 64 || o->step_tokens < 64 || o->step_tokens > e->max_step_tokens ||
-        o->step_tokens < o->max_running)
-        return err_set(error, PLEAT_EINPUT,
-                       "steps of %d tokens; a multiple of 64, at least one for each of %d requests, at most %d, is "
-                       "possible",
-                       o->step_tokens, o->max_running, e->max_step_tokens);
+    if (o->step_tokens % 64 || o->step_tokens < scheduler_least_step(o->max_running) ||
+        o->step_tokens > e->max_step_tokens)
+        return err_set(
+            error, PLEAT_EINPUT,
+            "steps of %d tokens; a multiple of 64 from %d (64 of a prompt beside a token of each of %d other "
+            "requests) to %d is possible",
+            o->step_tokens, scheduler_least_step(o->max_running), o->max_running - 1, e->max_step_tokens);
     if (!(o->overcommit >= 1 && o->overcommit <= 100))
         return err_set(error, PLEAT_EINPUT, "an overcommitment of %g; 1 to 100 is possible", o->overcommit);
     return PLEAT_OK;
@@ -66,6 +70,7 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     s->engine = engine;
     s->options = o;
     s->options.moved_dir = NULL;
+    (void)!getrandom(&s->file_salt, sizeof(s->file_salt), 0);
     atomic_store(&s->next_id, 1);
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_t attr;
@@ -140,6 +145,7 @@ static void request_free(request *r) {
     free(r->stop);
     free(r->pin);
     free(r->tenant);
+    free(r->salt);
     free(r);
 }
 
@@ -224,7 +230,8 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->pin = malloc((size_t)spec->n_pins * sizeof(*r->pin) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
-    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant) {
+    r->salt = strdup(spec->salt ? spec->salt : "");
+    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant || !r->salt) {
         request_free(r);
         return NULL;
     }
@@ -256,7 +263,7 @@ pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_si
     size_t plan = engine_plan_bytes(s->engine->model, spec->method, spec->n_prompt, spec->max_tokens);
     size_t budget = kv_pool_budget_bytes(s->engine->pages);
     if (plan > budget)
-        return err_set(error, PLEAT_EFULL,
+        return err_set(error, PLEAT_EINPUT,
                        "%d prompt and %d new tokens need up to %zu bytes of the KV pool under this method; it has %zu",
                        spec->n_prompt, spec->max_tokens, plan, budget);
     if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {

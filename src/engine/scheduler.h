@@ -15,10 +15,12 @@
 
 typedef struct scheduler scheduler;
 
+enum { SCHEDULER_WAITING = 256 };
+
 typedef struct scheduler_options {
     int max_running;       /* 0: the engine's max_sequences */
-    int max_waiting;       /* requests in the queue; 0: 256 */
-    int step_tokens;       /* budget of a step, a multiple of 64; 0: the engine's max_step_tokens */
+    int max_waiting;       /* requests in the queue; 0: SCHEDULER_WAITING */
+    int step_tokens;       /* budget of a step; 0: the engine's max_step_tokens */
     double overcommit;     /* admitted bytes over the pool's; 0: 1 */
     size_t moved_bytes;    /* memory for caches that are moved out; 0: a quarter of the pool's budget */
     const char *moved_dir; /* where the rest goes; NULL: there is no rest, requests stay */
@@ -46,7 +48,8 @@ typedef struct request_spec {
     bool logprobs;         /* of the tokens that come */
     int n_top;             /* and of so many alternatives, at most REQUEST_MOST_TOP */
     bool prompt_logprobs;  /* of the prompt's tokens too: such a prompt is not reused */
-    const char *tenant;    /* fairness and the salt of the prefix cache; NULL: "" */
+    const char *tenant;    /* who shares the batch fairly with others; NULL: "" */
+    const char *salt;      /* prompts are reused among those with the same one; NULL: "" */
     const token_span *pin; /* [n_pins] of the prompt, never evicted by methods with `pin`; none is empty */
     int n_pins;
 } request_spec;
@@ -83,6 +86,10 @@ typedef struct request_event {
 /* Called on the engine's thread; must not block. false: the request has what it needs ("stop"). */
 typedef bool (*request_sink)(void *context, const request_event *event);
 
+/* Least budget of a step, a multiple of 64: beside a token of every other request, a prompt that waits always gets on.
+ */
+int scheduler_least_step(int max_running);
+/* PLEAT_EINPUT names the option that is out of range; PLEAT_EMEMORY. */
 pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *options, scheduler **out,
                             pleat_error *error);
 /* Stops the thread if there is one and ends what is left with "cancelled"; figures can still be read. */
@@ -90,9 +97,9 @@ void scheduler_stop(scheduler *s);
 /* Stops, and frees. */
 void scheduler_close(scheduler *s);
 
-/* Any thread. *id names the request for scheduler_cancel. PLEAT_EFULL: the queue is full, or this request could never
- * fit the pool (PLEAT_EINPUT when it is the context that it does not fit): nothing was taken in; PLEAT_EMEMORY. After
- * PLEAT_OK the sink will get exactly one END. */
+/* Any thread. *id names the request for scheduler_cancel. PLEAT_EINPUT: a field is wrong, or the request could never
+ * fit the context or the pool; PLEAT_EFULL: not now, the queue is full or the scheduler drains; PLEAT_EMEMORY. Then
+ * nothing was taken in. After PLEAT_OK the sink will get exactly one END. */
 pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
                               pleat_error *error);
 /* Any thread: the request ends with "cancelled" within a step and its pages are free. An id that is gone is ignored. */

@@ -23,7 +23,7 @@ typedef struct request {
     int n_stop;
     token_span *pin;
     int n_pins;
-    char *tenant;
+    char *tenant, *salt;
     request_sink sink;
     void *context;
     pleat_seq *seq;
@@ -40,13 +40,17 @@ typedef struct cancellation {
     struct cancellation *next;
 } cancellation;
 
-enum { PROMPT_ROWS = 64 }; /* of a step, whose prompt logprobs are wanted */
+enum {
+    PIECE_TOKENS = 64, /* least of a prompt that goes into a step: it is cut at multiples of this */
+    PROMPT_ROWS = 64   /* of a step, whose prompt logprobs are wanted */
+};
 
 struct scheduler {
     pleat_engine *engine;
     scheduler_options options;
     int32_t *end_id; /* tokens that end an answer */
     int n_end;
+    uint64_t file_salt; /* drawn: servers may share a folder for caches that are moved out */
     /* from other threads */
     _Atomic(request *) mailbox; /* newest first */
     _Atomic(cancellation *) cancelled;

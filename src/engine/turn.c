@@ -27,7 +27,7 @@ static void add_item(scheduler *s, int *n_items, request *r, int n, pleat_phase 
 static int prompt_piece(const scheduler *s, const request *r, int budget, int n_rows) {
     int left = r->n_prompt - r->n_done, n = pleat_seq_cut(s->engine, r->seq, left);
     int most = r->prompt_logprobs && budget > n_rows ? n_rows : budget;
-    return n <= most ? n : (r->n_done + most) / 64 * 64 - r->n_done;
+    return n <= most ? n : (r->n_done + most) / PIECE_TOKENS * PIECE_TOKENS - r->n_done;
 }
 
 /* Decoding requests first, each a token; then prompts in the order of admission, as far as the budget goes. */

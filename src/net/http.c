@@ -8,14 +8,16 @@
 #include "net/inside.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
 
-enum { HEAD_BYTES = 48 << 10, BODY_BYTES = 8 << 20, CONNECTIONS = 1024, THREADS = 4, STACK_BYTES = 1 << 20 };
+enum { HEAD_BYTES = 48 << 10, STACK_BYTES = 1 << 20 };
 
 /* ---- exchanges ---- */
 
@@ -38,6 +40,13 @@ static http_exchange *exchange_new(http_server *s, struct MHD_Connection *c, con
     return x;
 }
 
+static void drop_body(http_exchange *x) {
+    text_free(&x->body);
+    if (x->held_bytes)
+        budget_give(x->server->options.memory, x->held_bytes);
+    x->held_bytes = 0;
+}
+
 void http_hold(http_exchange *x) {
     atomic_fetch_add(&x->refs, 1);
 }
@@ -51,7 +60,7 @@ void http_drop(http_exchange *x) {
         free(x->header[i].name);
         free(x->header[i].value);
     }
-    text_free(&x->body);
+    drop_body(x);
     free(x->path);
     free(x);
 }
@@ -71,6 +80,24 @@ const char *http_header(const http_exchange *x, const char *name) {
 const char *http_body(const http_exchange *x, size_t *n_bytes) {
     *n_bytes = x->body.n;
     return x->body.bytes ? x->body.bytes : "";
+}
+
+void http_peer(const http_exchange *x, char *out, size_t cap) {
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *from = info ? info->client_addr : NULL;
+    char name[INET6_ADDRSTRLEN] = "";
+    if (from && from->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)from)->sin_addr, name, sizeof(name));
+    } else if (from && from->sa_family == AF_INET6) {
+        struct in6_addr a = ((const struct sockaddr_in6 *)from)->sin6_addr;
+        if (IN6_IS_ADDR_V4MAPPED(&a)) {
+            inet_ntop(AF_INET, a.s6_addr + 12, name, sizeof(name));
+        } else {
+            memset(a.s6_addr + 8, 0, 8);
+            inet_ntop(AF_INET6, &a, name, sizeof(name));
+        }
+    }
+    snprintf(out, cap, "%s", name);
 }
 
 /* ---- answers ---- */
@@ -124,8 +151,7 @@ void http_stream(http_exchange *x, const char *type) {
 
 void http_defer(http_exchange *x, const http_work *work, void *context) {
     http_server *s = x->server;
-    text_free(&x->body);
-    x->body = (text){0};
+    drop_body(x);
     x->work = work;
     x->context = context;
     pthread_mutex_lock(&s->lock);
@@ -134,7 +160,6 @@ void http_defer(http_exchange *x, const http_work *work, void *context) {
         x->next->prev = x;
     s->deferred = x;
     pthread_mutex_unlock(&s->lock);
-    watch_add(x);
 }
 
 /* ---- requests ---- */
@@ -208,6 +233,8 @@ static void refuse(http_exchange *x, int status) {
             text_printf(&body, "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":null}}",
                         answer[i].body, status == 503 ? "server_error" : "invalid_request_error");
     x->closes = true;
+    if (status == 503)
+        http_set(x, "Retry-After", "1");
     http_answer(x, status, "application/json", body.bytes ? body.bytes : "", body.n);
     text_free(&body);
 }
@@ -229,20 +256,28 @@ static enum MHD_Result begin(http_exchange *x, const char *version) {
     return x->answered ? MHD_YES : MHD_NO;
 }
 
+static bool keep_body(http_exchange *x, const char *bytes, size_t n) {
+    budget *memory = x->server->options.memory;
+    if (memory && !budget_take(memory, n))
+        return false;
+    x->held_bytes += memory ? n : 0;
+    text_append(&x->body, bytes, n);
+    return !x->body.failed;
+}
+
 static bool take_body(http_exchange *x, const char *bytes, size_t n) {
     const http_options *o = &x->server->options;
     if (clock_seconds() - x->began > o->body_seconds)
         return false;
-    if (!x->refused && x->body.n + n > o->body_bytes)
+    x->n_received += n;
+    if (!x->refused && x->n_received > o->body_bytes)
         x->refused = 413;
-    if (!x->refused) {
-        text_append(&x->body, bytes, n);
-        if (x->body.failed)
-            x->refused = 503;
+    if (!x->refused && !keep_body(x, bytes, n))
+        x->refused = 503;
+    if (!x->refused)
         return true;
-    }
-    x->body.n += x->refused ? n : 0; /* counted, not kept */
-    return x->body.n <= 4 * o->body_bytes;
+    drop_body(x); /* the rest is counted, not kept */
+    return x->n_received <= 4 * o->body_bytes;
 }
 
 static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const char *url, const char *method,
@@ -271,6 +306,10 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
     } else if (!x->handled) {
         x->handled = true;
         s->handler(s->context, x);
+        if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
+            x->work->left(x->context);
+            refuse(x, 503);
+        }
     } else if (x->work) {
         x->work->ready(x->context, x);
     }
@@ -382,9 +421,9 @@ pleat_status http_open(const http_options *options, http_handler handler, void *
     *s = (http_server){
         .options = *options, .handler = handler, .context = context, .listen_fd = -1, .epoll_fd = -1, .event_fd = -1};
     http_options *o = &s->options;
-    o->n_threads = o->n_threads ? o->n_threads : THREADS;
-    o->connections = o->connections ? o->connections : CONNECTIONS;
-    o->body_bytes = o->body_bytes ? o->body_bytes : BODY_BYTES;
+    o->n_threads = o->n_threads ? o->n_threads : HTTP_THREADS;
+    o->connections = o->connections ? o->connections : HTTP_CONNECTIONS;
+    o->body_bytes = o->body_bytes ? o->body_bytes : HTTP_BODY_BYTES;
     o->head_seconds = o->head_seconds > 0 ? o->head_seconds : 30;
     o->body_seconds = o->body_seconds > 0 ? o->body_seconds : 60;
     o->stall_seconds = o->stall_seconds > 0 ? o->stall_seconds : 30;

@@ -9,22 +9,28 @@
  * Which file does what: http.c requests and answers, listen.c sockets, watch.c the thread that wakes and watches. */
 #ifndef NET_HTTP_H
 #define NET_HTTP_H
+#include "base/budget.h"
 #include "pleat.h"
 #include <sys/types.h>
 
 typedef struct http_server http_server;
 typedef struct http_exchange http_exchange; /* one request and its answer */
 
+#define HTTP_HOST "127.0.0.1"
+enum { HTTP_THREADS = 4, HTTP_CONNECTIONS = 1024, HTTP_BODY_BYTES = 8 << 20 };
+enum { HTTP_CONNECTION_BYTES = 50 << 10 }; /* that one takes at most, bodies and answers aside */
+
 typedef struct http_options {
-    const char *host;                            /* NULL: 127.0.0.1 */
+    const char *host;                            /* NULL: HTTP_HOST */
     int port;                                    /* 0: any free one */
     const char *path;                            /* of a Unix socket instead, or NULL */
-    int n_threads;                               /* 0: 4 */
-    int connections;                             /* open at a time; 0: 1024 */
-    size_t body_bytes;                           /* most of a request's body; 0: 8 MiB */
+    int n_threads;                               /* 0: HTTP_THREADS */
+    int connections;                             /* open at a time; 0: HTTP_CONNECTIONS */
+    size_t body_bytes;                           /* most of a request's body; 0: HTTP_BODY_BYTES */
     double head_seconds, body_seconds;           /* until a request's head, and its body, is whole; 0: 30 and 60 */
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
+    budget *memory;                              /* that bodies take their bytes of; NULL: no bound */
 } http_options;
 
 typedef void (*http_handler)(void *context, http_exchange *x);
@@ -42,6 +48,9 @@ const char *http_method(const http_exchange *x);
 const char *http_path(const http_exchange *x);                     /* without the query, percent-decoded */
 const char *http_header(const http_exchange *x, const char *name); /* NULL: not there */
 const char *http_body(const http_exchange *x, size_t *n_bytes);    /* ended by 0 (not counted) */
+/* The network address that the request came from, without its port, into out (48 bytes are enough); of IPv6 the /64, of
+ * which a host has all; "" on a Unix socket. */
+void http_peer(const http_exchange *x, char *out, size_t cap);
 
 /* ---- an answer; on a HTTP thread, from the handler or from `ready` ---- */
 
@@ -59,7 +68,8 @@ typedef struct http_work {
     void (*closed)(void *context); /* the exchange is over, whichever way; nobody reads an answer any more */
     void (*freed)(void *context);  /* nobody holds the exchange any more: the last call of all */
 } http_work;
-/* The handler returns without an answer; `ready` will give it. From now on the body is gone. */
+/* The handler returns without an answer; `ready` will give it. From now on the body is gone. Only once the handler has
+ * returned is the client watched: until then no call but `freed` comes. A client that cannot be watched is told 503. */
 void http_defer(http_exchange *x, const http_work *work, void *context);
 /* Any thread that holds x. What was published before it is seen by pending, ready and fill. */
 void http_wake(http_exchange *x);

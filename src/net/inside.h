@@ -23,9 +23,10 @@ struct http_exchange {
     char *path;
     const char *method;
     text body;
-    int refused; /* a status that answers once the body is in */
+    size_t n_received, held_bytes; /* of the body; held: taken of the server's memory */
+    int refused;                   /* a status that answers once the body is in */
     double began;
-    bool handled, answered, closes;
+    bool handled, answered, closes, watched;
     struct {
         char *name, *value;
     } header[HTTP_MOST_HEADERS];
@@ -64,7 +65,7 @@ void listen_close(http_server *s);
 /* watch.c */
 pleat_status watch_open(http_server *s, pleat_error *error);
 void watch_close(http_server *s);
-void watch_add(http_exchange *x);    /* a deferred exchange's socket */
-void watch_remove(http_exchange *x); /* before the socket is closed */
+bool watch_add(http_exchange *x);    /* a deferred exchange's socket; false: the system cannot */
+void watch_remove(http_exchange *x); /* if it is watched; before the socket is closed */
 bool http_sleep(http_exchange *x);   /* on its HTTP thread: suspends, unless there is something to do by now */
 #endif

@@ -50,6 +50,22 @@ static int bound_port(int fd) {
                                                : ((struct sockaddr_in *)&address)->sin_port);
 }
 
+/* A socket that listens; -1: errno says why there is none. */
+static int open_address(const struct addrinfo *a) {
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+    if (!bind(fd, a->ai_addr, a->ai_addrlen) && !listen(fd, BACKLOG))
+        return fd;
+    int why = errno;
+    close(fd);
+    errno = why;
+    return -1;
+}
+
+/* The first of the host's addresses that this machine has ("localhost" may be ::1, and IPv6 be switched off). One that
+ * is taken is not passed over: clients that try the same order would meet whoever has it. */
 static pleat_status open_port(http_server *s, const char *host, int port, pleat_error *error) {
     char service[16], where[300];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
@@ -58,21 +74,21 @@ static pleat_status open_port(http_server *s, const char *host, int port, pleat_
     int code = getaddrinfo(host, service, &hints, &list);
     if (code)
         return err_set(error, PLEAT_EIO, "%s: %s", where, gai_strerror(code));
-    s->listen_fd = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s->listen_fd >= 0)
-        setsockopt(s->listen_fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-    bool ok =
-        s->listen_fd >= 0 && !bind(s->listen_fd, list->ai_addr, list->ai_addrlen) && !listen(s->listen_fd, BACKLOG);
-    pleat_status status = ok ? PLEAT_OK : fail(where, "the port cannot be opened", error);
+    for (const struct addrinfo *a = list; a && s->listen_fd < 0; a = a->ai_next) {
+        s->listen_fd = open_address(a);
+        if (s->listen_fd < 0 && errno != EADDRNOTAVAIL && errno != EAFNOSUPPORT)
+            break;
+    }
+    pleat_status status = s->listen_fd >= 0 ? PLEAT_OK : fail(where, "the port cannot be opened", error);
     freeaddrinfo(list);
-    if (ok)
+    if (!status)
         s->port = bound_port(s->listen_fd);
     return status;
 }
 
 pleat_status listen_open(http_server *s, pleat_error *error) {
     const http_options *o = &s->options;
-    return o->path ? open_path(s, o->path, error) : open_port(s, o->host ? o->host : "127.0.0.1", o->port, error);
+    return o->path ? open_path(s, o->path, error) : open_port(s, o->host ? o->host : HTTP_HOST, o->port, error);
 }
 
 void listen_close(http_server *s) {

@@ -50,13 +50,18 @@ bool http_sleep(http_exchange *x) {
     return !awake;
 }
 
-void watch_add(http_exchange *x) {
-    http_hold(x);
+bool watch_add(http_exchange *x) {
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = x};
-    epoll_ctl(x->server->epoll_fd, EPOLL_CTL_ADD, x->client->fd, &event);
+    http_hold(x);
+    x->watched = !epoll_ctl(x->server->epoll_fd, EPOLL_CTL_ADD, x->client->fd, &event);
+    if (!x->watched)
+        http_drop(x);
+    return x->watched;
 }
 
 void watch_remove(http_exchange *x) {
+    if (!x->watched)
+        return;
     epoll_ctl(x->server->epoll_fd, EPOLL_CTL_DEL, x->client->fd, NULL);
     push(&x->server->retired, x, &x->next_retired);
     nudge(x->server);

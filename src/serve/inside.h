@@ -19,6 +19,7 @@ struct server {
     scheduler *scheduler;
     http_server *http;
     metrics *metrics;
+    budget requests;           /* memory of bodies and jobs */
     uint8_t (*key)[KEY_BYTES]; /* [n_keys] SHA-256 of each */
     int64_t created;           /* seconds since 1970 */
     atomic_bool draining;

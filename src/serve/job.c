@@ -109,6 +109,54 @@ static bool sink(void *context, const request_event *e) {
     return true;
 }
 
+/* ---- memory ---- */
+
+/* Of an answer apart from its tokens; of a token's text, here and in the connection; and of an alternative's part of an
+ * event or answer, while that is put together and written. */
+enum { CHOICE_BYTES = 4096, TEXT_BYTES = 32, NAMED_BYTES = 1000 };
+
+/* Bytes of one answer at most: token ids here and in the scheduler, log, text. n_tops: of log probabilities, the
+ * token's own counted; 0 without. */
+static size_t choice_bytes(size_t n_prompt, size_t n_new, size_t n_tops, bool echo) {
+    size_t n_text = n_new + (echo ? n_prompt : 0), n_logged = n_new + (echo && n_tops ? n_prompt : 0);
+    return CHOICE_BYTES + (n_prompt + n_new) * sizeof(int32_t) +
+           n_logged * (sizeof(int32_t) + n_tops * (sizeof(int32_t) + sizeof(float))) +
+           n_text * (TEXT_BYTES + n_tops * NAMED_BYTES);
+}
+
+size_t serve_request_bytes(int prompt_tokens, int new_tokens) {
+    return (size_t)prompt_tokens * sizeof(int32_t) + choice_bytes((size_t)prompt_tokens, (size_t)new_tokens, 0, false);
+}
+
+/* Of a request from here until its answer has been read, at most; counted before any of it is taken. */
+static size_t ask_bytes(const ask *a) {
+    size_t bytes = 0, n_tops = a->logprobs ? (size_t)a->n_top + 1 : 0;
+    for (int i = 0; i < a->n_prompts; i++) {
+        const ask_prompt *p = &a->prompt[i];
+        bytes += (size_t)p->n * sizeof(int32_t);
+        bytes += (size_t)a->n * (choice_bytes((size_t)p->n, (size_t)p->max_tokens, n_tops, a->echo) +
+                                 (size_t)a->n_bias * sizeof(token_bias));
+    }
+    return bytes;
+}
+
+static bool take_bytes(server *s, size_t bytes, refusal *r) {
+    char needed[16], most[16];
+    if (budget_take(&s->requests, bytes))
+        return true;
+    text_bytes(bytes, needed);
+    text_bytes(s->requests.most, most);
+    if (bytes > s->requests.most)
+        return refuse(r, "",
+                      "the tokens, answers and log probabilities asked for can take %s of memory; all requests "
+                      "together have %s",
+                      needed, most);
+    *r = (refusal){.status = 503, .retry_seconds = 1};
+    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s for all of them", needed,
+             most);
+    return false;
+}
+
 /* ---- life ---- */
 
 static void cancel_all(job *j) {
@@ -127,6 +175,7 @@ static void job_free(job *j) {
     free(j->choice);
     ask_free(j->ask);
     text_free(&j->out);
+    budget_give(&j->server->requests, j->held_bytes);
     free(j);
 }
 
@@ -147,13 +196,15 @@ static bool open_choices(job *j) {
     return j->choice != NULL;
 }
 
-static job *job_new(server *s, http_exchange *x, ask *a) {
+static job *job_new(server *s, http_exchange *x, ask *a, size_t held_bytes) {
     job *j = calloc(1, sizeof(*j));
     if (!j) {
         ask_free(a);
+        budget_give(&s->requests, held_bytes);
         return NULL;
     }
     j->server = s;
+    j->held_bytes = held_bytes;
     j->x = x;
     j->ask = a;
     j->streams = a->stream;
@@ -227,7 +278,7 @@ static ssize_t fill(void *context, char *out, size_t most) {
     if (j->out_at == j->out.n) {
         j->out.n = j->out_at = 0;
         if (j->ends)
-            return j->failed ? HTTP_ABORT : HTTP_END;
+            return HTTP_END;
         atomic_store(&j->stirred, false);
         j->ends = answer_events(j);
         if (!j->out.n && !j->ends && clock_seconds() - j->sent_at >= PING_SECONDS)
@@ -272,7 +323,23 @@ static uint64_t seed_of(const ask *a, int which) {
     return a->sampling.seed + (uint64_t)which * 0x9E3779B97F4A7C15u; /* the first answer has the seed asked for */
 }
 
-static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *error) {
+/* Whose share of the batch a request takes, and whose prompts it may reuse. A salt, which a client draws as it likes,
+ * gives no share of its own. */
+typedef struct owner {
+    char tenant[64], salt[300];
+} owner;
+
+static owner owner_of(const http_exchange *x, const ask *a, int key) {
+    owner o;
+    if (key)
+        snprintf(o.tenant, sizeof(o.tenant), "key %d", key);
+    else
+        http_peer(x, o.tenant, sizeof(o.tenant));
+    snprintf(o.salt, sizeof(o.salt), "%d/%s", key, a->salt);
+    return o;
+}
+
+static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error) {
     const ask *a = j->ask;
     request_spec spec = {.method = a->method,
                          .prompt = c->prompt->ids,
@@ -288,7 +355,8 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
                          .logprobs = a->logprobs,
                          .n_top = a->n_top,
                          .prompt_logprobs = a->echo && a->logprobs,
-                         .tenant = tenant,
+                         .tenant = o->tenant,
+                         .salt = o->salt,
                          .pin = c->prompt->pin,
                          .n_pins = c->prompt->n_pins};
     spec.sampling.seed = seed_of(a, c->index % a->n);
@@ -298,8 +366,8 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
     if (!status)
         return PLEAT_OK;
     c->id = 0;
-    atomic_store(&c->ended, true);
     c->finish = "cancelled";
+    atomic_store(&c->ended, true);
     atomic_fetch_sub(&j->n_open, 1);
     http_drop(j->x);
     return status;
@@ -309,7 +377,7 @@ static void refuse_status(server *s, pleat_status status, const pleat_error *err
     refuse(r, "", "%s", error->text);
     if (atomic_load(&s->draining))
         *r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
-    else if (status == PLEAT_EFULL && strstr(error->text, "queue")) {
+    else if (status == PLEAT_EFULL) {
         r->status = 429;
         r->retry_seconds = 1;
     } else if (status == PLEAT_EMEMORY) {
@@ -319,11 +387,16 @@ static void refuse_status(server *s, pleat_status status, const pleat_error *err
 }
 
 void job_start(server *s, http_exchange *x, ask *a, int key) {
-    char tenant[300];
+    owner o = owner_of(x, a, key);
     pleat_error error = {""};
     refusal r = {0};
-    snprintf(tenant, sizeof(tenant), "%d/%s", key, a->salt);
-    job *j = job_new(s, x, a);
+    size_t bytes = ask_bytes(a);
+    if (!take_bytes(s, bytes, &r)) {
+        ask_free(a);
+        serve_refuse(x, &r);
+        return;
+    }
+    job *j = job_new(s, x, a, bytes);
     if (!j) {
         r = (refusal){.status = 503, .retry_seconds = 1, .text = "no memory for a request"};
         serve_refuse(x, &r);
@@ -338,7 +411,7 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     pthread_mutex_unlock(&s->lock);
     http_defer(x, &work, j);
     for (int i = 0; i < j->n_choices; i++) {
-        pleat_status status = submit(j, &j->choice[i], tenant, &error);
+        pleat_status status = submit(j, &j->choice[i], &o, &error);
         if (!status)
             continue;
         refuse_status(s, status, &error, &r);

@@ -52,10 +52,11 @@ struct job {
     char id[48];
     int64_t created;
     double submitted;
+    size_t held_bytes; /* taken of the server's memory for requests */
     /* of a stream */
     text out; /* events; sent up to out_at */
     size_t out_at;
-    bool streams, ends, failed;
+    bool streams, ends;
     double sent_at;
     job *prev, *next;
 };

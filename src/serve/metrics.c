@@ -43,12 +43,16 @@ static const struct {
 struct metrics {
     histogram h[N_HISTOGRAMS];
     _Atomic int64_t answers[6]; /* by HTTP status / 100 */
+    const budget *requests;
 };
 
-metrics *metrics_open(void) {
+metrics *metrics_open(const budget *requests) {
     metrics *m = calloc(1, sizeof(*m));
-    for (int i = 0; m && i < N_HISTOGRAMS; i++)
+    if (!m)
+        return NULL;
+    for (int i = 0; i < N_HISTOGRAMS; i++)
         m->h[i].bound = kinds[i].bound;
+    m->requests = requests;
     return m;
 }
 
@@ -184,6 +188,9 @@ static void write_own(const writer *w, const metrics *m, const scheduler_figures
     one(w, "pleat:kv_pool_used_bytes", "gauge", "Pool pages held, earlier prompts' included.",
         (double)f->pool_used_bytes);
     one(w, "pleat:kv_pool_budget_bytes", "gauge", "Most that the pool may hold.", (double)f->pool_budget_bytes);
+    one(w, "pleat:request_bytes", "gauge", "Memory set aside for bodies, tokens and answers.",
+        (double)atomic_load(&m->requests->used));
+    one(w, "pleat:request_budget_bytes", "gauge", "Most that these may have; 0: no bound.", (double)m->requests->most);
     head(w, "pleat:kv_bytes", "gauge", "KV bytes of running requests by method, as of their last 16 tokens.");
     for (int i = 0; i < n; i++) {
         labels(w, "pleat:kv_bytes", "method", method[i].spec);

@@ -226,7 +226,7 @@ static pleat_status copy(const char **string, pleat_error *error) {
 
 static pleat_status copy_options(server *s, const serve_options *o, pleat_error *error) {
     s->options = *o;
-    s->options.method = o->method ? o->method : "f16";
+    s->options.method = o->method ? o->method : SERVE_METHOD;
     s->options.keys = NULL;
     s->options.http.host = s->options.http.path = NULL; /* read while opening */
     const char **texts[] = {&s->options.name, &s->options.method, &s->options.chat, &s->options.cors};
@@ -243,7 +243,7 @@ static pleat_status copy_options(server *s, const serve_options *o, pleat_error 
     for (int i = 0; i < o->n_keys; i++)
         digest(o->keys[i], strlen(o->keys[i]), s->key[i]);
     if (!s->options.scheduler.max_waiting)
-        s->options.scheduler.max_waiting = 256;
+        s->options.scheduler.max_waiting = SCHEDULER_WAITING;
     return status;
 }
 
@@ -286,13 +286,15 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     (void)!getrandom(&s->id_salt, sizeof(s->id_salt), 0);
     pleat_status status = copy_options(s, options, error);
     status = status ? status : read_world(s, error);
-    s->metrics = metrics_open();
+    s->requests.most = options->request_bytes;
+    s->metrics = metrics_open(&s->requests);
     if (!status && !s->metrics)
         status = err_set(error, PLEAT_EMEMORY, "no memory for a server");
     status = status ? status : scheduler_open(engine, &s->options.scheduler, &s->scheduler, error);
     status = status ? status : scheduler_start(s->scheduler, error);
     http_options http = options->http;
     http.answered = on_answer;
+    http.memory = &s->requests;
     status = status ? status : http_open(&http, on_exchange, s, &s->http, error);
     if (status)
         serve_close(s);

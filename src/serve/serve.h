@@ -12,17 +12,23 @@
 
 typedef struct server server;
 
+#define SERVE_METHOD "f16"
+
 typedef struct serve_options {
     http_options http;
     scheduler_options scheduler;
     const char *name;        /* of the model in the API */
-    const char *method;      /* default spec of a request; NULL: f16 */
+    const char *method;      /* default spec of a request; NULL: SERVE_METHOD */
     const char *chat;        /* chat format by name; NULL: the file's */
     const char *const *keys; /* [n_keys] API keys; none: anyone may ask */
     int n_keys;
-    const char *cors;   /* an origin that browsers may ask from, "*": any; NULL: none */
-    int context_tokens; /* of prompt and answer; 0: the model's */
+    const char *cors;     /* an origin that browsers may ask from, "*": any; NULL: none */
+    int context_tokens;   /* of prompt and answer; 0: the model's */
+    size_t request_bytes; /* of bodies, and of requests from their start until their answer is read; 0: no bound */
 } serve_options;
+
+/* Most bytes of that for one request without log probabilities, once its body has been read. */
+size_t serve_request_bytes(int prompt_tokens, int new_tokens);
 
 /* Starts the scheduler's thread, then the HTTP threads. The engine is the server's until it is closed; everything in
  * options is copied. PLEAT_EINPUT (method, chat format, limits), PLEAT_EIO (address), PLEAT_EMEMORY. */

@@ -1,0 +1,269 @@
+/* test_serve_plan.c - what `pleat serve` says of itself before it serves: defaults in its help and manual, and the
+ * memory it plans for. */
+#include "base/text.h"
+#include "support/desk.h"
+#include "support/env.h"
+#include "support/program.h"
+#include "support/tiny_model.h"
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static char *read_manual(void) {
+    text t = {0};
+    char piece[4096];
+    FILE *f = fopen("docs/server.md", "r");
+    assert_non_null(f);
+    for (size_t n; (n = fread(piece, 1, sizeof(piece), f));)
+        text_append(&t, piece, n);
+    fclose(f);
+    return t.bytes;
+}
+
+/* The row of the options' table that names one. */
+static void find_row(const char *manual, const char *option, char row[600]) {
+    char name[80];
+    snprintf(name, sizeof(name), "`--%s", option);
+    const char *table = strstr(manual, "| option | meaning |");
+    assert_non_null(table);
+    for (const char *at = table; (at = strstr(at, name)); at++) {
+        char after = at[strlen(name)];
+        const char *begin = at;
+        while (*begin != '\n')
+            begin--;
+        if ((after != ' ' && after != '`') || begin[1] != '|')
+            continue;
+        snprintf(row, 600, "%.*s", (int)strcspn(begin + 1, "\n"), begin + 1);
+        return;
+    }
+    fail_msg("docs/server.md has no row for --%s", option);
+}
+
+/* Every option has a row, and the default that --help prints stands in its last column. */
+static void the_manual_has_the_defaults_of_the_help(void **state) {
+    (void)state;
+    char *manual = read_manual();
+    int n_defaults = 0;
+    program_result r = PROGRAM("serve", "--help");
+    assert_int_equal(r.code, 0);
+    for (char *line = strtok(r.out, "\n"); line; line = strtok(NULL, "\n")) {
+        char option[40], row[600], value[60];
+        const char *dashes = strncmp(line, "  ", 2) ? NULL : strstr(line, "--");
+        if (!dashes || dashes > line + 6 || sscanf(dashes, "--%39[a-z-]", option) != 1 || !strcmp(option, "help"))
+            continue;
+        find_row(manual, option, row);
+        const char *at = strstr(line, " (default "), *last = row;
+        if (!at)
+            continue;
+        snprintf(value, sizeof(value), "%.*s", (int)strcspn(at + 10, ")"), at + 10);
+        for (const char *bar = row; (bar = strstr(bar, " | ")); bar++)
+            last = bar;
+        if (!strstr(last, value))
+            fail_msg("--%s is %s by its help; its manual says%s", option, value, last);
+        n_defaults++;
+    }
+    assert_true(n_defaults >= 10);
+    program_free(&r);
+    free(manual);
+}
+
+/* ---- the plan ---- */
+
+static const char *model_path(void) {
+    const char *path = env_temp("plan-tiny");
+    tiny_options o = tiny_default();
+    o.context = 2048;
+    tiny_write(path, &o);
+    return path;
+}
+
+/* Starts and ends a server; its plan, which the caller frees, and what it said on standard error. */
+static json_t *plan_of(char **err, const char *const *arguments) {
+    const char *all[40] = {"serve", "-m", model_path(), "--port", "0", "--json"};
+    for (int i = 0; arguments[i]; i++)
+        all[6 + i] = arguments[i];
+    program_live p = program_start(all);
+    char *said = program_await(p.out, "\n}\n");
+    json_t *start = json_loads(said, JSON_DISABLE_EOF_CHECK, NULL),
+           *plan = json_incref(json_object_get(start, "memory"));
+    assert_non_null(plan);
+    kill(p.pid, SIGTERM);
+    program_result r = program_end(&p);
+    assert_int_equal(r.code, 0);
+    if (err)
+        *err = strdup(r.err);
+    program_free(&r);
+    free(said);
+    json_decref(start);
+    return plan;
+}
+#define PLAN(err, ...) plan_of(err, (const char *const[]){__VA_ARGS__, NULL})
+
+static json_int_t bytes(const json_t *plan, const char *key) {
+    assert_true(json_is_integer(json_object_get(plan, key)));
+    return json_integer_value(json_object_get(plan, key));
+}
+
+static json_int_t requests_with(const char *option, const char *value) {
+    json_t *plan = PLAN(NULL, "--pool", "512MB", option, value);
+    json_int_t n = bytes(plan, "requests_bytes");
+    json_decref(plan);
+    return n;
+}
+
+/* Whatever makes requests larger or more makes their part larger, and nothing else. */
+static void requests_and_connections_are_planned_for(void **state) {
+    (void)state;
+    json_int_t usual = requests_with("--connections", "10");
+    assert_true(requests_with("--max-waiting", "512") > usual);
+    assert_true(requests_with("--max-running", "64") > usual);
+    assert_true(requests_with("--ctx", "1000") < usual);
+    assert_int_equal(requests_with("--body", "9MB") - requests_with("--body", "8MB"), 8 * 1000000);
+    json_t *plan = PLAN(NULL, "--pool", "64MB", "--requests", "20MB", "--connections", "10");
+    json_t *more = PLAN(NULL, "--pool", "64MB", "--requests", "20MB", "--connections", "20");
+    assert_int_equal(bytes(plan, "requests_bytes"), 20000000);
+    assert_true(bytes(plan, "connections_bytes") >= 10 * (48 << 10));
+    assert_int_equal(bytes(more, "connections_bytes"), 2 * bytes(plan, "connections_bytes"));
+    assert_int_equal(bytes(more, "total_bytes"), bytes(plan, "total_bytes"));
+    assert_int_equal(bytes(plan, "most_bytes"),
+                     bytes(plan, "total_bytes") + bytes(plan, "requests_bytes") + bytes(plan, "connections_bytes"));
+    json_decref(plan);
+    json_decref(more);
+    PROGRAM_REFUSES(1, "are free", "serve", "-m", model_path(), "--port", "0", "--requests", "900TB");
+    PROGRAM_REFUSES(1, "one body alone", "serve", "-m", model_path(), "--port", "0", "--requests", "1MB");
+    PROGRAM_REFUSES(2, "--requests is \"much\"", "serve", "-m", model_path(), "--port", "0", "--requests", "much");
+}
+
+static void a_context_that_does_not_fit_the_pool_is_said(void **state) {
+    (void)state;
+    static const struct {
+        const char *pool, *method, *ctx;
+        bool fits;
+    } list[] = {{"64MB", "f16", "2048", true},
+                {"1MB", "f16", "2048", false},
+                {"1MB", "f16", "256", true},
+                {"1MB", "streaming:recent=60", "2048", true}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        char *err;
+        json_t *plan = PLAN(&err, "--pool", list[i].pool, "--method", list[i].method, "--ctx", list[i].ctx);
+        const char *said = strstr(err, "warning: a prompt that fills the context");
+        if ((said == NULL) != list[i].fits)
+            fail_msg("%s, %s, %s: %s", list[i].pool, list[i].method, list[i].ctx, err);
+        assert_int_equal(bytes(plan, "context_tokens"), atoi(list[i].ctx));
+        assert_int_equal(bytes(plan, "context_bytes") <= bytes(plan, "pool_bytes"), list[i].fits);
+        json_decref(plan);
+        free(err);
+    }
+}
+
+/* ---- the bound ---- */
+
+#define TEXT "/v1/completions"
+
+static void wait_for_bytes(const desk *d, double least, double most) {
+    double now = -1;
+    for (int i = 0; i < 2000 && !(now >= least && now <= most); i++) {
+        now = desk_figure(d, "pleat:request_bytes");
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+    if (!(now >= least && now <= most))
+        fail_msg("requests hold %g bytes, not %g to %g", now, least, most);
+}
+
+static void must_be(const desk *d, int status, const char *body, const char *word) {
+    web_answer a = web_ask(d->port, "POST " TEXT, NULL, body);
+    if (a.status != status || (word && !strstr(a.body.bytes, word)))
+        fail_msg("status %d, not %d: %.300s", a.status, status, a.body.bytes ? a.body.bytes : "");
+    assert_int_equal(web_header(&a, "Retry-After") != NULL, status == 503);
+    web_free(&a);
+}
+
+static void bodies_share_a_bound(void **state) {
+    (void)state;
+    enum { N = 3, BODY = 100000, SENT = 90000, MOST = 300000 };
+    desk d = desk_open((serve_options){.request_bytes = MOST}, 0, 0);
+    static char half[SENT], small[50000];
+    int fd[N];
+    memset(half, ' ', sizeof(half));
+    snprintf(small, sizeof(small), "{\"prompt\":\"x\",\"max_tokens\":1,\"padding\":\"%040000d\"}", 0);
+    for (int i = 0; i < N; i++) {
+        char head[200];
+        int n = snprintf(head, sizeof(head), "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", BODY);
+        fd[i] = web_connect(d.port);
+        assert_true(web_send(fd[i], head, (size_t)n) && web_send(fd[i], half, SENT));
+    }
+    wait_for_bytes(&d, N * SENT, N * SENT);
+    must_be(&d, 503, small, "no memory");
+    must_be(&d, 200, "{\"prompt\":\"x\",\"max_tokens\":1}", NULL);
+    for (int i = 0; i < N; i++)
+        close(fd[i]);
+    wait_for_bytes(&d, 0, 0);
+    must_be(&d, 200, small, NULL);
+    wait_for_bytes(&d, 0, 0);
+    desk_close(&d);
+}
+
+static int endless(const desk *d) {
+    int fd = web_connect(d->port);
+    web_request(fd, "POST " TEXT, NULL,
+                "{\"prompt\":\"x\",\"kv_method\":\"streaming-512\",\"max_tokens\":100000,\"ignore_eos\":true}");
+    return fd;
+}
+
+static void answers_share_a_bound(void **state) {
+    (void)state;
+    enum { MOST = 10000000 };
+    static const char large[] = "{\"prompt\":\"x\",\"kv_method\":\"streaming-512\",\"max_tokens\":60000}";
+    desk d = desk_open((serve_options){.request_bytes = MOST, .scheduler = {.max_running = 1}}, 0, 0);
+    int fd[2];
+    must_be(&d, 400, "{\"prompt\":\"x\",\"max_tokens\":2000,\"logprobs\":20}", "log probabilities");
+    for (int i = 0; i < 2; i++)
+        fd[i] = endless(&d);
+    wait_for_bytes(&d, 2 * 4000000, MOST); /* one runs, one waits */
+    must_be(&d, 503, large, "no memory");
+    close(fd[0]);
+    close(fd[1]);
+    desk_quiet(&d);
+    wait_for_bytes(&d, 0, 0);
+    must_be(&d, 200, "{\"prompt\":\"x\",\"max_tokens\":2,\"n\":3}", NULL);
+    wait_for_bytes(&d, 0, 0);
+    desk_close(&d);
+}
+
+/* In the middle of a body, in the queue, under way. */
+static void who_leaves_gives_all_back(void **state) {
+    (void)state;
+    desk d =
+        desk_open((serve_options){.request_bytes = 100000000, .scheduler = {.max_running = 2, .max_waiting = 8}}, 0, 0);
+    for (int i = 0; i < 100; i++) {
+        int fd = i % 3 ? endless(&d) : web_connect(d.port);
+        if (i % 3 == 0)
+            web_puts(fd, "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"prompt\":");
+        if (i % 2)
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        close(fd);
+    }
+    desk_quiet(&d);
+    wait_for_bytes(&d, 0, 0);
+    desk_close(&d);
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    program_find(argv[0]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_manual_has_the_defaults_of_the_help),
+        cmocka_unit_test(requests_and_connections_are_planned_for),
+        cmocka_unit_test(a_context_that_does_not_fit_the_pool_is_said),
+        cmocka_unit_test(bodies_share_a_bound),
+        cmocka_unit_test(answers_share_a_bound),
+        cmocka_unit_test(who_leaves_gives_all_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

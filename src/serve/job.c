@@ -227,7 +227,7 @@ static ssize_t fill(void *context, char *out, size_t most) {
     if (j->out_at == j->out.n) {
         j->out.n = j->out_at = 0;
         if (j->ends)
-            return j->failed ? HTTP_ABORT : HTTP_END;
+            return HTTP_END;
         atomic_store(&j->stirred, false);
         j->ends = answer_events(j);
         if (!j->out.n && !j->ends && clock_seconds() - j->sent_at >= PING_SECONDS)

@@ -55,7 +55,7 @@ struct job {
     /* of a stream */
     text out; /* events; sent up to out_at */
     size_t out_at;
-    bool streams, ends, failed;
+    bool streams, ends;
     double sent_at;
     job *prev, *next;
 };

@@ -413,7 +413,7 @@ static void what_cannot_be_is_refused_at_once(void **state) {
     desk d = desk_open(4 << 20, 0, (scheduler_options){.max_waiting = 2});
     refused(&d, (ask){"f16", "", CONTEXT + 1, 0, 5, 0}, PLEAT_EINPUT, "context");
     refused(&d, (ask){"f16", "", 100, 0, -1, 0}, PLEAT_EINPUT, "new tokens");
-    refused(&d, (ask){"f16", "", 100, 0, 100000, 0}, PLEAT_EFULL, "KV pool");
+    refused(&d, (ask){"f16", "", 100, 0, 100000, 0}, PLEAT_EINPUT, "KV pool");
     answer *a = answers(3);
     must_submit(&d, (ask){"f16", "", 50, 0, 5, 0}, &a[0], NULL);
     must_submit(&d, (ask){"f16", "", 50, 0, 5, 0}, &a[1], NULL);

@@ -256,7 +256,7 @@ pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_si
     size_t plan = engine_plan_bytes(s->engine->model, spec->method, spec->n_prompt, spec->max_tokens);
     size_t budget = kv_pool_budget_bytes(s->engine->pages);
     if (plan > budget)
-        return err_set(error, PLEAT_EFULL,
+        return err_set(error, PLEAT_EINPUT,
                        "%d prompt and %d new tokens need up to %zu bytes of the KV pool under this method; it has %zu",
                        spec->n_prompt, spec->max_tokens, plan, budget);
     if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {

@@ -90,9 +90,9 @@ void scheduler_stop(scheduler *s);
 /* Stops, and frees. */
 void scheduler_close(scheduler *s);
 
-/* Any thread. *id names the request for scheduler_cancel. PLEAT_EFULL: the queue is full, or this request could never
- * fit the pool (PLEAT_EINPUT when it is the context that it does not fit): nothing was taken in; PLEAT_EMEMORY. After
- * PLEAT_OK the sink will get exactly one END. */
+/* Any thread. *id names the request for scheduler_cancel. PLEAT_EINPUT: a field is wrong, or the request could never fit
+ * the context or the pool; PLEAT_EFULL: not now, the queue is full or the scheduler drains; PLEAT_EMEMORY. Then nothing
+ * was taken in. After PLEAT_OK the sink will get exactly one END. */
 pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
                               pleat_error *error);
 /* Any thread: the request ends with "cancelled" within a step and its pages are free. An id that is gone is ignored. */

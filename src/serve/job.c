@@ -309,7 +309,7 @@ static void refuse_status(server *s, pleat_status status, const pleat_error *err
     refuse(r, "", "%s", error->text);
     if (atomic_load(&s->draining))
         *r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
-    else if (status == PLEAT_EFULL && strstr(error->text, "queue")) {
+    else if (status == PLEAT_EFULL) {
         r->status = 429;
         r->retry_seconds = 1;
     } else if (status == PLEAT_EMEMORY) {

@@ -25,6 +25,8 @@ typedef struct http_options {
     double head_seconds, body_seconds;           /* until a request's head, and its body, is whole; 0: 30 and 60 */
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
+    /* Answers a request that the handler is not asked about, with this status and why: its head or body is bad. */
+    void (*refuse)(http_exchange *x, int status, const char *sentence);
 } http_options;
 
 typedef void (*http_handler)(void *context, http_exchange *x);

@@ -202,6 +202,7 @@ static json_t *whole_choice(choice *c) {
 }
 
 char *answer_whole(job *j) {
+    json_begin();
     json_t *choices = json_array();
     for (int i = 0; i < j->n_choices; i++)
         if (json_array_append_new(choices, whole_choice(&j->choice[i]))) {
@@ -214,7 +215,10 @@ char *answer_whole(job *j) {
                                "choices", choices, "usage", usage_of(j));
     char *body = json_dumps(answer, JSON_COMPACT);
     json_decref(answer);
-    return body;
+    if (!json_ran_out())
+        return body;
+    free(body);
+    return NULL;
 }
 
 /* ---- events ---- */
@@ -294,31 +298,22 @@ static void choice_events(choice *c) {
     c->job->out.failed |= c->shown.failed;
 }
 
-static bool broken(const job *j) {
-    for (int i = 0; i < j->n_choices; i++)
-        if (j->choice[i].done && strcmp(j->choice[i].finish, "stop") && strcmp(j->choice[i].finish, "length"))
-            return true;
-    return false;
-}
-
 bool answer_events(job *j) {
     bool all = true;
+    refusal r;
+    json_begin();
+    bool failed = job_failed(j, &r); /* before: all that it has said is read then */
     for (int i = 0; i < j->n_choices; i++) {
         choice_events(&j->choice[i]);
         all &= j->choice[i].done;
     }
-    if (broken(j)) { /* an error event, and no [DONE] */
-        const char *why = "the server is shutting down";
-        for (int i = 0; i < j->n_choices; i++)
-            if (j->choice[i].done && !strcmp(j->choice[i].finish, "error"))
-                why = j->choice[i].sentence;
+    if (failed || (all && job_failed(j, &r))) { /* an error event, and no [DONE] */
         sse_begin(&j->out);
-        text_puts(&j->out, "{\"error\":{\"message\":");
-        put_string(&j->out, why, strlen(why));
-        text_puts(&j->out, ",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
+        put_json(&j->out, refusal_object(&r));
         sse_end(&j->out);
         return true;
     }
+    j->out.failed |= json_ran_out();
     if (!all)
         return false;
     if (j->ask->include_usage) {

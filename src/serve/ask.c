@@ -107,7 +107,7 @@ static bool add_stop(ask *a, const json_t *item, refusal *r) {
     size_t n = json_string_length(item);
     if (n < 1 || n > STOP_MOST_BYTES)
         return refuse(r, "stop", "a stop string has %zu bytes; 1 to %d are possible", n, STOP_MOST_BYTES);
-    return stop_add(&a->stops, json_string_value(item), n) || refuse(r, "stop", "no memory for a stop string");
+    return stop_add(&a->stops, json_string_value(item), n) || refuse_no_memory(r);
 }
 
 static bool read_stops(ask *a, const json_t *body, refusal *r) {
@@ -155,7 +155,7 @@ static bool read_bias(const ask_world *w, ask *a, const json_t *body, refusal *r
         return refuse(r, "logit_bias", "logit_bias must be an object of at most %d token ids and numbers", MOST_BIAS);
     a->bias = malloc((json_object_size(map) + 1) * sizeof(*a->bias));
     if (!a->bias)
-        return refuse(r, "logit_bias", "no memory for logit_bias");
+        return refuse_no_memory(r);
     json_object_foreach(map, key, value) {
         char *end;
         long long id = strtoll(key, &end, 10);
@@ -175,9 +175,8 @@ static bool read_bias(const ask_world *w, ask *a, const json_t *body, refusal *r
 
 static bool parse_spec(const ask_world *w, const char *spec, pleat_method **method, refusal *r) {
     pleat_error error;
-    if (pleat_method_parse(spec, w->model, method, &error))
-        return refuse(r, "kv_method", "%.500s", error.text);
-    return true;
+    pleat_status status = pleat_method_parse(spec, w->model, method, &error);
+    return !status || refuse_status(r, "kv_method", status, &error);
 }
 
 /* A lossy method compresses prompts as they come unless its spec says otherwise. */
@@ -320,8 +319,7 @@ static bool read_all(const ask_world *w, ask *a, const json_t *body, const char 
 ask *ask_read(const ask_world *w, const json_t *body, bool chat, const char *header, refusal *r) {
     ask *a = calloc(1, sizeof(*a));
     if (!a) {
-        refuse(r, "", "no memory for a request");
-        r->status = 503;
+        refuse_no_memory(r);
         return NULL;
     }
     a->chat = chat;

@@ -7,12 +7,6 @@
 
 enum { MOST_MESSAGES = 10000 };
 
-static bool no_memory(refusal *r) {
-    refuse(r, "", "no memory for a request");
-    r->status = 503;
-    return false;
-}
-
 /* A text that cannot fit is refused before it is tokenised: no token stands for more than the longest one's bytes. */
 static bool fits(const ask_world *w, const char *name, size_t n_bytes, refusal *r) {
     enum { TOKEN_BYTES = 256 };
@@ -26,7 +20,7 @@ static bool add_ids(ask *a, int32_t *ids, int n, refusal *r) {
     ask_prompt *more = realloc(a->prompt, ((size_t)a->n_prompts + 1) * sizeof(*more));
     if (!more) {
         free(ids);
-        return no_memory(r);
+        return refuse_no_memory(r);
     }
     a->prompt = more;
     a->prompt[a->n_prompts++] = (ask_prompt){.ids = ids, .n = n};
@@ -40,16 +34,15 @@ static bool add_text(const ask_world *w, ask *a, const json_t *item, refusal *r)
     size_t n_bytes = json_string_length(item);
     if (!fits(w, "prompt", n_bytes, r))
         return false;
-    if (pleat_tokenize(w->model, json_string_value(item), n_bytes, true, &ids, &n, &error))
-        return refuse(r, "prompt", "%.500s", error.text);
-    return add_ids(a, ids, n, r);
+    pleat_status status = pleat_tokenize(w->model, json_string_value(item), n_bytes, true, &ids, &n, &error);
+    return status ? refuse_status(r, "prompt", status, &error) : add_ids(a, ids, n, r);
 }
 
 static bool add_tokens(const ask_world *w, ask *a, const json_t *list, refusal *r) {
     int n = (int)json_array_size(list), n_vocab = w->model->n_vocab;
     int32_t *ids = malloc(((size_t)n + 1) * sizeof(*ids));
     if (!ids)
-        return no_memory(r);
+        return refuse_no_memory(r);
     for (int i = 0; i < n; i++) {
         const json_t *item = json_array_get(list, (size_t)i);
         json_int_t id = json_integer_value(item);
@@ -94,7 +87,7 @@ bool ask_pin(ask_prompt *p, token_span span, refusal *r) {
         return true;
     token_span *more = realloc(p->pin, ((size_t)p->n_pins + 1) * sizeof(*more));
     if (!more)
-        return no_memory(r);
+        return refuse_no_memory(r);
     p->pin = more;
     p->pin[p->n_pins++] = span;
     return true;
@@ -178,7 +171,7 @@ static bool conversation_open(conversation *c, size_t n, refusal *r) {
     if (c->message && c->content && c->span && c->pin)
         return true;
     conversation_free(c);
-    return no_memory(r);
+    return refuse_no_memory(r);
 }
 
 static bool conversation_read(conversation *c, const json_t *messages, refusal *r) {
@@ -189,7 +182,7 @@ static bool conversation_read(conversation *c, const json_t *messages, refusal *
         if (!read_message(item, message, content, r) || !field_flag(item, "pin", &c->pin[i], r))
             return false;
         if (content->failed)
-            return no_memory(r);
+            return refuse_no_memory(r);
         message->content = content->bytes ? content->bytes : "";
         message->content_bytes = content->n;
         c->n_bytes += content->n;
@@ -201,11 +194,12 @@ static bool encode(const ask_world *w, const conversation *c, ask_messages *out,
     pleat_error error;
     *out = (ask_messages){.pin = malloc(c->n * sizeof(*out->pin))};
     if (!out->pin)
-        return no_memory(r);
-    if (chat_encode_spans(w->model->tok, w->model->file, w->format, c->message, (int)c->n, 0, c->span, &out->ids,
-                          &out->n, &error)) {
+        return refuse_no_memory(r);
+    pleat_status status = chat_encode_spans(w->model->tok, w->model->file, w->format, c->message, (int)c->n, 0, c->span,
+                                            &out->ids, &out->n, &error);
+    if (status) {
         free(out->pin);
-        return refuse(r, "messages", "%.500s", error.text);
+        return refuse_status(r, "messages", status, &error);
     }
     for (size_t i = 0; i < c->n; i++)
         if (c->pin[i])

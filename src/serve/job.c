@@ -174,15 +174,15 @@ static bool pending(void *context) {
     return atomic_load(&j->stirred);
 }
 
-/* What ended a choice that gave no answer; false: none did. */
-static bool failed(const job *j, refusal *r) {
+bool job_failed(const job *j, refusal *r) {
     for (int i = 0; i < j->n_choices; i++) {
         const choice *c = &j->choice[i];
         if (!atomic_load(&c->ended) || (strcmp(c->finish, "error") && strcmp(c->finish, "cancelled")))
             continue;
-        bool cut = !strcmp(c->finish, "cancelled");
-        *r = (refusal){.status = cut ? 503 : 500, .retry_seconds = cut ? 5 : 0};
-        snprintf(r->text, sizeof(r->text), "%s", cut ? "the server is shutting down" : c->sentence);
+        refuse(r, "", "%s", c->sentence);
+        r->status = 500;
+        if (!strcmp(c->finish, "cancelled"))
+            refuse_draining(r);
         return true;
     }
     return false;
@@ -201,7 +201,7 @@ static void ready(void *context, http_exchange *x) {
     refusal r = {0};
     atomic_store(&j->stirred, false);
     bool all = atomic_load(&j->n_open) == 0;
-    if (failed(j, &r)) {
+    if (job_failed(j, &r)) {
         cancel_all(j);
         serve_refuse(x, &r);
     } else if (j->streams && any_word(j)) {
@@ -214,7 +214,7 @@ static void ready(void *context, http_exchange *x) {
         if (body) {
             http_answer(x, 200, "application/json", body, strlen(body));
         } else {
-            r = (refusal){.status = 503, .text = "no memory for the answer"};
+            refuse_no_memory(&r);
             serve_refuse(x, &r);
         }
         free(body);
@@ -305,19 +305,6 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
     return status;
 }
 
-static void refuse_status(server *s, pleat_status status, const pleat_error *error, refusal *r) {
-    refuse(r, "", "%s", error->text);
-    if (atomic_load(&s->draining))
-        *r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
-    else if (status == PLEAT_EFULL) {
-        r->status = 429;
-        r->retry_seconds = 1;
-    } else if (status == PLEAT_EMEMORY) {
-        r->status = 503;
-        r->retry_seconds = 1;
-    }
-}
-
 void job_start(server *s, http_exchange *x, ask *a, int key) {
     char tenant[300];
     pleat_error error = {""};
@@ -325,7 +312,7 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     snprintf(tenant, sizeof(tenant), "%d/%s", key, a->salt);
     job *j = job_new(s, x, a);
     if (!j) {
-        r = (refusal){.status = 503, .retry_seconds = 1, .text = "no memory for a request"};
+        refuse_no_memory(&r);
         serve_refuse(x, &r);
         return;
     }
@@ -341,7 +328,9 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
         pleat_status status = submit(j, &j->choice[i], tenant, &error);
         if (!status)
             continue;
-        refuse_status(s, status, &error, &r);
+        refuse_status(&r, "", status, &error);
+        if (atomic_load(&s->draining))
+            refuse_draining(&r);
         cancel_all(j);
         serve_refuse(x, &r);
         return;

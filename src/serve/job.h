@@ -60,6 +60,8 @@ struct job {
     job *prev, *next;
 };
 
+/* job.c: why a choice gave no answer; false: none failed. */
+bool job_failed(const job *j, refusal *r);
 /* answer.c: the whole answer as JSON, malloc'ed; NULL: no memory. Every choice has ended. */
 char *answer_whole(job *j);
 /* Appends the events of what has come since the last call. true: that was the end. */

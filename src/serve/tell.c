@@ -7,10 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void answer(http_exchange *x, int status, json_t *value) {
+static void lack_memory(http_exchange *x) {
+    refusal r;
+    refuse_no_memory(&r);
+    serve_refuse(x, &r);
+}
+
+/* The value was made since json_begin. */
+static void answer(http_exchange *x, json_t *value) {
     char *body = json_dumps(value, JSON_COMPACT);
     json_decref(value);
-    http_answer(x, body ? status : 503, "application/json", body ? body : "{}", body ? strlen(body) : 2);
+    if (body && !json_ran_out())
+        http_answer(x, 200, "application/json", body, strlen(body));
+    else
+        lack_memory(x);
     free(body);
 }
 
@@ -37,26 +47,27 @@ json_t *tell_warnings(const server *s, const pleat_method *method) {
 void tell_models(server *s, http_exchange *x) {
     const char *path = http_path(x), *rest = strstr(path, "/models/");
     if (!rest) {
-        answer(x, 200, json_pack("{s:s,s:[o]}", "object", "list", "data", model_of(s)));
+        answer(x, json_pack("{s:s,s:[o]}", "object", "list", "data", model_of(s)));
         return;
     }
     if (!strcmp(rest + 8, s->options.name)) {
-        answer(x, 200, model_of(s));
+        answer(x, model_of(s));
         return;
     }
     refusal r = {.status = 404, .code = "model_not_found", .param = "model", .text = "this model does not exist"};
     serve_refuse(x, &r);
 }
 
-/* A preset for the model that is served; NULL: one that it cannot have is not offered. */
-static json_t *preset_of(const server *s, const kv_preset *preset) {
+/* Adds a preset, unless the model that is served cannot have it. false: no memory. */
+static bool add_preset(const server *s, const kv_preset *preset, json_t *list) {
     pleat_method *method;
-    if (pleat_method_parse(preset->name, s->world.model, &method, NULL))
-        return NULL;
-    json_t *value = json_pack("{s:s,s:s,s:o}", "name", preset->name, "spec", pleat_method_spec(method), "warnings",
-                              tell_warnings(s, method));
+    pleat_status status = pleat_method_parse(preset->name, s->world.model, &method, NULL);
+    if (status)
+        return status != PLEAT_EMEMORY;
+    json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "name", preset->name, "spec", pleat_method_spec(method),
+                                          "warnings", tell_warnings(s, method)));
     pleat_method_free(method);
-    return value;
+    return true;
 }
 
 static json_t *part_of(const char *name, const char *paper, const char *summary, const kv_param *params) {
@@ -77,14 +88,17 @@ void tell_methods(server *s, http_exchange *x) {
     for (int i = 0; kv_splits[i]; i++)
         json_array_append_new(
             splits, part_of(kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params));
-    for (int i = 0; kv_presets[i].name; i++) {
-        json_t *preset = preset_of(s, &kv_presets[i]);
-        if (preset)
-            json_array_append_new(presets, preset);
+    bool ok = true;
+    for (int i = 0; kv_presets[i].name && ok; i++)
+        ok = add_preset(s, &kv_presets[i], presets);
+    json_t *all = json_pack("{s:s,s:s,s:o,s:o,s:o,s:o}", "object", "list", "default", s->options.method, "presets",
+                            presets, "formats", formats, "policies", policies, "splits", splits);
+    if (ok) {
+        answer(x, all);
+    } else {
+        lack_memory(x);
+        json_decref(all);
     }
-    answer(x, 200,
-           json_pack("{s:s,s:s,s:o,s:o,s:o,s:o}", "object", "list", "default", s->options.method, "presets", presets,
-                     "formats", formats, "policies", policies, "splits", splits));
 }
 
 /* ---- tokens ---- */
@@ -120,9 +134,9 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
     }
     if (!json_is_string(prompt))
         return refuse(r, key, "%s must be a text", key);
-    if (pleat_tokenize(s->world.model, json_string_value(prompt), json_string_length(prompt), special, ids, n, &error))
-        return refuse(r, key, "%.500s", error.text);
-    return true;
+    pleat_status status =
+        pleat_tokenize(s->world.model, json_string_value(prompt), json_string_length(prompt), special, ids, n, &error);
+    return !status || refuse_status(r, key, status, &error);
 }
 
 void tell_tokens(server *s, http_exchange *x) {
@@ -138,8 +152,7 @@ void tell_tokens(server *s, http_exchange *x) {
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
             json_array_append_new(list, json_integer(ids[i]));
-        answer(x, 200,
-               json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
+        answer(x, json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
         free(ids);
     }
     json_decref(body);
@@ -154,11 +167,10 @@ static json_t *token_text(const pleat_model *model, int32_t id) {
 
 void tell_tokenizer(server *s, http_exchange *x) {
     const pleat_model *model = s->world.model;
-    answer(x, 200,
-           json_pack("{s:s,s:o,s:o,s:n,s:b,s:i}", "tokenizer_class", "pleat", "bos_token",
-                     token_text(model, tokenizer_bos(model->tok)), "eos_token",
-                     token_text(model, tokenizer_eos(model->tok)), "pad_token", "add_bos_token",
-                     tokenizer_adds_bos(model->tok), "model_max_length", s->world.context_tokens));
+    answer(x, json_pack("{s:s,s:o,s:o,s:n,s:b,s:i}", "tokenizer_class", "pleat", "bos_token",
+                        token_text(model, tokenizer_bos(model->tok)), "eos_token",
+                        token_text(model, tokenizer_eos(model->tok)), "pad_token", "add_bos_token",
+                        tokenizer_adds_bos(model->tok), "model_max_length", s->world.context_tokens));
 }
 
 static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
@@ -175,7 +187,7 @@ static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
         const char *bytes = pleat_token_bytes(s->world.model, (int32_t)id, true, &n);
         text_append(out, bytes, n);
     }
-    return !out->failed || refuse(r, "tokens", "no memory for the text");
+    return !out->failed || refuse_no_memory(r);
 }
 
 void tell_text(server *s, http_exchange *x) {
@@ -187,10 +199,10 @@ void tell_text(server *s, http_exchange *x) {
     char *repaired = NULL;
     bool ok = ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &raw, &r);
     if (ok && !(repaired = malloc(3 * raw.n + 1)))
-        ok = refuse(&r, "tokens", "no memory for the text");
+        ok = refuse_no_memory(&r);
     if (ok) {
         size_t n = raw.n ? utf8_repair(raw.bytes, raw.n, repaired) : 0;
-        answer(x, 200, json_pack("{s:s%,s:s%}", "prompt", repaired, n, "content", repaired, n));
+        answer(x, json_pack("{s:s%,s:s%}", "prompt", repaired, n, "content", repaired, n));
     } else {
         serve_refuse(x, &r);
     }
@@ -203,19 +215,21 @@ void tell_text(server *s, http_exchange *x) {
 
 void tell_live(server *s, http_exchange *x) {
     (void)s;
-    answer(x, 200, json_pack("{s:s}", "status", "ok"));
+    answer(x, json_pack("{s:s}", "status", "ok"));
 }
 
 void tell_ready(server *s, http_exchange *x) {
-    refusal r = {.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
-    if (atomic_load(&s->draining))
+    refusal r;
+    if (atomic_load(&s->draining)) {
+        refuse_draining(&r);
         serve_refuse(x, &r);
-    else
+    } else {
         tell_live(s, x);
+    }
 }
 
 void tell_version(server *s, http_exchange *x) {
-    answer(x, 200, json_pack("{s:s,s:s}", "version", PLEAT_VERSION, "level", pleat_engine_level(s->engine)));
+    answer(x, json_pack("{s:s,s:s}", "version", PLEAT_VERSION, "level", pleat_engine_level(s->engine)));
 }
 
 enum { MOST_METHODS = 32 };
@@ -248,8 +262,10 @@ void tell_metrics(server *s, http_exchange *x) {
         jobs_kv_bytes(s, see, t);
         metrics_write(s->metrics, &f, s->options.name, t->method, t->n, &out);
     }
-    http_answer(x, t && !out.failed ? 200 : 503, "text/plain; version=0.0.4; charset=utf-8", out.bytes ? out.bytes : "",
-                out.n);
+    if (t && !out.failed)
+        http_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", out.bytes, out.n);
+    else
+        lack_memory(x);
     text_free(&out);
     free(t);
 }

@@ -190,9 +190,7 @@ static pleat_status check_spec(const scheduler *s, const request_spec *spec, ple
         if (spec->stop[i] < 0 || spec->stop[i] >= m->n_vocab)
             return err_set(error, PLEAT_EINPUT, "a stop token is %d; the vocabulary has %d tokens", (int)spec->stop[i],
                            m->n_vocab);
-    bool endless = spec->method->policy->cache_positions &&
-                   spec->method->policy->cache_positions(&spec->method->policy_config) && spec->method->bounded;
-    if (spec->n_prompt > m->context_tokens && !endless)
+    if (spec->n_prompt > m->context_tokens && !kv_method_is_endless(spec->method))
         return err_set(error, PLEAT_EINPUT, "the prompt has %d tokens; the context has %d", spec->n_prompt,
                        m->context_tokens);
     return sample_check(&spec->sampling, error);

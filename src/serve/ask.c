@@ -239,15 +239,17 @@ static bool let_pin(const ask_world *w, ask *a, refusal *r) {
 
 /* ---- lengths ---- */
 
-static bool is_endless(const pleat_method *m) {
-    return m->bounded && m->policy->cache_positions && m->policy->cache_positions(&m->policy_config);
+/* Whether prompt and answer must fit the context: the operator's word holds for every method, the model's for those
+ * whose positions grow with the text. */
+static bool keeps_context(const ask_world *w, const ask *a) {
+    return w->context_said || !kv_method_is_endless(a->method);
 }
 
 /* As much as the context and the pool leave; a page of text at most when nobody said how much. */
 static int default_tokens(const ask_world *w, const ask *a, const ask_prompt *p) {
     enum { CHAT_TOKENS = 4096, TEXT_TOKENS = 16 };
     int most = a->chat ? CHAT_TOKENS : TEXT_TOKENS, room = w->context_tokens - p->n;
-    if (!is_endless(a->method))
+    if (keeps_context(w, a))
         most = most < room ? most : room;
     while (most > 1 && engine_plan_bytes(w->model, a->method, p->n, most) > w->pool_bytes)
         most /= 2;
@@ -267,7 +269,7 @@ static bool read_lengths(const ask_world *w, ask *a, const json_t *body, refusal
     for (int i = 0; i < a->n_prompts; i++) {
         ask_prompt *p = &a->prompt[i];
         p->max_tokens = most >= 0 ? (int)most : default_tokens(w, a, p);
-        if (!is_endless(a->method) && p->n + p->max_tokens > w->context_tokens) {
+        if (keeps_context(w, a) && p->n + p->max_tokens > w->context_tokens) {
             refuse(r, a->chat ? "messages" : "prompt",
                    "the context has %d tokens; %d of the prompt and %d of the answer were asked for", w->context_tokens,
                    p->n, p->max_tokens);

@@ -12,6 +12,7 @@ typedef struct ask_world {
     const char *name;   /* of the model, as requests say it */
     const char *method; /* default spec */
     int context_tokens; /* prompt and answer */
+    bool context_said;  /* by the operator: it then holds also for methods that the model's does not bind */
     size_t pool_bytes;
     int most_answers; /* of one request: prompts x n */
     bool has_chat;

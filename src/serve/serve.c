@@ -252,6 +252,7 @@ static pleat_status read_world(server *s, pleat_error *error) {
                            .name = o->name,
                            .method = o->method,
                            .context_tokens = o->context_tokens ? o->context_tokens : context,
+                           .context_said = o->context_tokens > 0,
                            .pool_bytes = kv_pool_budget_bytes(engine_pool(s->engine)),
                            .most_answers = o->scheduler.max_waiting < 128 ? o->scheduler.max_waiting : 128,
                            .no_chat = s->no_chat};

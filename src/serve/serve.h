@@ -21,7 +21,7 @@ typedef struct serve_options {
     const char *const *keys; /* [n_keys] API keys; none: anyone may ask */
     int n_keys;
     const char *cors;   /* an origin that browsers may ask from, "*": any; NULL: none */
-    int context_tokens; /* of prompt and answer; 0: the model's */
+    int context_tokens; /* of prompt and answer, under every method; 0: the model's */
 } serve_options;
 
 /* Starts the scheduler's thread, then the HTTP threads. The engine is the server's until it is closed; everything in

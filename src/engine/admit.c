@@ -233,5 +233,6 @@ void admit_resume_and_start(scheduler *s) {
         }
         atomic_fetch_sub(&s->n_waiting, 1);
         run(s, r);
+        r->sink(r->context, &(request_event){.kind = REQUEST_STARTED});
     }
 }

@@ -67,6 +67,7 @@ typedef struct request_usage {
 } request_usage;
 
 typedef enum request_event_kind {
+    REQUEST_STARTED,      /* admitted: the first event, unless it is the END of a request that never was */
     REQUEST_PROMPT_TOKEN, /* with prompt_logprobs: token (id and logprobs) of each prompt position from 1 on */
     REQUEST_TOKEN,
     REQUEST_END, /* the last event; the request is gone afterwards */

@@ -8,6 +8,7 @@
 #include "serve/job.h"
 #include "base/clock.h"
 #include "net/sse.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,11 @@ static void take_end(choice *c, const request_event *e) {
 static bool sink(void *context, const request_event *e) {
     choice *c = context;
     switch (e->kind) {
+    case REQUEST_STARTED:
+        atomic_store(&c->job->started, true);
+        if (c->job->streams)
+            stir(c->job);
+        return true;
     case REQUEST_PROMPT_TOKEN:
         log_add(&c->prompt_log, e->token);
         return true;
@@ -158,7 +164,8 @@ static job *job_new(server *s, http_exchange *x, ask *a) {
     j->ask = a;
     j->streams = a->stream;
     j->created = time(NULL);
-    j->submitted = j->sent_at = clock_seconds();
+    j->submitted = clock_seconds();
+    j->sent_at = -INFINITY; /* a stream that has nothing to say yet begins with a comment */
     snprintf(j->id, sizeof(j->id), "%s-%016llx%06llx", a->chat ? "chatcmpl" : "cmpl", (unsigned long long)s->id_salt,
              (unsigned long long)atomic_fetch_add(&s->next_id, 1));
     if (open_choices(j))
@@ -188,14 +195,6 @@ bool job_failed(const job *j, refusal *r) {
     return false;
 }
 
-/* The first word of any choice decides between a stream and an error. */
-static bool any_word(const job *j) {
-    for (int i = 0; i < j->n_choices; i++)
-        if (atomic_load(&j->choice[i].log.n) || atomic_load(&j->choice[i].ended))
-            return true;
-    return false;
-}
-
 static void ready(void *context, http_exchange *x) {
     job *j = context;
     refusal r = {0};
@@ -204,8 +203,8 @@ static void ready(void *context, http_exchange *x) {
     if (job_failed(j, &r)) {
         cancel_all(j);
         serve_refuse(x, &r);
-    } else if (j->streams && any_word(j)) {
-        atomic_store(&j->stirred, true); /* for fill */
+    } else if (j->streams && atomic_load(&j->started)) { /* refusals have a status: no head before admission */
+        atomic_store(&j->stirred, true);                 /* for fill */
         http_set(x, "Cache-Control", "no-cache");
         http_set(x, "X-Accel-Buffering", "no");
         http_stream(x, SSE_TYPE);

@@ -49,6 +49,7 @@ struct job {
     int n_choices;
     atomic_int n_open;   /* choices that have not ended */
     atomic_bool stirred; /* something came since an HTTP thread looked */
+    atomic_bool started; /* a choice was admitted */
     char id[48];
     int64_t created;
     double submitted;

@@ -48,8 +48,8 @@ static json_t *usage_of(job *j) {
         answer += atomic_load(&c->log.n);
         cached += i % a->n ? 0 : atomic_load(&c->n_cached);
         kv += ended ? c->usage.kv_bytes : atomic_load(&c->kv_bytes);
-        peak += ended ? c->usage.kv_peak_bytes : 0;
-        preemptions += ended ? c->usage.preemptions : 0;
+        peak += ended ? c->usage.kv_peak_bytes : atomic_load(&c->kv_peak_bytes);
+        preemptions += ended ? c->usage.preemptions : atomic_load(&c->n_preemptions);
     }
     json_t *usage = json_pack("{s:i,s:i,s:i,s:{s:i},s:s,s:I,s:I,s:i}", "prompt_tokens", prompt, "completion_tokens",
                               answer, "total_tokens", prompt + answer, "prompt_tokens_details", "cached_tokens", cached,

@@ -69,7 +69,9 @@ static bool take_token(choice *c, const request_event *e) {
     c->last_at = now;
     if (e->usage) {
         atomic_store_explicit(&c->kv_bytes, e->usage->kv_bytes, memory_order_relaxed);
+        atomic_store_explicit(&c->kv_peak_bytes, e->usage->kv_peak_bytes, memory_order_relaxed);
         atomic_store_explicit(&c->n_cached, e->usage->cached_tokens, memory_order_relaxed);
+        atomic_store_explicit(&c->n_preemptions, e->usage->preemptions, memory_order_relaxed);
     }
     log_add(&c->log, e->token);
     size_t n_bytes;

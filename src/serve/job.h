@@ -27,8 +27,8 @@ typedef struct choice {
     stop_state stop;
     double last_at; /* of its last token */
     /* written by the engine's thread, read by others */
-    atomic_size_t kv_bytes;
-    atomic_int n_cached;
+    atomic_size_t kv_bytes, kv_peak_bytes;
+    atomic_int n_cached, n_preemptions;
     atomic_bool ended;
     /* written before `ended` */
     request_usage usage;

@@ -106,17 +106,17 @@ static json_t *chat_logprobs(const pleat_model *model, const token_log *log, int
 /* The four lists of a text completion. */
 typedef struct text_logprobs {
     json_t *tokens, *logprobs, *tops, *offsets;
-    int offset; /* characters so far */
 } text_logprobs;
 
 /* log NULL: the first token of a prompt, of which nothing is known. */
-static void add_logprob(text_logprobs *l, const pleat_model *model, int32_t id, const token_log *log, int i) {
+static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log *log, int i) {
+    const pleat_model *model = c->job->server->world.model;
     size_t n;
     const char *bytes = pleat_token_bytes(model, id, false, &n);
     json_array_append_new(l->tokens, token_name(model, id));
-    json_array_append_new(l->offsets, json_integer(l->offset));
+    json_array_append_new(l->offsets, json_integer(c->offset));
     for (size_t k = 0; k < n; k++)
-        l->offset += ((unsigned char)bytes[k] & 0xC0) != 0x80;
+        c->offset += ((unsigned char)bytes[k] & 0xC0) != 0x80;
     json_array_append_new(l->logprobs, log ? number(log->logprob[i]) : json_null());
     if (!log || !log->n_top) {
         json_array_append_new(l->tops, json_null());
@@ -133,14 +133,14 @@ static void add_logprob(text_logprobs *l, const pleat_model *model, int32_t id, 
     json_array_append_new(l->tops, top);
 }
 
-static json_t *completion_logprobs(const choice *c, bool echo, int from, int to, int offset) {
-    const pleat_model *model = c->job->server->world.model;
-    text_logprobs l = {json_array(), json_array(), json_array(), json_array(), offset};
-    int n_known = atomic_load((atomic_int *)&c->prompt_log.n);
+/* Of tokens from..to-1, and with echo of the prompt before them: each token of a choice once, in order. */
+static json_t *completion_logprobs(choice *c, bool echo, int from, int to) {
+    text_logprobs l = {json_array(), json_array(), json_array(), json_array()};
+    int n_known = atomic_load(&c->prompt_log.n);
     for (int i = 0; echo && i < c->prompt->n; i++)
-        add_logprob(&l, model, c->prompt->ids[i], i && i <= n_known ? &c->prompt_log : NULL, i - 1);
+        add_logprob(&l, c, c->prompt->ids[i], i && i <= n_known ? &c->prompt_log : NULL, i - 1);
     for (int i = from; i < to; i++)
-        add_logprob(&l, model, c->log.id[i], &c->log, i);
+        add_logprob(&l, c, c->log.id[i], &c->log, i);
     return json_pack("{s:o,s:o,s:o,s:o}", "tokens", l.tokens, "token_logprobs", l.logprobs, "top_logprobs", l.tops,
                      "text_offset", l.offsets);
 }
@@ -188,7 +188,7 @@ static json_t *whole_choice(choice *c) {
     json_t *logprobs = json_null(), *said = json_stringn(c->shown.bytes ? c->shown.bytes : "", c->shown.n);
     if (a->logprobs)
         logprobs = a->chat ? chat_logprobs(c->job->server->world.model, &c->log, 0, c->log.n)
-                           : completion_logprobs(c, a->echo, 0, c->log.n, 0);
+                           : completion_logprobs(c, a->echo, 0, c->log.n);
     if (c->shown.failed || !said) {
         json_decref(said);
         json_decref(logprobs);
@@ -272,7 +272,7 @@ static void event(choice *c, const char *finish) {
     else if (a->chat)
         put_json(out, chat_logprobs(j->server->world.model, &c->log, from, c->n_read));
     else
-        put_json(out, completion_logprobs(c, a->echo && !c->begun, from, c->n_read, 0));
+        put_json(out, completion_logprobs(c, a->echo && !c->begun, from, c->n_read));
     text_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", finish);
     event_end(j);
     c->begun = true;

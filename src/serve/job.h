@@ -38,6 +38,7 @@ typedef struct choice {
     stop_text text;
     text shown;           /* not sent yet */
     int n_read, n_unsent; /* tokens taken into text; of those, not in an event yet */
+    int offset;           /* characters of the tokens whose logprobs were written */
     bool begun, done;
 } choice;
 

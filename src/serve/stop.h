@@ -4,7 +4,7 @@
 #include "base/text.h"
 #include "pleat.h"
 
-enum { STOP_MOST = 16, STOP_MOST_BYTES = 1000 };
+enum { STOP_MOST = 4 /* as OpenAI has it */, STOP_MOST_BYTES = 1000 };
 
 typedef struct stop_list { /* zeroed: empty */
     int n;

@@ -102,13 +102,13 @@ void scheduler_stop(scheduler *s) {
     }
     admit_take_in(s);
     while (s->n_running)
-        admit_end(s, s->n_running - 1, "cancelled", NULL);
+        admit_end(s, s->n_running - 1, REQUEST_CANCELLED, NULL);
     request **lists[] = {&s->waiting, &s->moved};
     for (int i = 0; i < 2; i++)
         while (*lists[i]) {
             request *r = *lists[i];
             *lists[i] = r->next;
-            request_end(s, r, "cancelled", NULL);
+            request_end(s, r, REQUEST_CANCELLED, NULL);
         }
     write_figures(s);
 }
@@ -143,14 +143,17 @@ static void request_free(request *r) {
     free(r);
 }
 
-void request_end(scheduler *s, request *r, const char *finish, const char *sentence) {
-    static const char *const names[] = {"stop", "length", "cancelled", "error"};
+const char *request_finish_name(request_finish finish) {
+    static const char *const names[] = {"", "stop", "length", "cancelled", "error", "error"};
+    return names[finish];
+}
+
+void request_end(scheduler *s, request *r, request_finish finish, const char *sentence) {
+    static const int figure_of[] = {0, FIGURE_STOP, FIGURE_LENGTH, FIGURE_CANCELLED, FIGURE_ERROR, FIGURE_ERROR};
     double now = clock_seconds();
     if (r->state == REQUEST_WAITING)
         atomic_fetch_sub(&s->n_waiting, 1);
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(finish, names[i]))
-            figure_add(s, FIGURE_STOP + i, 1);
+    figure_add(s, figure_of[finish], 1);
     if (r->seq && r->state != REQUEST_MOVED) {
         pleat_seq_stats stats = pleat_seq_describe(r->seq);
         r->usage.kv_bytes = stats.kv_bytes;

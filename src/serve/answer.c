@@ -196,9 +196,9 @@ static json_t *whole_choice(choice *c) {
     }
     if (!a->chat)
         return json_pack("{s:i,s:o,s:o,s:s}", "index", c->index, "text", said, "logprobs", logprobs, "finish_reason",
-                         c->finish);
+                         request_finish_name(c->finish));
     return json_pack("{s:i,s:{s:s,s:o,s:n},s:o,s:s}", "index", c->index, "message", "role", "assistant", "content",
-                     said, "refusal", "logprobs", logprobs, "finish_reason", c->finish);
+                     said, "refusal", "logprobs", logprobs, "finish_reason", request_finish_name(c->finish));
 }
 
 char *answer_whole(job *j) {
@@ -249,8 +249,8 @@ static void event_end(job *j) {
     sse_end(&j->out);
 }
 
-/* One event of a choice: the text not sent yet, and its end when finish is given. */
-static void event(choice *c, const char *finish) {
+/* One event of a choice: the text not sent yet, and its end when it has ended. */
+static void event(choice *c, request_finish finish) {
     job *j = c->job;
     const ask *a = j->ask;
     text *out = &j->out;
@@ -273,7 +273,7 @@ static void event(choice *c, const char *finish) {
         put_json(out, chat_logprobs(j->server->world.model, &c->log, from, c->n_read));
     else
         put_json(out, completion_logprobs(c, a->echo && !c->begun, from, c->n_read));
-    text_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", finish);
+    text_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", request_finish_name(finish));
     event_end(j);
     c->begun = true;
     c->shown.n = 0;
@@ -289,11 +289,11 @@ static void choice_events(choice *c) {
         add_prompt_text(c, &c->shown);
     bool ended = read_text(c);
     if (c->shown.n || (a->logprobs && c->n_unsent))
-        event(c, NULL);
+        event(c, REQUEST_GOES_ON);
     if (!ended)
         return;
     c->done = true;
-    if (!strcmp(c->finish, "stop") || !strcmp(c->finish, "length"))
+    if (finish_answers(c->finish))
         event(c, c->finish);
     c->job->out.failed |= c->shown.failed;
 }

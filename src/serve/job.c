@@ -186,11 +186,12 @@ static bool pending(void *context) {
 bool job_failed(const job *j, refusal *r) {
     for (int i = 0; i < j->n_choices; i++) {
         const choice *c = &j->choice[i];
-        if (!atomic_load(&c->ended) || (strcmp(c->finish, "error") && strcmp(c->finish, "cancelled")))
+        if (!atomic_load(&c->ended) || finish_answers(c->finish))
             continue;
         refuse(r, "", "%s", c->sentence);
-        r->status = 500;
-        if (!strcmp(c->finish, "cancelled"))
+        r->status = c->finish == REQUEST_FAILED ? 500 : 503;
+        r->retry_seconds = c->finish == REQUEST_FAILED ? 0 : 1;
+        if (c->finish == REQUEST_CANCELLED)
             refuse_draining(r);
         return true;
     }
@@ -300,7 +301,7 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
         return PLEAT_OK;
     c->id = 0;
     atomic_store(&c->ended, true);
-    c->finish = "cancelled";
+    c->finish = REQUEST_CANCELLED;
     atomic_fetch_sub(&j->n_open, 1);
     http_drop(j->x);
     return status;

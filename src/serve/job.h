@@ -32,7 +32,7 @@ typedef struct choice {
     atomic_bool ended;
     /* written before `ended` */
     request_usage usage;
-    const char *finish; /* "stop", "length", "cancelled", "error" */
+    request_finish finish;
     char sentence[512];
     /* the HTTP thread */
     stop_text text;

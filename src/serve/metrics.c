@@ -72,8 +72,8 @@ void metrics_next_token(metrics *m, double seconds) {
     add(&m->h[ITL], seconds);
 }
 
-void metrics_end(metrics *m, const request_usage *u, const char *finish) {
-    if (strcmp(finish, "stop") && strcmp(finish, "length"))
+void metrics_end(metrics *m, const request_usage *u, request_finish finish) {
+    if (!finish_answers(finish))
         return;
     add(&m->h[WHOLE], u->queued_s + u->prefill_s + u->decode_s);
     add(&m->h[QUEUE], u->queued_s);

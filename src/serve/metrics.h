@@ -6,11 +6,16 @@
 
 typedef struct metrics metrics;
 
+/* Whether a request that ended so has its answer. */
+static inline bool finish_answers(request_finish finish) {
+    return finish == REQUEST_STOP || finish == REQUEST_LENGTH;
+}
+
 metrics *metrics_open(void); /* NULL: no memory */
 void metrics_close(metrics *m);
 void metrics_first_token(metrics *m, double seconds); /* since submission */
 void metrics_next_token(metrics *m, double seconds);  /* since the token before */
-void metrics_end(metrics *m, const request_usage *usage, const char *finish);
+void metrics_end(metrics *m, const request_usage *usage, request_finish finish);
 void metrics_answer(metrics *m, int status); /* HTTP's */
 
 typedef struct metrics_method {

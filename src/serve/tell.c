@@ -258,9 +258,10 @@ void tell_metrics(server *s, http_exchange *x) {
     text out = {0};
     tally *t = calloc(1, sizeof(*t));
     scheduler_figures f = scheduler_describe(s->scheduler);
+    metrics_model model = {s->options.name, pleat_model_describe(s->world.model).f16_token_bytes};
     if (t) {
         jobs_kv_bytes(s, see, t);
-        metrics_write(s->metrics, &f, s->options.name, t->method, t->n, &out);
+        metrics_write(s->metrics, &f, &model, t->method, t->n, &out);
     }
     if (t && !out.failed)
         http_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", out.bytes, out.n);

@@ -137,6 +137,7 @@ static void request_free(request *r) {
     pleat_seq_close(r->seq);
     free(r->tokens);
     free(r->bias);
+    free(r->allowed);
     free(r->stop);
     free(r->pin);
     free(r->tenant);
@@ -199,7 +200,7 @@ static pleat_status check_spec(const scheduler *s, const request_spec *spec, ple
     return sample_check(&spec->sampling, error);
 }
 
-static request *request_new(const request_spec *spec, request_sink sink, void *context) {
+static request *request_new(const request_spec *spec, int n_vocab, request_sink sink, void *context) {
     request *r = calloc(1, sizeof(*r));
     if (!r)
         return NULL;
@@ -221,17 +222,21 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
                    .submitted = clock_seconds(),
                    .usage = {.prompt_tokens = spec->n_prompt}};
     r->tokens = malloc(((size_t)spec->n_prompt + (size_t)spec->max_tokens) * sizeof(*r->tokens));
+    size_t mask_bytes = spec->allowed ? ((size_t)n_vocab + 7) / 8 : 0;
     r->bias = malloc((size_t)spec->n_bias * sizeof(*r->bias) + 1);
+    r->allowed = spec->allowed ? malloc(mask_bytes) : NULL;
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->pin = malloc((size_t)spec->n_pins * sizeof(*r->pin) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
-    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant) {
+    if (!r->tokens || !r->bias || (spec->allowed && !r->allowed) || !r->stop || !r->pin || !r->tenant) {
         request_free(r);
         return NULL;
     }
     memcpy(r->tokens, spec->prompt, (size_t)spec->n_prompt * sizeof(*r->tokens));
     if (spec->n_bias)
         memcpy(r->bias, spec->bias, (size_t)spec->n_bias * sizeof(*r->bias));
+    if (spec->allowed)
+        memcpy(r->allowed, spec->allowed, mask_bytes);
     if (spec->n_stop)
         memcpy(r->stop, spec->stop, (size_t)spec->n_stop * sizeof(*r->stop));
     if (spec->n_pins)
@@ -264,7 +269,7 @@ pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_si
         atomic_fetch_sub(&s->n_waiting, 1);
         return err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting);
     }
-    request *r = request_new(spec, sink, context);
+    request *r = request_new(spec, s->engine->model->n_vocab, sink, context);
     if (!r) {
         atomic_fetch_sub(&s->n_waiting, 1);
         return err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);

@@ -43,6 +43,7 @@ typedef struct request_spec {
     pleat_sampling sampling;
     const token_bias *bias; /* [n_bias] added to logits, also when greedy */
     int n_bias;
+    const uint8_t *allowed; /* [(n_vocab + 7) / 8] a bit for each token that may come; NULL: all may */
     bool logprobs;          /* of the tokens that come */
     int n_top;              /* and of so many alternatives, at most REQUEST_MOST_TOP */
     bool prompt_logprobs;   /* of the prompt's tokens too: such a prompt is not reused */

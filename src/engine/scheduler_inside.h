@@ -19,6 +19,7 @@ typedef struct request {
     pleat_sampling sampling;
     token_bias *bias;
     int n_bias;
+    uint8_t *allowed; /* as in the spec, or NULL */
     int32_t *stop;
     int n_stop;
     token_span *pin;

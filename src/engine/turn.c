@@ -103,6 +103,9 @@ static pleat_status choose(scheduler *s, request *r, float *logits, token_logpro
         memcpy(s->raw, logits, row_floats(s) * sizeof(*s->raw));
     for (int i = 0; i < r->n_bias; i++)
         logits[r->bias[i].id] += r->bias[i].bias;
+    for (int i = 0; r->allowed && i < s->engine->model->n_vocab; i++)
+        if (!(r->allowed[i / 8] >> i % 8 & 1))
+            logits[i] = -INFINITY;
     for (int i = 0; i < s->n_end && n_new < r->min_tokens; i++)
         logits[s->end_id[i]] = -INFINITY;
     for (int i = 0; i < r->n_stop && n_new < r->min_tokens; i++)

@@ -148,18 +148,7 @@ static json_t *completion_logprobs(choice *c, bool echo, int from, int to) {
 /* ---- text ---- */
 
 static void add_prompt_text(const choice *c, text *out) {
-    text raw = {0};
-    for (int i = 0; i < c->prompt->n; i++) {
-        size_t n;
-        const char *bytes = pleat_token_bytes(c->job->server->world.model, c->prompt->ids[i], false, &n);
-        text_append(&raw, bytes, n);
-    }
-    char *repaired = malloc(3 * raw.n + 1);
-    if (repaired && raw.n)
-        text_append(out, repaired, utf8_repair(raw.bytes, raw.n, repaired));
-    out->failed |= !repaired || raw.failed;
-    free(repaired);
-    text_free(&raw);
+    text_of_tokens(c->job->server->world.model, c->prompt->ids, c->prompt->n, false, out);
 }
 
 /* Takes what has come into c->shown. true: the choice has ended and all of it is there. */

@@ -48,6 +48,7 @@ typedef struct ask {
     int n_stop_id;
     token_bias *bias;
     int n_bias;
+    uint8_t *allowed; /* [(n_vocab + 7) / 8] a bit for each token that may come; NULL: all may */
     pleat_method *method;
     ask_prompt *prompt; /* [n_prompts] */
     int n_prompts;
@@ -57,8 +58,10 @@ typedef struct ask {
 /* header: x-kv-method, or NULL. NULL: r says why. Free with ask_free. */
 ask *ask_read(const ask_world *world, const json_t *body, bool chat, const char *header, refusal *r);
 void ask_free(ask *a);
-/* Reads messages (also for /tokenize); what is in *out is the caller's to free. */
-bool ask_messages_read(const ask_world *world, const json_t *messages, ask_messages *out, refusal *r);
+/* Reads body's messages (also for /tokenize); what is in *out is the caller's to free. */
+bool ask_messages_read(const ask_world *world, const json_t *body, ask_messages *out, refusal *r);
+/* One of this model's tokens, as a field `name` has it. */
+bool ask_token_id(const ask_world *world, const char *name, const json_t *item, int32_t *id, refusal *r);
 /* Is this the model that is served? */
 bool ask_model(const ask_world *world, const json_t *body, refusal *r);
 #endif

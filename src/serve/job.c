@@ -287,6 +287,7 @@ static pleat_status submit(job *j, choice *c, const char *tenant, pleat_error *e
                          .sampling = a->sampling,
                          .bias = a->bias,
                          .n_bias = a->n_bias,
+                         .allowed = a->allowed,
                          .logprobs = a->logprobs,
                          .n_top = a->n_top,
                          .prompt_logprobs = a->echo && a->logprobs,

@@ -125,7 +125,7 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
         return false;
     if (field(body, "messages")) {
         ask_messages m;
-        if (!ask_messages_read(&s->world, field(body, "messages"), &m, r))
+        if (!ask_messages_read(&s->world, body, &m, r))
             return false;
         free(m.pin);
         *ids = m.ids;
@@ -134,24 +134,38 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
     }
     if (!json_is_string(prompt))
         return refuse(r, key, "%s must be a text", key);
-    pleat_status status =
-        pleat_tokenize(s->world.model, json_string_value(prompt), json_string_length(prompt), special, ids, n, &error);
+    pleat_status status = tokenizer_encode(s->world.model->tok, json_string_value(prompt), json_string_length(prompt),
+                                           special ? TOKENIZER_SPECIAL : TOKENIZER_PARSE, ids, n, &error);
     return !status || refuse_status(r, key, status, &error);
+}
+
+/* A token with its text, or with its bytes where they are no whole characters. */
+static json_t *piece_of(const pleat_model *model, int32_t id) {
+    size_t n;
+    const char *bytes = pleat_token_bytes(model, id, true, &n);
+    json_t *piece = utf8_valid(bytes, n) ? json_stringn(bytes, n) : json_array();
+    for (size_t i = 0; json_is_array(piece) && i < n; i++)
+        json_array_append_new(piece, json_integer((unsigned char)bytes[i]));
+    return json_pack("{s:i,s:o}", "id", id, "piece", piece);
 }
 
 void tell_tokens(server *s, http_exchange *x) {
     refusal r = {0};
     int32_t *ids = NULL;
     int n = 0;
+    bool with_pieces = false, with_strings = false;
     json_t *body = body_of(x);
     if (!body)
         return;
-    if (!encode(s, body, &ids, &n, &r)) {
+    if (!field_flag(body, "with_pieces", &with_pieces, &r) ||
+        !field_flag(body, "return_token_strs", &with_strings, &r) ||
+        (with_strings && !refuse(&r, "return_token_strs", "return_token_strs is not supported; with_pieces is")) ||
+        !encode(s, body, &ids, &n, &r)) {
         serve_refuse(x, &r);
     } else {
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
-            json_array_append_new(list, json_integer(ids[i]));
+            json_array_append_new(list, with_pieces ? piece_of(s->world.model, ids[i]) : json_integer(ids[i]));
         answer(x, json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
         free(ids);
     }
@@ -176,38 +190,30 @@ void tell_tokenizer(server *s, http_exchange *x) {
 static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
     size_t i;
     const json_t *item;
-    int n_vocab = s->world.model->n_vocab;
     if (!json_is_array(list))
         return refuse(r, "tokens", "tokens must be a list of token ids");
-    json_array_foreach(list, i, item) {
-        json_int_t id = json_integer_value(item);
-        if (!json_is_integer(item) || id < 0 || id >= n_vocab)
-            return refuse(r, "tokens", "token %zu is not one of the vocabulary's %d", i, n_vocab);
-        size_t n;
-        const char *bytes = pleat_token_bytes(s->world.model, (int32_t)id, true, &n);
-        text_append(out, bytes, n);
-    }
-    return !out->failed || refuse_no_memory(r);
+    int32_t *ids = malloc((json_array_size(list) + 1) * sizeof(*ids));
+    bool ok = ids || refuse_no_memory(r);
+    json_array_foreach(list, i, item) ok = ok && ask_token_id(&s->world, "tokens", item, &ids[i], r);
+    if (ok)
+        text_of_tokens(s->world.model, ids, (int)json_array_size(list), true, out);
+    free(ids);
+    return ok && (!out->failed || refuse_no_memory(r));
 }
 
 void tell_text(server *s, http_exchange *x) {
     refusal r = {0};
-    text raw = {0};
+    text out = {0};
     json_t *body = body_of(x);
     if (!body)
         return;
-    char *repaired = NULL;
-    bool ok = ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &raw, &r);
-    if (ok && !(repaired = malloc(3 * raw.n + 1)))
-        ok = refuse_no_memory(&r);
-    if (ok) {
-        size_t n = raw.n ? utf8_repair(raw.bytes, raw.n, repaired) : 0;
-        answer(x, json_pack("{s:s%,s:s%}", "prompt", repaired, n, "content", repaired, n));
+    if (ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &out, &r)) {
+        const char *said = out.bytes ? out.bytes : "";
+        answer(x, json_pack("{s:s%,s:s%}", "prompt", said, out.n, "content", said, out.n));
     } else {
         serve_refuse(x, &r);
     }
-    free(repaired);
-    text_free(&raw);
+    text_free(&out);
     json_decref(body);
 }
 

@@ -31,8 +31,10 @@ static int first_tokens;
 
 static bool take(void *context, const request_event *event) {
     answer *a = context;
+    if (event->kind == REQUEST_STARTED)
+        return true;
     if (event->kind == REQUEST_END) {
-        snprintf(a->finish, sizeof(a->finish), "%s", event->finish);
+        snprintf(a->finish, sizeof(a->finish), "%s", request_finish_name(event->finish));
         snprintf(a->sentence, sizeof(a->sentence), "%s", event->sentence ? event->sentence : "");
         a->usage = *event->usage;
         a->n_ends++;

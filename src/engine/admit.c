@@ -44,7 +44,7 @@ static void end_cancelled_in(scheduler *s, request **list) {
             continue;
         }
         *list = r->next;
-        request_end(s, r, "cancelled", NULL);
+        request_end(s, r, REQUEST_CANCELLED, NULL);
     }
 }
 
@@ -75,7 +75,7 @@ void admit_take_in(scheduler *s) {
     end_cancelled_in(s, &s->moved);
     for (int i = s->n_running - 1; i >= 0; i--)
         if (s->running[i]->cancelled)
-            admit_end(s, i, "cancelled", NULL);
+            admit_end(s, i, REQUEST_CANCELLED, NULL);
 }
 
 /* ---- running ---- */
@@ -88,7 +88,7 @@ static request *take_running(scheduler *s, int i) {
     return r;
 }
 
-void admit_end(scheduler *s, int i, const char *finish, const char *sentence) {
+void admit_end(scheduler *s, int i, request_finish finish, const char *sentence) {
     request_end(s, take_running(s, i), finish, sentence);
 }
 
@@ -128,7 +128,7 @@ bool admit_preempt(scheduler *s) {
         return false;
     request *r = s->running[s->n_running - 1];
     if (!move_out(s, r)) {
-        admit_end(s, s->n_running - 1, "error",
+        admit_end(s, s->n_running - 1, REQUEST_NO_ROOM,
                   "the KV pool is full, and there is no place to move this request's cache out to");
         return true;
     }
@@ -160,7 +160,7 @@ static bool resume_first(scheduler *s) {
     s->moved_bytes -= r->moved_bytes;
     r->moved_bytes = 0;
     if (status) {
-        request_end(s, r, "error", error.text);
+        request_end(s, r, finish_of(status), error.text);
         return true;
     }
     r->state = r->n_done < r->n_prompt ? REQUEST_PROMPT : REQUEST_DECODE;
@@ -227,11 +227,13 @@ void admit_resume_and_start(scheduler *s) {
         *at = r->next;
         r->admitted = now;
         r->turn = s->turn;
-        if (start(s, r, &error)) {
-            request_end(s, r, "error", error.text);
+        pleat_status status = start(s, r, &error);
+        if (status) {
+            request_end(s, r, finish_of(status), error.text);
             continue;
         }
         atomic_fetch_sub(&s->n_waiting, 1);
         run(s, r);
+        r->sink(r->context, &(request_event){.kind = REQUEST_STARTED});
     }
 }

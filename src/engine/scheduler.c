@@ -107,13 +107,13 @@ void scheduler_stop(scheduler *s) {
     }
     admit_take_in(s);
     while (s->n_running)
-        admit_end(s, s->n_running - 1, "cancelled", NULL);
+        admit_end(s, s->n_running - 1, REQUEST_CANCELLED, NULL);
     request **lists[] = {&s->waiting, &s->moved};
     for (int i = 0; i < 2; i++)
         while (*lists[i]) {
             request *r = *lists[i];
             *lists[i] = r->next;
-            request_end(s, r, "cancelled", NULL);
+            request_end(s, r, REQUEST_CANCELLED, NULL);
         }
     write_figures(s);
 }
@@ -142,6 +142,7 @@ static void request_free(request *r) {
     pleat_seq_close(r->seq);
     free(r->tokens);
     free(r->bias);
+    free(r->allowed);
     free(r->stop);
     free(r->pin);
     free(r->tenant);
@@ -149,14 +150,17 @@ static void request_free(request *r) {
     free(r);
 }
 
-void request_end(scheduler *s, request *r, const char *finish, const char *sentence) {
-    static const char *const names[] = {"stop", "length", "cancelled", "error"};
+const char *request_finish_name(request_finish finish) {
+    static const char *const names[] = {"", "stop", "length", "cancelled", "error", "error"};
+    return names[finish];
+}
+
+void request_end(scheduler *s, request *r, request_finish finish, const char *sentence) {
+    static const int figure_of[] = {0, FIGURE_STOP, FIGURE_LENGTH, FIGURE_CANCELLED, FIGURE_ERROR, FIGURE_ERROR};
     double now = clock_seconds();
     if (r->state == REQUEST_WAITING)
         atomic_fetch_sub(&s->n_waiting, 1);
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(finish, names[i]))
-            figure_add(s, FIGURE_STOP + i, 1);
+    figure_add(s, figure_of[finish], 1);
     if (r->seq && r->state != REQUEST_MOVED) {
         pleat_seq_stats stats = pleat_seq_describe(r->seq);
         r->usage.kv_bytes = stats.kv_bytes;
@@ -196,15 +200,13 @@ static pleat_status check_spec(const scheduler *s, const request_spec *spec, ple
         if (spec->stop[i] < 0 || spec->stop[i] >= m->n_vocab)
             return err_set(error, PLEAT_EINPUT, "a stop token is %d; the vocabulary has %d tokens", (int)spec->stop[i],
                            m->n_vocab);
-    bool endless = spec->method->policy->cache_positions &&
-                   spec->method->policy->cache_positions(&spec->method->policy_config) && spec->method->bounded;
-    if (spec->n_prompt > m->context_tokens && !endless)
+    if (spec->n_prompt > m->context_tokens && !kv_method_is_endless(spec->method))
         return err_set(error, PLEAT_EINPUT, "the prompt has %d tokens; the context has %d", spec->n_prompt,
                        m->context_tokens);
     return sample_check(&spec->sampling, error);
 }
 
-static request *request_new(const request_spec *spec, request_sink sink, void *context) {
+static request *request_new(const request_spec *spec, int n_vocab, request_sink sink, void *context) {
     request *r = calloc(1, sizeof(*r));
     if (!r)
         return NULL;
@@ -226,18 +228,22 @@ static request *request_new(const request_spec *spec, request_sink sink, void *c
                    .submitted = clock_seconds(),
                    .usage = {.prompt_tokens = spec->n_prompt}};
     r->tokens = malloc(((size_t)spec->n_prompt + (size_t)spec->max_tokens) * sizeof(*r->tokens));
+    size_t mask_bytes = spec->allowed ? ((size_t)n_vocab + 7) / 8 : 0;
     r->bias = malloc((size_t)spec->n_bias * sizeof(*r->bias) + 1);
+    r->allowed = spec->allowed ? malloc(mask_bytes) : NULL;
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->pin = malloc((size_t)spec->n_pins * sizeof(*r->pin) + 1);
     r->tenant = strdup(spec->tenant ? spec->tenant : "");
     r->salt = strdup(spec->salt ? spec->salt : "");
-    if (!r->tokens || !r->bias || !r->stop || !r->pin || !r->tenant || !r->salt) {
+    if (!r->tokens || !r->bias || (spec->allowed && !r->allowed) || !r->stop || !r->pin || !r->tenant || !r->salt) {
         request_free(r);
         return NULL;
     }
     memcpy(r->tokens, spec->prompt, (size_t)spec->n_prompt * sizeof(*r->tokens));
     if (spec->n_bias)
         memcpy(r->bias, spec->bias, (size_t)spec->n_bias * sizeof(*r->bias));
+    if (spec->allowed)
+        memcpy(r->allowed, spec->allowed, mask_bytes);
     if (spec->n_stop)
         memcpy(r->stop, spec->stop, (size_t)spec->n_stop * sizeof(*r->stop));
     if (spec->n_pins)
@@ -270,7 +276,7 @@ pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_si
         atomic_fetch_sub(&s->n_waiting, 1);
         return err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting);
     }
-    request *r = request_new(spec, sink, context);
+    request *r = request_new(spec, s->engine->model->n_vocab, sink, context);
     if (!r) {
         atomic_fetch_sub(&s->n_waiting, 1);
         return err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);

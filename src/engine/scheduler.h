@@ -45,12 +45,13 @@ typedef struct request_spec {
     pleat_sampling sampling;
     const token_bias *bias; /* [n_bias] added to logits, also when greedy */
     int n_bias;
-    bool logprobs;         /* of the tokens that come */
-    int n_top;             /* and of so many alternatives, at most REQUEST_MOST_TOP */
-    bool prompt_logprobs;  /* of the prompt's tokens too: such a prompt is not reused */
-    const char *tenant;    /* who shares the batch fairly with others; NULL: "" */
-    const char *salt;      /* prompts are reused among those with the same one; NULL: "" */
-    const token_span *pin; /* [n_pins] of the prompt, never evicted by methods with `pin`; none is empty */
+    const uint8_t *allowed; /* [(n_vocab + 7) / 8] a bit for each token that may come; NULL: all may */
+    bool logprobs;          /* of the tokens that come */
+    int n_top;              /* and of so many alternatives, at most REQUEST_MOST_TOP */
+    bool prompt_logprobs;   /* of the prompt's tokens too: such a prompt is not reused */
+    const char *tenant;     /* who shares the batch fairly with others; NULL: "" */
+    const char *salt;       /* prompts are reused among those with the same one; NULL: "" */
+    const token_span *pin;  /* [n_pins] of the prompt, never evicted by methods with `pin`; none is empty */
     int n_pins;
 } request_spec;
 
@@ -69,7 +70,19 @@ typedef struct request_usage {
     int preemptions;
 } request_usage;
 
+typedef enum request_finish {
+    REQUEST_GOES_ON,   /* it has not ended */
+    REQUEST_STOP,      /* a token that ends an answer, or the sink's word */
+    REQUEST_LENGTH,    /* its tokens, or the context, are used up */
+    REQUEST_CANCELLED, /* by scheduler_cancel or scheduler_stop */
+    REQUEST_NO_ROOM,   /* an error: memory ran out, or a full pool with no place to move to; later it may do */
+    REQUEST_FAILED,    /* any other error */
+} request_finish;
+/* "stop", "length", "cancelled", or "error"; static. */
+const char *request_finish_name(request_finish finish);
+
 typedef enum request_event_kind {
+    REQUEST_STARTED,      /* admitted: the first event, unless it is the END of a request that never was */
     REQUEST_PROMPT_TOKEN, /* with prompt_logprobs: token (id and logprobs) of each prompt position from 1 on */
     REQUEST_TOKEN,
     REQUEST_END, /* the last event; the request is gone afterwards */
@@ -78,12 +91,12 @@ typedef enum request_event_kind {
 typedef struct request_event {
     request_event_kind kind;
     const token_logprob *token; /* of a token; logprobs are filled when they were asked for */
-    const char *finish;         /* END: "stop", "length", "cancelled", or "error" */
-    const char *sentence;       /* with "error": what happened */
+    request_finish finish;      /* END */
+    const char *sentence;       /* of an error: what happened */
     const request_usage *usage; /* END, and some REQUEST_TOKENs: the first, and every 16th with KV bytes of now */
 } request_event;
 
-/* Called on the engine's thread; must not block. false: the request has what it needs ("stop"). */
+/* Called on the engine's thread; must not block. false: the request has what it needs (REQUEST_STOP). */
 typedef bool (*request_sink)(void *context, const request_event *event);
 
 /* Least budget of a step, a multiple of 64: beside a token of every other request, a prompt that waits always gets on.
@@ -92,7 +105,7 @@ int scheduler_least_step(int max_running);
 /* PLEAT_EINPUT names the option that is out of range; PLEAT_EMEMORY. */
 pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *options, scheduler **out,
                             pleat_error *error);
-/* Stops the thread if there is one and ends what is left with "cancelled"; figures can still be read. */
+/* Stops the thread if there is one and ends what is left with REQUEST_CANCELLED; figures can still be read. */
 void scheduler_stop(scheduler *s);
 /* Stops, and frees. */
 void scheduler_close(scheduler *s);
@@ -102,7 +115,8 @@ void scheduler_close(scheduler *s);
  * nothing was taken in. After PLEAT_OK the sink will get exactly one END. */
 pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
                               pleat_error *error);
-/* Any thread: the request ends with "cancelled" within a step and its pages are free. An id that is gone is ignored. */
+/* Any thread: the request ends with REQUEST_CANCELLED within a step and its pages are free. An id that is gone is
+ * ignored. */
 void scheduler_cancel(scheduler *s, uint64_t id);
 
 /* One turn on the calling thread: intake, admission, a step. false: there is nothing to do. */

@@ -19,6 +19,7 @@ typedef struct request {
     pleat_sampling sampling;
     token_bias *bias;
     int n_bias;
+    uint8_t *allowed; /* as in the spec, or NULL */
     int32_t *stop;
     int n_stop;
     token_span *pin;
@@ -101,15 +102,20 @@ static inline void figure_add(scheduler *s, int which, int64_t n) {
     atomic_fetch_add_explicit(&s->figure[which], n, memory_order_relaxed);
 }
 
+/* How a request ends that cannot go on. */
+static inline request_finish finish_of(pleat_status status) {
+    return status == PLEAT_EMEMORY || status == PLEAT_EFULL ? REQUEST_NO_ROOM : REQUEST_FAILED;
+}
+
 /* scheduler.c: tells the sink and frees the request, which is in no list any more. */
-void request_end(scheduler *s, request *r, const char *finish, const char *sentence);
+void request_end(scheduler *s, request *r, request_finish finish, const char *sentence);
 
 /* admit.c */
 void admit_take_in(scheduler *s);          /* the mailbox into the queue, cancelled requests out of everything */
 void admit_resume_and_start(scheduler *s); /* who may run now */
 /* Moves the youngest running request out, or ends it when there is no place for it; false: at most one runs. */
 bool admit_preempt(scheduler *s);
-void admit_end(scheduler *s, int running, const char *finish, const char *sentence); /* of running[...] */
+void admit_end(scheduler *s, int running, request_finish finish, const char *sentence); /* of running[...] */
 
 /* turn.c */
 void turn_step(scheduler *s);

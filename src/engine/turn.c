@@ -2,6 +2,7 @@
 #include "engine/scheduler_inside.h"
 #include "base/clock.h"
 #include "base/status.h"
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -102,6 +103,9 @@ static pleat_status choose(scheduler *s, request *r, float *logits, token_logpro
         memcpy(s->raw, logits, row_floats(s) * sizeof(*s->raw));
     for (int i = 0; i < r->n_bias; i++)
         logits[r->bias[i].id] += r->bias[i].bias;
+    for (int i = 0; r->allowed && i < s->engine->model->n_vocab; i++)
+        if (!(r->allowed[i / 8] >> i % 8 & 1))
+            logits[i] = -INFINITY;
     for (int i = 0; i < s->n_end && n_new < r->min_tokens; i++)
         logits[s->end_id[i]] = -INFINITY;
     for (int i = 0; i < r->n_stop && n_new < r->min_tokens; i++)
@@ -130,43 +134,43 @@ static const request_usage *usage_now(request *r) {
     return &r->usage;
 }
 
-static const char *advance(scheduler *s, request *r, float *logits, pleat_error *error) {
+static request_finish advance(scheduler *s, request *r, float *logits, pleat_error *error) {
     token_logprob t;
     if (r->first == 0) {
         r->first = clock_seconds();
         figure_add(s, FIGURE_PROMPT, r->n_prompt);
     }
     if (r->n_tokens - r->n_prompt >= r->max_tokens)
-        return "length";
-    if (choose(s, r, logits, &t, error))
-        return "error";
+        return REQUEST_LENGTH;
+    pleat_status status = choose(s, r, logits, &t, error);
+    if (status)
+        return finish_of(status);
     if (ends(s, r, t.id))
-        return "stop";
+        return REQUEST_STOP;
     r->tokens[r->n_tokens++] = t.id;
     r->usage.completion_tokens++;
     figure_add(s, FIGURE_GENERATION, 1);
     if (!r->sink(r->context, &(request_event){.kind = REQUEST_TOKEN, .token = &t, .usage = usage_now(r)}))
-        return "stop";
+        return REQUEST_STOP;
     if (r->n_tokens - r->n_prompt >= r->max_tokens || pleat_seq_room(r->seq) < 1)
-        return "length";
-    return NULL;
+        return REQUEST_LENGTH;
+    return REQUEST_GOES_ON;
 }
 
-static void end_request(scheduler *s, const request *r, const char *finish, const char *sentence) {
-    for (int i = 0; i < s->n_running; i++)
-        if (s->running[i] == r) {
-            admit_end(s, i, finish, sentence);
-            return;
-        }
+static int running_at(const scheduler *s, const request *r) {
+    int i = 0;
+    while (s->running[i] != r)
+        i++;
+    return i;
 }
 
 static void take_out(scheduler *s, request *r, const pleat_item *item) {
     pleat_error error = {""};
-    const char *finish = NULL;
+    request_finish finish = REQUEST_GOES_ON;
     float *last = item->logits;
     if (item->want == PLEAT_LOGITS_ALL) {
         if (!deliver_prompt(s, r, item->n_tokens, item->logits))
-            finish = "stop";
+            finish = REQUEST_STOP;
         last += (size_t)(item->n_tokens - 1) * row_floats(s);
     }
     r->n_done += item->n_tokens;
@@ -175,30 +179,37 @@ static void take_out(scheduler *s, request *r, const pleat_item *item) {
     if (!finish && item->phase != PLEAT_PROMPT)
         finish = advance(s, r, last, &error);
     if (finish)
-        end_request(s, r, finish, strcmp(finish, "error") ? NULL : error.text);
+        admit_end(s, running_at(s, r), finish, error.text);
 }
 
 /* ---- a step ---- */
 
-/* Who is in the way of a step that failed. The youngest gives way to a full pool; a single request that fails ends. */
-static void give_way(scheduler *s, pleat_status status, const pleat_error *error) {
-    if (status == PLEAT_EFULL && admit_preempt(s))
-        return;
-    admit_end(s, s->n_running - 1, "error", error->text);
+/* The step of all has failed, and pages of the pool are not what it lacks: nothing has changed, so each is stepped by
+ * itself, and ends if that fails. Results do not depend on the batch. */
+static void step_each(scheduler *s, int n_items) {
+    for (int i = 0; i < n_items; i++) {
+        pleat_error error = {""};
+        pleat_status status = pleat_step(s->engine, &s->item[i], 1, &error);
+        if (status)
+            admit_end(s, running_at(s, s->of_item[i]), finish_of(status), error.text);
+        else
+            take_out(s, s->of_item[i], &s->item[i]);
+    }
 }
 
+/* The youngest gives way to a full pool, until the step fits or one request is left. */
 void turn_step(scheduler *s) {
     while (s->n_running) {
-        pleat_error error = {""};
         int n_items = fill_step(s);
-        pleat_status status = pleat_step(s->engine, s->item, n_items, &error);
-        if (status) {
-            give_way(s, status, &error);
+        assert(n_items > 0);
+        pleat_status status = pleat_step(s->engine, s->item, n_items, NULL);
+        if (status == PLEAT_EFULL && admit_preempt(s))
             continue;
-        }
         figure_add(s, FIGURE_STEPS, 1);
-        for (int i = 0; i < n_items; i++)
+        for (int i = 0; !status && i < n_items; i++)
             take_out(s, s->of_item[i], &s->item[i]);
+        if (status)
+            step_each(s, n_items);
         return;
     }
 }

@@ -312,6 +312,9 @@ pleat_status kv_method_parse(const char *spec, const kv_model *model, kv_method 
 /* What the method wants of the engine (union of KV_WANT_*). */
 kv_wants kv_method_wants(const kv_method *method);
 bool kv_method_is_f16(const kv_method *method); /* f16 + all: nothing is lost */
+/* Whether the text may be longer than the model's context: positions are those inside a cache that is bounded, during the
+ * prompt too. */
+bool kv_method_is_endless(const kv_method *method);
 /* The format of a layer's side. */
 static inline const kv_coding *kv_method_coding(const kv_method *method, int il, kv_side side) {
     int extra = method->extra_of[il];

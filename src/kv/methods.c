@@ -60,6 +60,11 @@ bool kv_method_is_f16(const kv_method *method) {
     return plain;
 }
 
+bool kv_method_is_endless(const kv_method *method) {
+    return method->bounded && method->policy->cache_positions &&
+           method->policy->cache_positions(&method->policy_config);
+}
+
 static int add_warning(const char **out, int n, const char *sentence) {
     for (int i = 0; sentence && i < n; i++)
         if (!strcmp(out[i], sentence))

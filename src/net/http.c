@@ -105,10 +105,14 @@ void http_peer(const http_exchange *x, char *out, size_t cap) {
 void http_set(http_exchange *x, const char *name, const char *value) {
     if (x->n_headers == HTTP_MOST_HEADERS)
         return;
-    x->header[x->n_headers].name = strdup(name);
-    x->header[x->n_headers].value = strdup(value);
-    if (x->header[x->n_headers].name && x->header[x->n_headers].value)
-        x->n_headers++;
+    char *name_copy = strdup(name), *value_copy = strdup(value);
+    if (name_copy && value_copy) {
+        x->header[x->n_headers].name = name_copy;
+        x->header[x->n_headers++].value = value_copy;
+        return;
+    }
+    free(name_copy);
+    free(value_copy);
 }
 
 static void send_response(http_exchange *x, int status, const char *type, struct MHD_Response *r) {
@@ -198,62 +202,45 @@ static enum MHD_Result look(void *context, enum MHD_ValueKind kind, const char *
     return MHD_YES;
 }
 
-/* The status that refuses the head, 0: none. */
-static int check_head(const http_exchange *x, const char *version) {
+static bool refuse(http_exchange *x, int status, const char *sentence) {
+    x->closes = true;
+    x->server->options.refuse(x, status, sentence);
+    return false;
+}
+
+/* What is not understood here is the client's mistake, and no failure of the server (501, 505), which clients of this
+ * API would ask again. */
+static bool check_head(http_exchange *x, const char *version) {
     head h = {.chunked_only = true};
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, look, &h);
     bool is_11 = !strcmp(version, "HTTP/1.1");
     if (!is_11 && strcmp(version, "HTTP/1.0"))
-        return 505;
+        return refuse(x, 400, "HTTP/1.1 and HTTP/1.0 are spoken here");
     if (h.bad_name || h.lengths > 1 || h.bad_length || h.hosts > 1 || (is_11 && !h.hosts) ||
         (h.lengths && h.encodings) || h.encodings > 1 || h.keys > 1)
-        return 400;
+        return refuse(x, 400, "the request's headers contradict each other or themselves");
     if (!h.chunked_only)
-        return 501;
-    if (h.encoded)
-        return 415;
-    return 0;
+        return refuse(x, 400, "the transfer encoding is not known; \"chunked\" is");
+    return !h.encoded || refuse(x, 415, "the request's body is encoded; send it as it is");
 }
 
-static void refuse(http_exchange *x, int status) {
-    static const struct {
-        int status;
-        const char *body;
-    } answer[] = {
-        {400, "the request's headers contradict each other or themselves"},
-        {413, "the request's body is too large"},
-        {415, "the request's body is encoded; send it as it is"},
-        {501, "this transfer encoding is not known"},
-        {505, "HTTP/1.1 and HTTP/1.0 are spoken here"},
-        {503, "there is no memory for the request"},
-    };
-    text body = {0};
-    for (size_t i = 0; i < sizeof(answer) / sizeof(*answer); i++)
-        if (answer[i].status == status)
-            text_printf(&body, "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":null}}",
-                        answer[i].body, status == 503 ? "server_error" : "invalid_request_error");
-    x->closes = true;
-    if (status == 503)
-        http_set(x, "Retry-After", "1");
-    http_answer(x, status, "application/json", body.bytes ? body.bytes : "", body.n);
-    text_free(&body);
+static bool refuse_body(http_exchange *x) {
+    return refuse(x, x->refused,
+                  x->refused == 413 ? "the request's body is too large" : "there is no memory for the request");
 }
 
 static enum MHD_Result begin(http_exchange *x, const char *version) {
-    int status = check_head(x, version);
-    const char *length = http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
     size_t limit = x->server->options.body_bytes;
-    if (!status && length) {
+    bool ok = check_head(x, version);
+    const char *length = ok ? http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH) : NULL;
+    if (length) {
         errno = 0;
         unsigned long long n = strtoull(length, NULL, 10);
         x->refused = n > limit || errno ? 413 : 0;
         if (x->refused && (errno || n > 4 * limit || http_header(x, MHD_HTTP_HEADER_EXPECT)))
-            status = 413;
+            ok = refuse_body(x);
     }
-    if (!status)
-        return MHD_YES;
-    refuse(x, status);
-    return x->answered ? MHD_YES : MHD_NO;
+    return ok || x->answered ? MHD_YES : MHD_NO;
 }
 
 static bool keep_body(http_exchange *x, const char *bytes, size_t n) {
@@ -302,13 +289,13 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
     if (atomic_load(&s->closing) || atomic_load(&x->left) || !x->client)
         return MHD_NO;
     if (x->refused) {
-        refuse(x, x->refused);
+        refuse_body(x);
     } else if (!x->handled) {
         x->handled = true;
         s->handler(s->context, x);
         if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
             x->work->left(x->context);
-            refuse(x, 503);
+            refuse(x, 503, "there is no memory for the request");
         }
     } else if (x->work) {
         x->work->ready(x->context, x);

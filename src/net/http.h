@@ -31,6 +31,8 @@ typedef struct http_options {
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
     budget *memory;                              /* that bodies take their bytes of; NULL: no bound */
+    /* Answers a request that the handler is not asked about, with this status and why: its head or body is bad. */
+    void (*refuse)(http_exchange *x, int status, const char *sentence);
 } http_options;
 
 typedef void (*http_handler)(void *context, http_exchange *x);

@@ -48,8 +48,8 @@ static json_t *usage_of(job *j) {
         answer += atomic_load(&c->log.n);
         cached += i % a->n ? 0 : atomic_load(&c->n_cached);
         kv += ended ? c->usage.kv_bytes : atomic_load(&c->kv_bytes);
-        peak += ended ? c->usage.kv_peak_bytes : 0;
-        preemptions += ended ? c->usage.preemptions : 0;
+        peak += ended ? c->usage.kv_peak_bytes : atomic_load(&c->kv_peak_bytes);
+        preemptions += ended ? c->usage.preemptions : atomic_load(&c->n_preemptions);
     }
     json_t *usage = json_pack("{s:i,s:i,s:i,s:{s:i},s:s,s:I,s:I,s:i}", "prompt_tokens", prompt, "completion_tokens",
                               answer, "total_tokens", prompt + answer, "prompt_tokens_details", "cached_tokens", cached,
@@ -106,17 +106,17 @@ static json_t *chat_logprobs(const pleat_model *model, const token_log *log, int
 /* The four lists of a text completion. */
 typedef struct text_logprobs {
     json_t *tokens, *logprobs, *tops, *offsets;
-    int offset; /* characters so far */
 } text_logprobs;
 
 /* log NULL: the first token of a prompt, of which nothing is known. */
-static void add_logprob(text_logprobs *l, const pleat_model *model, int32_t id, const token_log *log, int i) {
+static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log *log, int i) {
+    const pleat_model *model = c->job->server->world.model;
     size_t n;
     const char *bytes = pleat_token_bytes(model, id, false, &n);
     json_array_append_new(l->tokens, token_name(model, id));
-    json_array_append_new(l->offsets, json_integer(l->offset));
+    json_array_append_new(l->offsets, json_integer(c->offset));
     for (size_t k = 0; k < n; k++)
-        l->offset += ((unsigned char)bytes[k] & 0xC0) != 0x80;
+        c->offset += ((unsigned char)bytes[k] & 0xC0) != 0x80;
     json_array_append_new(l->logprobs, log ? number(log->logprob[i]) : json_null());
     if (!log || !log->n_top) {
         json_array_append_new(l->tops, json_null());
@@ -133,14 +133,14 @@ static void add_logprob(text_logprobs *l, const pleat_model *model, int32_t id, 
     json_array_append_new(l->tops, top);
 }
 
-static json_t *completion_logprobs(const choice *c, bool echo, int from, int to, int offset) {
-    const pleat_model *model = c->job->server->world.model;
-    text_logprobs l = {json_array(), json_array(), json_array(), json_array(), offset};
-    int n_known = atomic_load((atomic_int *)&c->prompt_log.n);
+/* Of tokens from..to-1, and with echo of the prompt before them: each token of a choice once, in order. */
+static json_t *completion_logprobs(choice *c, bool echo, int from, int to) {
+    text_logprobs l = {json_array(), json_array(), json_array(), json_array()};
+    int n_known = atomic_load(&c->prompt_log.n);
     for (int i = 0; echo && i < c->prompt->n; i++)
-        add_logprob(&l, model, c->prompt->ids[i], i && i <= n_known ? &c->prompt_log : NULL, i - 1);
+        add_logprob(&l, c, c->prompt->ids[i], i && i <= n_known ? &c->prompt_log : NULL, i - 1);
     for (int i = from; i < to; i++)
-        add_logprob(&l, model, c->log.id[i], &c->log, i);
+        add_logprob(&l, c, c->log.id[i], &c->log, i);
     return json_pack("{s:o,s:o,s:o,s:o}", "tokens", l.tokens, "token_logprobs", l.logprobs, "top_logprobs", l.tops,
                      "text_offset", l.offsets);
 }
@@ -148,18 +148,7 @@ static json_t *completion_logprobs(const choice *c, bool echo, int from, int to,
 /* ---- text ---- */
 
 static void add_prompt_text(const choice *c, text *out) {
-    text raw = {0};
-    for (int i = 0; i < c->prompt->n; i++) {
-        size_t n;
-        const char *bytes = pleat_token_bytes(c->job->server->world.model, c->prompt->ids[i], false, &n);
-        text_append(&raw, bytes, n);
-    }
-    char *repaired = malloc(3 * raw.n + 1);
-    if (repaired && raw.n)
-        text_append(out, repaired, utf8_repair(raw.bytes, raw.n, repaired));
-    out->failed |= !repaired || raw.failed;
-    free(repaired);
-    text_free(&raw);
+    text_of_tokens(c->job->server->world.model, c->prompt->ids, c->prompt->n, false, out);
 }
 
 /* Takes what has come into c->shown. true: the choice has ended and all of it is there. */
@@ -188,7 +177,7 @@ static json_t *whole_choice(choice *c) {
     json_t *logprobs = json_null(), *said = json_stringn(c->shown.bytes ? c->shown.bytes : "", c->shown.n);
     if (a->logprobs)
         logprobs = a->chat ? chat_logprobs(c->job->server->world.model, &c->log, 0, c->log.n)
-                           : completion_logprobs(c, a->echo, 0, c->log.n, 0);
+                           : completion_logprobs(c, a->echo, 0, c->log.n);
     if (c->shown.failed || !said) {
         json_decref(said);
         json_decref(logprobs);
@@ -196,12 +185,13 @@ static json_t *whole_choice(choice *c) {
     }
     if (!a->chat)
         return json_pack("{s:i,s:o,s:o,s:s}", "index", c->index, "text", said, "logprobs", logprobs, "finish_reason",
-                         c->finish);
+                         request_finish_name(c->finish));
     return json_pack("{s:i,s:{s:s,s:o,s:n},s:o,s:s}", "index", c->index, "message", "role", "assistant", "content",
-                     said, "refusal", "logprobs", logprobs, "finish_reason", c->finish);
+                     said, "refusal", "logprobs", logprobs, "finish_reason", request_finish_name(c->finish));
 }
 
 char *answer_whole(job *j) {
+    json_begin();
     json_t *choices = json_array();
     for (int i = 0; i < j->n_choices; i++)
         if (json_array_append_new(choices, whole_choice(&j->choice[i]))) {
@@ -214,7 +204,10 @@ char *answer_whole(job *j) {
                                "choices", choices, "usage", usage_of(j));
     char *body = json_dumps(answer, JSON_COMPACT);
     json_decref(answer);
-    return body;
+    if (!json_ran_out())
+        return body;
+    free(body);
+    return NULL;
 }
 
 /* ---- events ---- */
@@ -245,8 +238,8 @@ static void event_end(job *j) {
     sse_end(&j->out);
 }
 
-/* One event of a choice: the text not sent yet, and its end when finish is given. */
-static void event(choice *c, const char *finish) {
+/* One event of a choice: the text not sent yet, and its end when it has ended. */
+static void event(choice *c, request_finish finish) {
     job *j = c->job;
     const ask *a = j->ask;
     text *out = &j->out;
@@ -268,8 +261,8 @@ static void event(choice *c, const char *finish) {
     else if (a->chat)
         put_json(out, chat_logprobs(j->server->world.model, &c->log, from, c->n_read));
     else
-        put_json(out, completion_logprobs(c, a->echo && !c->begun, from, c->n_read, 0));
-    text_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", finish);
+        put_json(out, completion_logprobs(c, a->echo && !c->begun, from, c->n_read));
+    text_printf(out, finish ? ",\"finish_reason\":\"%s\"}]" : ",\"finish_reason\":null}]", request_finish_name(finish));
     event_end(j);
     c->begun = true;
     c->shown.n = 0;
@@ -285,40 +278,31 @@ static void choice_events(choice *c) {
         add_prompt_text(c, &c->shown);
     bool ended = read_text(c);
     if (c->shown.n || (a->logprobs && c->n_unsent))
-        event(c, NULL);
+        event(c, REQUEST_GOES_ON);
     if (!ended)
         return;
     c->done = true;
-    if (!strcmp(c->finish, "stop") || !strcmp(c->finish, "length"))
+    if (finish_answers(c->finish))
         event(c, c->finish);
     c->job->out.failed |= c->shown.failed;
 }
 
-static bool broken(const job *j) {
-    for (int i = 0; i < j->n_choices; i++)
-        if (j->choice[i].done && strcmp(j->choice[i].finish, "stop") && strcmp(j->choice[i].finish, "length"))
-            return true;
-    return false;
-}
-
 bool answer_events(job *j) {
     bool all = true;
+    refusal r;
+    json_begin();
+    bool failed = job_failed(j, &r); /* before: all that it has said is read then */
     for (int i = 0; i < j->n_choices; i++) {
         choice_events(&j->choice[i]);
         all &= j->choice[i].done;
     }
-    if (broken(j)) { /* an error event, and no [DONE] */
-        const char *why = "the server is shutting down";
-        for (int i = 0; i < j->n_choices; i++)
-            if (j->choice[i].done && !strcmp(j->choice[i].finish, "error"))
-                why = j->choice[i].sentence;
+    if (failed || (all && job_failed(j, &r))) { /* an error event, and no [DONE] */
         sse_begin(&j->out);
-        text_puts(&j->out, "{\"error\":{\"message\":");
-        put_string(&j->out, why, strlen(why));
-        text_puts(&j->out, ",\"type\":\"server_error\",\"param\":null,\"code\":null}}");
+        put_json(&j->out, refusal_object(&r));
         sse_end(&j->out);
         return true;
     }
+    j->out.failed |= json_ran_out();
     if (!all)
         return false;
     if (j->ask->include_usage) {

@@ -3,6 +3,8 @@
 #include "serve/ask_inside.h"
 #include "base/status.h"
 #include "kv/method.h"
+#include "model/model.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,20 +14,60 @@ enum { MOST_BIAS = 1024, MOST_ANSWERS = 128, MOST_TOKENS = 1 << 20 };
 
 /* ---- fields that cannot be obeyed ---- */
 
-static bool is_empty(const json_t *at) {
-    return (json_is_array(at) && !json_array_size(at)) || (json_is_object(at) && !json_object_size(at));
+/* Fields that would change the answer, with the number that would not (NAN: every one would). */
+static const struct {
+    const char *name;
+    double neutral;
+} unknown[] = {{"tools", NAN},
+               {"functions", NAN},
+               {"function_call", NAN},
+               {"grammar", NAN},
+               {"guided_json", NAN},
+               {"guided_regex", NAN},
+               {"guided_choice", NAN},
+               {"guided_grammar", NAN},
+               {"json_schema", NAN},
+               {"structured_outputs", NAN},
+               {"structural_tag", NAN},
+               {"regex", NAN},
+               {"ebnf", NAN},
+               {"suffix", NAN},
+               {"prompt_logprobs", NAN},
+               {"prompt_embeds", NAN},
+               {"audio", NAN},
+               {"documents", NAN},
+               {"web_search_options", NAN},
+               {"use_beam_search", NAN},
+               {"bad_words", NAN},
+               {"logits_processors", NAN},
+               {"chat_template", NAN},
+               {"chat_template_kwargs", NAN},
+               {"return_tokens_as_token_ids", NAN},
+               {"return_token_ids", NAN},
+               {"n_predict", NAN},
+               {"lora", NAN},
+               {"mirostat", 0},
+               {"dry_multiplier", 0},
+               {"xtc_probability", 0},
+               {"dynatemp_range", 0},
+               {"typical_p", 1},
+               {"top_n_sigma", -1}};
+
+static bool changes_nothing(const json_t *at, double neutral) {
+    return !at || json_is_false(at) || (json_is_array(at) && !json_array_size(at)) ||
+           (json_is_object(at) && !json_object_size(at)) || (json_is_number(at) && json_number_value(at) == neutral);
 }
 
 static bool check_unknown(const json_t *body, bool chat, refusal *r) {
-    static const char *const names[] = {"tools",       "functions",      "function_call",   "grammar",
-                                        "guided_json", "guided_regex",   "guided_choice",   "guided_grammar",
-                                        "json_schema", "suffix",         "prompt_logprobs", "structured_outputs",
-                                        "audio",       "use_beam_search"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        const json_t *at = field(body, names[i]);
-        if (at && !json_is_false(at) && !is_empty(at))
-            return refuse(r, names[i], "%s is not supported", names[i]);
-    }
+    for (size_t i = 0; i < sizeof(unknown) / sizeof(*unknown); i++)
+        if (!changes_nothing(field(body, unknown[i].name), unknown[i].neutral))
+            return refuse(r, unknown[i].name, "%s is not supported", unknown[i].name);
+    if (json_is_false(field(body, "skip_special_tokens")))
+        return refuse(r, "skip_special_tokens", "skip_special_tokens can only be true: marks are never shown");
+    if (chat && json_is_true(field(body, "echo")))
+        return refuse(r, "echo", "echo is not supported here");
+    if (chat && json_is_true(field(body, "add_special_tokens")))
+        return refuse(r, "add_special_tokens", "add_special_tokens can only be false here: the chat format has them");
     const json_t *choice = field(body, "tool_choice");
     const char *word = json_string_value(choice);
     if (choice && !(word && (!strcmp(word, "none") || !strcmp(word, "auto"))))
@@ -107,12 +149,14 @@ static bool add_stop(ask *a, const json_t *item, refusal *r) {
     size_t n = json_string_length(item);
     if (n < 1 || n > STOP_MOST_BYTES)
         return refuse(r, "stop", "a stop string has %zu bytes; 1 to %d are possible", n, STOP_MOST_BYTES);
-    return stop_add(&a->stops, json_string_value(item), n) || refuse(r, "stop", "no memory for a stop string");
+    return stop_add(&a->stops, json_string_value(item), n) || refuse_no_memory(r);
 }
 
 static bool read_stops(ask *a, const json_t *body, refusal *r) {
     const json_t *stop = field(body, "stop"), *item;
     size_t i;
+    if (!field_flag(body, "include_stop_str_in_output", &a->stops.shown, r))
+        return false;
     if (json_is_array(stop)) {
         if (json_array_size(stop) > STOP_MOST)
             return refuse(r, "stop", "%zu stop strings; at most %d are possible", json_array_size(stop), STOP_MOST);
@@ -122,11 +166,17 @@ static bool read_stops(ask *a, const json_t *body, refusal *r) {
     return !stop || add_stop(a, stop, r);
 }
 
-/* A token id of this model. */
 static bool token_id(const ask_world *w, const char *name, int64_t id, refusal *r) {
-    int n_vocab = pleat_model_describe(w->model).n_vocab;
+    int n_vocab = w->model->n_vocab;
     return (id >= 0 && id < n_vocab) ||
            refuse(r, name, "%s names token %lld; the vocabulary has %d tokens", name, (long long)id, n_vocab);
+}
+
+bool ask_token_id(const ask_world *w, const char *name, const json_t *item, int32_t *id, refusal *r) {
+    if (!json_is_integer(item))
+        return refuse(r, name, "%s must hold token ids, which are whole numbers", name);
+    *id = (int32_t)json_integer_value(item);
+    return token_id(w, name, json_integer_value(item), r);
 }
 
 static bool read_stop_ids(const ask_world *w, ask *a, const json_t *body, refusal *r) {
@@ -137,13 +187,42 @@ static bool read_stop_ids(const ask_world *w, ask *a, const json_t *body, refusa
     if (!json_is_array(list) || json_array_size(list) > ASK_MOST_STOP_IDS)
         return refuse(r, "stop_token_ids", "stop_token_ids must be a list of at most %d token ids", ASK_MOST_STOP_IDS);
     json_array_foreach(list, i, item) {
-        if (!json_is_integer(item))
-            return refuse(r, "stop_token_ids", "stop_token_ids must hold whole numbers");
-        if (!token_id(w, "stop_token_ids", json_integer_value(item), r))
+        if (!ask_token_id(w, "stop_token_ids", item, &a->stop_id[a->n_stop_id], r))
             return false;
-        a->stop_id[a->n_stop_id++] = (int32_t)json_integer_value(item);
+        a->n_stop_id++;
     }
     return true;
+}
+
+/* Whether a token may come before the answer has its least length. */
+static bool is_no_end(const ask_world *w, const ask *a, int32_t id) {
+    for (int i = 0; i < a->n_stop_id; i++)
+        if (a->stop_id[i] == id)
+            return false;
+    return !pleat_token_ends(w->model, id);
+}
+
+static bool read_allowed(const ask_world *w, ask *a, const json_t *body, refusal *r) {
+    static const char name[] = "allowed_token_ids";
+    const json_t *list = field(body, name), *item;
+    size_t i;
+    bool any = false;
+    if (!list)
+        return true;
+    if (!json_is_array(list) || !json_array_size(list))
+        return refuse(r, name, "%s must be a list of token ids that is not empty", name);
+    a->allowed = calloc(((size_t)w->model->n_vocab + 7) / 8, 1);
+    if (!a->allowed)
+        return refuse_no_memory(r);
+    json_array_foreach(list, i, item) {
+        int32_t id = 0;
+        if (!ask_token_id(w, name, item, &id, r))
+            return false;
+        a->allowed[id / 8] |= (uint8_t)(1 << id % 8);
+        any = any || is_no_end(w, a, id);
+    }
+    return any || !field(body, "min_tokens") ||
+           refuse(r, name, "%s has only tokens that end an answer; with min_tokens there is none to begin with", name);
 }
 
 static bool read_bias(const ask_world *w, ask *a, const json_t *body, refusal *r) {
@@ -155,7 +234,7 @@ static bool read_bias(const ask_world *w, ask *a, const json_t *body, refusal *r
         return refuse(r, "logit_bias", "logit_bias must be an object of at most %d token ids and numbers", MOST_BIAS);
     a->bias = malloc((json_object_size(map) + 1) * sizeof(*a->bias));
     if (!a->bias)
-        return refuse(r, "logit_bias", "no memory for logit_bias");
+        return refuse_no_memory(r);
     json_object_foreach(map, key, value) {
         char *end;
         long long id = strtoll(key, &end, 10);
@@ -175,9 +254,8 @@ static bool read_bias(const ask_world *w, ask *a, const json_t *body, refusal *r
 
 static bool parse_spec(const ask_world *w, const char *spec, pleat_method **method, refusal *r) {
     pleat_error error;
-    if (pleat_method_parse(spec, w->model, method, &error))
-        return refuse(r, "kv_method", "%.500s", error.text);
-    return true;
+    pleat_status status = pleat_method_parse(spec, w->model, method, &error);
+    return !status || refuse_status(r, "kv_method", status, &error);
 }
 
 /* A lossy method compresses prompts as they come unless its spec says otherwise. */
@@ -240,15 +318,47 @@ static bool let_pin(const ask_world *w, ask *a, refusal *r) {
 
 /* ---- lengths ---- */
 
-static bool is_endless(const pleat_method *m) {
-    return m->bounded && m->policy->cache_positions && m->policy->cache_positions(&m->policy_config);
+/* What of a span is left when `cut` tokens before its row's end were taken away in front. */
+static token_span moved(token_span span, int cut) {
+    span.first = span.first > cut ? span.first - cut : 0;
+    span.end = span.end > cut ? span.end - cut : 0;
+    return span;
+}
+
+/* Of longer prompts the last tokens only. */
+static bool truncate(ask *a, const json_t *body, token_span *system, refusal *r) {
+    int64_t most = MOST_TOKENS;
+    if (!field_int(body, "truncate_prompt_tokens", 1, MOST_TOKENS, &most, r))
+        return false;
+    for (int i = 0; i < a->n_prompts; i++) {
+        ask_prompt *p = &a->prompt[i];
+        int cut = p->n - (int)most, n_left = 0;
+        if (cut <= 0)
+            continue;
+        p->n = (int)most;
+        memmove(p->ids, p->ids + cut, (size_t)p->n * sizeof(*p->ids));
+        *system = moved(*system, cut);
+        for (int k = 0; k < p->n_pins; k++) {
+            token_span span = moved(p->pin[k], cut);
+            if (span.end)
+                p->pin[n_left++] = span;
+        }
+        p->n_pins = n_left;
+    }
+    return true;
+}
+
+/* Whether prompt and answer must fit the context: the operator's word holds for every method, the model's for those
+ * whose positions grow with the text. */
+static bool keeps_context(const ask_world *w, const ask *a) {
+    return w->context_said || !kv_method_is_endless(a->method);
 }
 
 /* As much as the context and the pool leave; a page of text at most when nobody said how much. */
 static int default_tokens(const ask_world *w, const ask *a, const ask_prompt *p) {
     enum { CHAT_TOKENS = 4096, TEXT_TOKENS = 16 };
     int most = a->chat ? CHAT_TOKENS : TEXT_TOKENS, room = w->context_tokens - p->n;
-    if (!is_endless(a->method))
+    if (keeps_context(w, a))
         most = most < room ? most : room;
     while (most > 1 && engine_plan_bytes(w->model, a->method, p->n, most) > w->pool_bytes)
         most /= 2;
@@ -268,7 +378,7 @@ static bool read_lengths(const ask_world *w, ask *a, const json_t *body, refusal
     for (int i = 0; i < a->n_prompts; i++) {
         ask_prompt *p = &a->prompt[i];
         p->max_tokens = most >= 0 ? (int)most : default_tokens(w, a, p);
-        if (!is_endless(a->method) && p->n + p->max_tokens > w->context_tokens) {
+        if (keeps_context(w, a) && p->n + p->max_tokens > w->context_tokens) {
             refuse(r, a->chat ? "messages" : "prompt",
                    "the context has %d tokens; %d of the prompt and %d of the answer were asked for", w->context_tokens,
                    p->n, p->max_tokens);
@@ -305,7 +415,7 @@ static bool read_all(const ask_world *w, ask *a, const json_t *body, const char 
         !field_text(body, "cache_salt", 256, &salt, r) || !field_text(body, "user", 1000, &user, r) ||
         !read_stream(a, body, r) || !read_sampling(a, body, r) || !read_logprobs(a, body, r) ||
         !read_stops(a, body, r) || !read_stop_ids(w, a, body, r) || !read_bias(w, a, body, r) ||
-        !read_method(w, a, body, header, r))
+        !read_allowed(w, a, body, r) || !read_method(w, a, body, header, r))
         return false;
     a->n = (int)n;
     snprintf(a->salt, sizeof(a->salt), "%s", salt);
@@ -314,14 +424,14 @@ static bool read_all(const ask_world *w, ask *a, const json_t *body, const char 
     if (a->n_prompts * n > w->most_answers)
         return refuse(r, a->n_prompts > 1 ? "prompt" : "n", "%d answers in one request; at most %d are possible",
                       (int)(a->n_prompts * n), w->most_answers);
-    return read_pin(a, body, system, r) && let_pin(w, a, r) && read_lengths(w, a, body, r);
+    return truncate(a, body, &system, r) && read_pin(a, body, system, r) && let_pin(w, a, r) &&
+           read_lengths(w, a, body, r);
 }
 
 ask *ask_read(const ask_world *w, const json_t *body, bool chat, const char *header, refusal *r) {
     ask *a = calloc(1, sizeof(*a));
     if (!a) {
-        refuse(r, "", "no memory for a request");
-        r->status = 503;
+        refuse_no_memory(r);
         return NULL;
     }
     a->chat = chat;
@@ -340,6 +450,7 @@ void ask_free(ask *a) {
     }
     free(a->prompt);
     free(a->bias);
+    free(a->allowed);
     stop_free(&a->stops);
     pleat_method_free(a->method);
     free(a);

@@ -12,6 +12,7 @@ typedef struct ask_world {
     const char *name;   /* of the model, as requests say it */
     const char *method; /* default spec */
     int context_tokens; /* prompt and answer */
+    bool context_said;  /* by the operator: it then holds also for methods that the model's does not bind */
     size_t pool_bytes;
     int most_answers; /* of one request: prompts x n */
     bool has_chat;
@@ -47,6 +48,7 @@ typedef struct ask {
     int n_stop_id;
     token_bias *bias;
     int n_bias;
+    uint8_t *allowed; /* [(n_vocab + 7) / 8] a bit for each token that may come; NULL: all may */
     pleat_method *method;
     ask_prompt *prompt; /* [n_prompts] */
     int n_prompts;
@@ -56,8 +58,10 @@ typedef struct ask {
 /* header: x-kv-method, or NULL. NULL: r says why. Free with ask_free. */
 ask *ask_read(const ask_world *world, const json_t *body, bool chat, const char *header, refusal *r);
 void ask_free(ask *a);
-/* Reads messages (also for /tokenize); what is in *out is the caller's to free. */
-bool ask_messages_read(const ask_world *world, const json_t *messages, ask_messages *out, refusal *r);
+/* Reads body's messages (also for /tokenize); what is in *out is the caller's to free. */
+bool ask_messages_read(const ask_world *world, const json_t *body, ask_messages *out, refusal *r);
+/* One of this model's tokens, as a field `name` has it. */
+bool ask_token_id(const ask_world *world, const char *name, const json_t *item, int32_t *id, refusal *r);
 /* Is this the model that is served? */
 bool ask_model(const ask_world *world, const json_t *body, refusal *r);
 #endif

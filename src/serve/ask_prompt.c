@@ -7,12 +7,6 @@
 
 enum { MOST_MESSAGES = 10000 };
 
-static bool no_memory(refusal *r) {
-    refuse(r, "", "no memory for a request");
-    r->status = 503;
-    return false;
-}
-
 /* A text that cannot fit is refused before it is tokenised: no token stands for more than the longest one's bytes. */
 static bool fits(const ask_world *w, const char *name, size_t n_bytes, refusal *r) {
     enum { TOKEN_BYTES = 256 };
@@ -26,51 +20,47 @@ static bool add_ids(ask *a, int32_t *ids, int n, refusal *r) {
     ask_prompt *more = realloc(a->prompt, ((size_t)a->n_prompts + 1) * sizeof(*more));
     if (!more) {
         free(ids);
-        return no_memory(r);
+        return refuse_no_memory(r);
     }
     a->prompt = more;
     a->prompt[a->n_prompts++] = (ask_prompt){.ids = ids, .n = n};
     return n > 0 || refuse(r, "prompt", "the prompt has no tokens");
 }
 
-static bool add_text(const ask_world *w, ask *a, const json_t *item, refusal *r) {
+static bool add_text(const ask_world *w, ask *a, const json_t *item, tokenizer_mode mode, refusal *r) {
     int32_t *ids;
     int n;
     pleat_error error;
     size_t n_bytes = json_string_length(item);
     if (!fits(w, "prompt", n_bytes, r))
         return false;
-    if (pleat_tokenize(w->model, json_string_value(item), n_bytes, true, &ids, &n, &error))
-        return refuse(r, "prompt", "%.500s", error.text);
-    return add_ids(a, ids, n, r);
+    pleat_status status = tokenizer_encode(w->model->tok, json_string_value(item), n_bytes, mode, &ids, &n, &error);
+    return status ? refuse_status(r, "prompt", status, &error) : add_ids(a, ids, n, r);
 }
 
 static bool add_tokens(const ask_world *w, ask *a, const json_t *list, refusal *r) {
-    int n = (int)json_array_size(list), n_vocab = w->model->n_vocab;
+    int n = (int)json_array_size(list);
     int32_t *ids = malloc(((size_t)n + 1) * sizeof(*ids));
     if (!ids)
-        return no_memory(r);
-    for (int i = 0; i < n; i++) {
-        const json_t *item = json_array_get(list, (size_t)i);
-        json_int_t id = json_integer_value(item);
-        if (json_is_integer(item) && id >= 0 && id < n_vocab) {
-            ids[i] = (int32_t)id;
-            continue;
+        return refuse_no_memory(r);
+    for (int i = 0; i < n; i++)
+        if (!ask_token_id(w, "prompt", json_array_get(list, (size_t)i), &ids[i], r)) {
+            free(ids);
+            return false;
         }
-        free(ids);
-        return json_is_integer(item) ? refuse(r, "prompt", "the prompt names token %lld; the vocabulary has %d tokens",
-                                              (long long)id, n_vocab)
-                                     : refuse(r, "prompt", "a prompt of token ids holds something else");
-    }
     return add_ids(a, ids, n, r);
 }
 
 bool ask_read_prompts(const ask_world *w, ask *a, const json_t *body, refusal *r) {
     const json_t *prompt = field(body, "prompt"), *item;
+    bool special = true;
+    if (!field_flag(body, "add_special_tokens", &special, r))
+        return false;
+    tokenizer_mode mode = special ? TOKENIZER_SPECIAL : TOKENIZER_PARSE;
     if (!prompt)
         return refuse(r, "prompt", "prompt is missing");
     if (json_is_string(prompt))
-        return add_text(w, a, prompt, r);
+        return add_text(w, a, prompt, mode, r);
     if (!json_is_array(prompt) || !json_array_size(prompt))
         return refuse(r, "prompt", "prompt must be a text, token ids, or a list of either that is not empty");
     if (json_is_number(json_array_get(prompt, 0)))
@@ -80,7 +70,7 @@ bool ask_read_prompts(const ask_world *w, ask *a, const json_t *body, refusal *r
                       w->most_answers);
     size_t i;
     json_array_foreach(prompt, i, item) {
-        if (json_is_string(item) ? !add_text(w, a, item, r) : json_is_array(item) && !add_tokens(w, a, item, r))
+        if (json_is_string(item) ? !add_text(w, a, item, mode, r) : json_is_array(item) && !add_tokens(w, a, item, r))
             return false;
         if (!json_is_string(item) && !json_is_array(item))
             return refuse(r, "prompt", "prompt %zu of the list is neither a text nor token ids", i);
@@ -94,7 +84,7 @@ bool ask_pin(ask_prompt *p, token_span span, refusal *r) {
         return true;
     token_span *more = realloc(p->pin, ((size_t)p->n_pins + 1) * sizeof(*more));
     if (!more)
-        return no_memory(r);
+        return refuse_no_memory(r);
     p->pin = more;
     p->pin[p->n_pins++] = span;
     return true;
@@ -178,7 +168,7 @@ static bool conversation_open(conversation *c, size_t n, refusal *r) {
     if (c->message && c->content && c->span && c->pin)
         return true;
     conversation_free(c);
-    return no_memory(r);
+    return refuse_no_memory(r);
 }
 
 static bool conversation_read(conversation *c, const json_t *messages, refusal *r) {
@@ -189,7 +179,7 @@ static bool conversation_read(conversation *c, const json_t *messages, refusal *
         if (!read_message(item, message, content, r) || !field_flag(item, "pin", &c->pin[i], r))
             return false;
         if (content->failed)
-            return no_memory(r);
+            return refuse_no_memory(r);
         message->content = content->bytes ? content->bytes : "";
         message->content_bytes = content->n;
         c->n_bytes += content->n;
@@ -197,15 +187,19 @@ static bool conversation_read(conversation *c, const json_t *messages, refusal *
     return true;
 }
 
-static bool encode(const ask_world *w, const conversation *c, ask_messages *out, refusal *r) {
+static bool encode(const ask_world *w, const conversation *c, bool begun, ask_messages *out, refusal *r) {
     pleat_error error;
     *out = (ask_messages){.pin = malloc(c->n * sizeof(*out->pin))};
     if (!out->pin)
-        return no_memory(r);
-    if (chat_encode_spans(w->model->tok, w->model->file, w->format, c->message, (int)c->n, 0, c->span, &out->ids,
-                          &out->n, &error)) {
+        return refuse_no_memory(r);
+    const tokenizer *tok = w->model->tok;
+    const gguf *file = w->model->file;
+    pleat_status status =
+        begun ? chat_encode_begun(tok, file, w->format, c->message, (int)c->n, c->span, &out->ids, &out->n, &error)
+              : chat_encode_spans(tok, file, w->format, c->message, (int)c->n, 0, c->span, &out->ids, &out->n, &error);
+    if (status) {
         free(out->pin);
-        return refuse(r, "messages", "%.500s", error.text);
+        return refuse_status(r, "messages", status, &error);
     }
     for (size_t i = 0; i < c->n; i++)
         if (c->pin[i])
@@ -214,25 +208,38 @@ static bool encode(const ask_world *w, const conversation *c, ask_messages *out,
     return true;
 }
 
-bool ask_messages_read(const ask_world *w, const json_t *messages, ask_messages *out, refusal *r) {
+/* Whether the last message goes on: clients then say that no opening is added, which alone cannot be obeyed. */
+static bool read_begun(const json_t *body, bool *begun, refusal *r) {
+    bool opens = !json_is_true(field(body, "continue_final_message"));
+    if (!field_flag(body, "continue_final_message", begun, r) || !field_flag(body, "add_generation_prompt", &opens, r))
+        return false;
+    if (opens && *begun)
+        return refuse(r, "continue_final_message", "continue_final_message needs add_generation_prompt to be false");
+    return opens || *begun ||
+           refuse(r, "add_generation_prompt", "add_generation_prompt can only be false with continue_final_message");
+}
+
+bool ask_messages_read(const ask_world *w, const json_t *body, ask_messages *out, refusal *r) {
+    const json_t *messages = field(body, "messages");
     size_t n = json_array_size(messages);
     conversation c;
+    bool begun = false;
     if (!w->has_chat)
         return refuse(r, "messages", "%.500s", w->no_chat);
+    if (!messages)
+        return refuse(r, "messages", "messages is missing");
     if (!json_is_array(messages) || !n || n > MOST_MESSAGES)
         return refuse(r, "messages", "messages must be a list of 1 to %d messages", MOST_MESSAGES);
-    if (!conversation_open(&c, n, r))
+    if (!read_begun(body, &begun, r) || !conversation_open(&c, n, r))
         return false;
-    bool ok = conversation_read(&c, messages, r) && fits(w, "messages", c.n_bytes, r) && encode(w, &c, out, r);
+    bool ok = conversation_read(&c, messages, r) && fits(w, "messages", c.n_bytes, r) && encode(w, &c, begun, out, r);
     conversation_free(&c);
     return ok;
 }
 
 bool ask_read_messages(const ask_world *w, ask *a, const json_t *body, token_span *system, refusal *r) {
     ask_messages m;
-    if (!field(body, "messages"))
-        return refuse(r, "messages", "messages is missing");
-    if (!ask_messages_read(w, field(body, "messages"), &m, r))
+    if (!ask_messages_read(w, body, &m, r))
         return false;
     bool ok = add_ids(a, m.ids, m.n, r);
     for (int i = 0; i < m.n_pins && ok; i++)

@@ -19,6 +19,48 @@ bool refuse(refusal *r, const char *param, const char *format, ...) {
     return false;
 }
 
+static bool refuse_later(refusal *r, int status, int seconds, const char *sentence) {
+    *r = (refusal){.status = status, .retry_seconds = seconds};
+    snprintf(r->text, sizeof(r->text), "%s", sentence);
+    return false;
+}
+
+bool refuse_no_memory(refusal *r) {
+    return refuse_later(r, 503, 1, "there is no memory for the request");
+}
+
+bool refuse_draining(refusal *r) {
+    return refuse_later(r, 503, 5, "the server is shutting down");
+}
+
+bool refuse_status(refusal *r, const char *param, pleat_status status, const pleat_error *error) {
+    if (status == PLEAT_EMEMORY)
+        return refuse_no_memory(r);
+    if (status == PLEAT_EFULL)
+        return refuse_later(r, 429, 1, error->text);
+    return refuse(r, param, "%s", error->text);
+}
+
+static const char *error_type(int status) {
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 429:
+        return "rate_limit_error";
+    case 503:
+        return "service_unavailable_error";
+    }
+    return status >= 500 ? "server_error" : "invalid_request_error";
+}
+
+json_t *refusal_object(const refusal *r) {
+    const char *type = error_type(r->status);
+    json_t *text = json_string(r->text), *param = *r->param ? json_string(r->param) : json_null();
+    if (!text) /* it quotes what is not UTF-8 */
+        text = json_string("the request cannot be read");
+    return json_pack("{s:{s:o,s:s,s:o,s:s?}}", "error", "message", text, "type", type, "param", param, "code", r->code);
+}
+
 const json_t *field(const json_t *body, const char *name) {
     const json_t *value = json_object_get(body, name);
     return json_is_null(value) ? NULL : value;
@@ -101,7 +143,12 @@ json_t *fields_parse(const char *bytes, size_t n_bytes, refusal *r) {
     }
     if (!measure(bytes, n_bytes, r))
         return NULL;
+    json_begin();
     json_t *body = json_loadb(bytes, n_bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!body && json_ran_out()) {
+        refuse_no_memory(r);
+        return NULL;
+    }
     if (!body) {
         refuse(r, "", "the body is not JSON: %s (line %d, column %d)", error.text, error.line, error.column);
         return NULL;

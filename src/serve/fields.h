@@ -3,7 +3,7 @@
 #ifndef SERVE_FIELDS_H
 #define SERVE_FIELDS_H
 #include "pleat.h"
-#include <jansson.h>
+#include "serve/json.h"
 
 typedef struct refusal {
     int status;       /* HTTP's; 0: nothing is refused */
@@ -15,6 +15,15 @@ typedef struct refusal {
 
 /* Fills r with 400 and returns false, so that `return refuse(...)` is one line. */
 bool refuse(refusal *r, const char *param, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The same with 503 and Retry-After: memory ran out. */
+bool refuse_no_memory(refusal *r);
+/* The same with 503 and Retry-After: the server is shutting down. */
+bool refuse_draining(refusal *r);
+/* The same for what a function of the library said: no memory is 503, "not now" (PLEAT_EFULL) 429, the rest 400. */
+bool refuse_status(refusal *r, const char *param, pleat_status status, const pleat_error *error);
+/* {"error": {message, type, param, code}}; NULL: no memory. */
+json_t *refusal_object(const refusal *r);
 
 /* NULL also for a null. */
 const json_t *field(const json_t *body, const char *name);

@@ -30,7 +30,7 @@ struct server {
     job *jobs;
 };
 
-/* serve.c */
+/* serve.c: answers with r's status, headers and error object. */
 void serve_refuse(http_exchange *x, const refusal *r);
 
 /* job.c */

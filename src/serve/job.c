@@ -8,6 +8,7 @@
 #include "serve/job.h"
 #include "base/clock.h"
 #include "net/sse.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +69,9 @@ static bool take_token(choice *c, const request_event *e) {
     c->last_at = now;
     if (e->usage) {
         atomic_store_explicit(&c->kv_bytes, e->usage->kv_bytes, memory_order_relaxed);
+        atomic_store_explicit(&c->kv_peak_bytes, e->usage->kv_peak_bytes, memory_order_relaxed);
         atomic_store_explicit(&c->n_cached, e->usage->cached_tokens, memory_order_relaxed);
+        atomic_store_explicit(&c->n_preemptions, e->usage->preemptions, memory_order_relaxed);
     }
     log_add(&c->log, e->token);
     size_t n_bytes;
@@ -98,6 +101,11 @@ static void take_end(choice *c, const request_event *e) {
 static bool sink(void *context, const request_event *e) {
     choice *c = context;
     switch (e->kind) {
+    case REQUEST_STARTED:
+        atomic_store(&c->job->started, true);
+        if (c->job->streams)
+            stir(c->job);
+        return true;
     case REQUEST_PROMPT_TOKEN:
         log_add(&c->prompt_log, e->token);
         return true;
@@ -129,15 +137,16 @@ size_t serve_request_bytes(int prompt_tokens, int new_tokens) {
 }
 
 /* Of a request from here until its answer has been read, at most; counted before any of it is taken. */
-static size_t ask_bytes(const ask *a) {
-    size_t bytes = 0, n_tops = a->logprobs ? (size_t)a->n_top + 1 : 0;
+static size_t ask_bytes(const ask *a, int n_vocab) {
+    size_t bytes = 0, n_tops = a->logprobs ? (size_t)a->n_top + 1 : 0,
+           mask_bytes = a->allowed ? ((size_t)n_vocab + 7) / 8 : 0;
     for (int i = 0; i < a->n_prompts; i++) {
         const ask_prompt *p = &a->prompt[i];
         bytes += (size_t)p->n * sizeof(int32_t);
         bytes += (size_t)a->n * (choice_bytes((size_t)p->n, (size_t)p->max_tokens, n_tops, a->echo) +
-                                 (size_t)a->n_bias * sizeof(token_bias));
+                                 (size_t)a->n_bias * sizeof(token_bias) + mask_bytes);
     }
-    return bytes;
+    return bytes + mask_bytes;
 }
 
 static bool take_bytes(server *s, size_t bytes, refusal *r) {
@@ -209,7 +218,8 @@ static job *job_new(server *s, http_exchange *x, ask *a, size_t held_bytes) {
     j->ask = a;
     j->streams = a->stream;
     j->created = time(NULL);
-    j->submitted = j->sent_at = clock_seconds();
+    j->submitted = clock_seconds();
+    j->sent_at = -INFINITY; /* a stream that has nothing to say yet begins with a comment */
     snprintf(j->id, sizeof(j->id), "%s-%016llx%06llx", a->chat ? "chatcmpl" : "cmpl", (unsigned long long)s->id_salt,
              (unsigned long long)atomic_fetch_add(&s->next_id, 1));
     if (open_choices(j))
@@ -225,25 +235,18 @@ static bool pending(void *context) {
     return atomic_load(&j->stirred);
 }
 
-/* What ended a choice that gave no answer; false: none did. */
-static bool failed(const job *j, refusal *r) {
+bool job_failed(const job *j, refusal *r) {
     for (int i = 0; i < j->n_choices; i++) {
         const choice *c = &j->choice[i];
-        if (!atomic_load(&c->ended) || (strcmp(c->finish, "error") && strcmp(c->finish, "cancelled")))
+        if (!atomic_load(&c->ended) || finish_answers(c->finish))
             continue;
-        bool cut = !strcmp(c->finish, "cancelled");
-        *r = (refusal){.status = cut ? 503 : 500, .retry_seconds = cut ? 5 : 0};
-        snprintf(r->text, sizeof(r->text), "%s", cut ? "the server is shutting down" : c->sentence);
+        refuse(r, "", "%s", c->sentence);
+        r->status = c->finish == REQUEST_FAILED ? 500 : 503;
+        r->retry_seconds = c->finish == REQUEST_FAILED ? 0 : 1;
+        if (c->finish == REQUEST_CANCELLED)
+            refuse_draining(r);
         return true;
     }
-    return false;
-}
-
-/* The first word of any choice decides between a stream and an error. */
-static bool any_word(const job *j) {
-    for (int i = 0; i < j->n_choices; i++)
-        if (atomic_load(&j->choice[i].log.n) || atomic_load(&j->choice[i].ended))
-            return true;
     return false;
 }
 
@@ -252,11 +255,11 @@ static void ready(void *context, http_exchange *x) {
     refusal r = {0};
     atomic_store(&j->stirred, false);
     bool all = atomic_load(&j->n_open) == 0;
-    if (failed(j, &r)) {
+    if (job_failed(j, &r)) {
         cancel_all(j);
         serve_refuse(x, &r);
-    } else if (j->streams && any_word(j)) {
-        atomic_store(&j->stirred, true); /* for fill */
+    } else if (j->streams && atomic_load(&j->started)) { /* refusals have a status: no head before admission */
+        atomic_store(&j->stirred, true);                 /* for fill */
         http_set(x, "Cache-Control", "no-cache");
         http_set(x, "X-Accel-Buffering", "no");
         http_stream(x, SSE_TYPE);
@@ -265,7 +268,7 @@ static void ready(void *context, http_exchange *x) {
         if (body) {
             http_answer(x, 200, "application/json", body, strlen(body));
         } else {
-            r = (refusal){.status = 503, .text = "no memory for the answer"};
+            refuse_no_memory(&r);
             serve_refuse(x, &r);
         }
         free(body);
@@ -352,6 +355,7 @@ static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error
                          .sampling = a->sampling,
                          .bias = a->bias,
                          .n_bias = a->n_bias,
+                         .allowed = a->allowed,
                          .logprobs = a->logprobs,
                          .n_top = a->n_top,
                          .prompt_logprobs = a->echo && a->logprobs,
@@ -366,31 +370,18 @@ static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error
     if (!status)
         return PLEAT_OK;
     c->id = 0;
-    c->finish = "cancelled";
+    c->finish = REQUEST_CANCELLED;
     atomic_store(&c->ended, true);
     atomic_fetch_sub(&j->n_open, 1);
     http_drop(j->x);
     return status;
 }
 
-static void refuse_status(server *s, pleat_status status, const pleat_error *error, refusal *r) {
-    refuse(r, "", "%s", error->text);
-    if (atomic_load(&s->draining))
-        *r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
-    else if (status == PLEAT_EFULL) {
-        r->status = 429;
-        r->retry_seconds = 1;
-    } else if (status == PLEAT_EMEMORY) {
-        r->status = 503;
-        r->retry_seconds = 1;
-    }
-}
-
 void job_start(server *s, http_exchange *x, ask *a, int key) {
     owner o = owner_of(x, a, key);
     pleat_error error = {""};
     refusal r = {0};
-    size_t bytes = ask_bytes(a);
+    size_t bytes = ask_bytes(a, s->world.model->n_vocab);
     if (!take_bytes(s, bytes, &r)) {
         ask_free(a);
         serve_refuse(x, &r);
@@ -398,7 +389,7 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     }
     job *j = job_new(s, x, a, bytes);
     if (!j) {
-        r = (refusal){.status = 503, .retry_seconds = 1, .text = "no memory for a request"};
+        refuse_no_memory(&r);
         serve_refuse(x, &r);
         return;
     }
@@ -414,7 +405,9 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
         pleat_status status = submit(j, &j->choice[i], &o, &error);
         if (!status)
             continue;
-        refuse_status(s, status, &error, &r);
+        refuse_status(&r, "", status, &error);
+        if (atomic_load(&s->draining))
+            refuse_draining(&r);
         cancel_all(j);
         serve_refuse(x, &r);
         return;

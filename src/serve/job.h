@@ -27,17 +27,18 @@ typedef struct choice {
     stop_state stop;
     double last_at; /* of its last token */
     /* written by the engine's thread, read by others */
-    atomic_size_t kv_bytes;
-    atomic_int n_cached;
+    atomic_size_t kv_bytes, kv_peak_bytes;
+    atomic_int n_cached, n_preemptions;
     atomic_bool ended;
     /* written before `ended` */
     request_usage usage;
-    const char *finish; /* "stop", "length", "cancelled", "error" */
+    request_finish finish;
     char sentence[512];
     /* the HTTP thread */
     stop_text text;
     text shown;           /* not sent yet */
     int n_read, n_unsent; /* tokens taken into text; of those, not in an event yet */
+    int offset;           /* characters of the tokens whose logprobs were written */
     bool begun, done;
 } choice;
 
@@ -49,6 +50,7 @@ struct job {
     int n_choices;
     atomic_int n_open;   /* choices that have not ended */
     atomic_bool stirred; /* something came since an HTTP thread looked */
+    atomic_bool started; /* a choice was admitted */
     char id[48];
     int64_t created;
     double submitted;
@@ -61,6 +63,8 @@ struct job {
     job *prev, *next;
 };
 
+/* job.c: why a choice gave no answer; false: none failed. */
+bool job_failed(const job *j, refusal *r);
 /* answer.c: the whole answer as JSON, malloc'ed; NULL: no memory. Every choice has ended. */
 char *answer_whole(job *j);
 /* Appends the events of what has come since the last call. true: that was the end. */

@@ -76,8 +76,8 @@ void metrics_next_token(metrics *m, double seconds) {
     add(&m->h[ITL], seconds);
 }
 
-void metrics_end(metrics *m, const request_usage *u, const char *finish) {
-    if (strcmp(finish, "stop") && strcmp(finish, "length"))
+void metrics_end(metrics *m, const request_usage *u, request_finish finish) {
+    if (!finish_answers(finish))
         return;
     add(&m->h[WHOLE], u->queued_s + u->prefill_s + u->decode_s);
     add(&m->h[QUEUE], u->queued_s);
@@ -100,6 +100,7 @@ void metrics_answer(metrics *m, int status) {
 typedef struct writer {
     text *out;
     const char *model;
+    size_t f16_token_bytes;
 } writer;
 
 static void put_label(text *out, const char *value) {
@@ -152,6 +153,16 @@ static void write_histogram(const writer *w, const histogram *h, const char *nam
     text_printf(w->out, "%lld\n", (long long)sum);
 }
 
+/* Blocks as they are counted elsewhere: of uncompressed tokens, as many as the pool holds. */
+static void write_config(const writer *w, const scheduler_figures *f) {
+    enum { BLOCK_TOKENS = 64 };
+    head(w, "vllm:cache_config_info", "gauge", "The pool as blocks of uncompressed tokens.");
+    text_puts(w->out, "vllm:cache_config_info{model_name=\"");
+    put_label(w->out, w->model);
+    text_printf(w->out, "\",block_size=\"%d\",num_gpu_blocks=\"%zu\"} 1\n", BLOCK_TOKENS,
+                f->pool_budget_bytes / (BLOCK_TOKENS * w->f16_token_bytes));
+}
+
 static void write_ends(const writer *w, const scheduler_figures *f) {
     static const char *const reasons[] = {"stop", "length", "abort", "error"};
     head(w, "vllm:request_success_total", "counter", "Requests that have ended, by reason.");
@@ -177,9 +188,7 @@ static void write_vllm(const writer *w, const scheduler_figures *f) {
         one(w, queries[i], "counter", "Prompt tokens looked up in the prefix cache.", (double)f->prefix_asked_tokens);
         one(w, hits[i], "counter", "Prompt tokens found there.", (double)f->prefix_found_tokens);
     }
-    head(w, "vllm:cache_config_info", "gauge", "How the cache is cut.");
-    labels(w, "vllm:cache_config_info", "block_size", "64");
-    text_puts(w->out, "1\n");
+    write_config(w, f);
     write_ends(w, f);
 }
 
@@ -216,9 +225,9 @@ static void write_own(const writer *w, const metrics *m, const scheduler_figures
     }
 }
 
-void metrics_write(const metrics *m, const scheduler_figures *f, const char *model, const metrics_method *methods,
-                   int n_methods, text *out) {
-    writer w = {out, model};
+void metrics_write(const metrics *m, const scheduler_figures *f, const metrics_model *model,
+                   const metrics_method *methods, int n_methods, text *out) {
+    writer w = {out, model->name, model->f16_token_bytes};
     write_vllm(&w, f);
     for (int i = 0; i < N_HISTOGRAMS; i++) {
         write_histogram(&w, &m->h[i], kinds[i].name, kinds[i].help);

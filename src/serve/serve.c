@@ -15,40 +15,22 @@
 
 /* ---- refusals ---- */
 
-static const char *error_type(int status) {
-    switch (status) {
-    case 401:
-        return "authentication_error";
-    case 429:
-        return "rate_limit_error";
-    case 503:
-        return "service_unavailable_error";
-    }
-    return status >= 500 ? "server_error" : "invalid_request_error";
-}
+/* Said also when there is no memory to say something else. */
+static const char no_memory[] = "{\"error\":{\"message\":\"there is no memory for the request\","
+                                "\"type\":\"service_unavailable_error\",\"param\":null,\"code\":null}}";
 
 void serve_refuse(http_exchange *x, const refusal *r) {
     char seconds[16];
-    json_t *error = json_pack("{s:{s:s,s:s,s:s*,s:s*}}", "error", "message", r->text, "type", error_type(r->status),
-                              "param", *r->param ? r->param : NULL, "code", r->code);
-    json_t *inner = json_object_get(error, "error");
-    if (!error) { /* the sentence quotes what is not UTF-8 */
-        error =
-            json_pack("{s:{s:s,s:s}}", "error", "message", "the request cannot be read", "type", error_type(r->status));
-        inner = json_object_get(error, "error");
-    }
-    if (!json_object_get(inner, "param"))
-        json_object_set_new(inner, "param", json_null());
-    if (!json_object_get(inner, "code"))
-        json_object_set_new(inner, "code", json_null());
-    if (r->retry_seconds) {
-        snprintf(seconds, sizeof(seconds), "%d", r->retry_seconds);
+    json_t *error = refusal_object(r);
+    char *body = error ? json_dumps(error, JSON_COMPACT) : NULL;
+    int retry_seconds = body ? r->retry_seconds : 1, status = body ? r->status : 503;
+    if (retry_seconds) {
+        snprintf(seconds, sizeof(seconds), "%d", retry_seconds);
         http_set(x, "Retry-After", seconds);
-    } else if (r->status >= 500) {
+    } else if (status >= 500) {
         http_set(x, "x-should-retry", "false");
     }
-    char *body = json_dumps(error, JSON_COMPACT);
-    http_answer(x, r->status, "application/json", body ? body : "{}", body ? strlen(body) : 2);
+    http_answer(x, status, "application/json", body ? body : no_memory, strlen(body ? body : no_memory));
     free(body);
     json_decref(error);
 }
@@ -94,7 +76,7 @@ static void start(server *s, http_exchange *x, bool chat, int key) {
     size_t n;
     const char *bytes = http_body(x, &n);
     if (atomic_load(&s->draining)) {
-        r = (refusal){.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
+        refuse_draining(&r);
         serve_refuse(x, &r);
         return;
     }
@@ -200,6 +182,7 @@ static void route(server *s, http_exchange *x) {
         } else if (!get && !is_json(x)) {
             refuse_with(x, 415, NULL, "the body must be application/json");
         } else if (routes[i].kind == ROUTE_TELL) {
+            json_begin();
             routes[i].tell(s, x);
         } else {
             start(s, x, routes[i].kind == ROUTE_CHAT, key);
@@ -209,6 +192,16 @@ static void route(server *s, http_exchange *x) {
 
 static void on_exchange(void *context, http_exchange *x) {
     route(context, x);
+}
+
+static void on_refused(http_exchange *x, int status, const char *sentence) {
+    refusal r = {0};
+    if (status == 503)
+        refuse_no_memory(&r);
+    else
+        refuse(&r, "", "%s", sentence);
+    r.status = status;
+    serve_refuse(x, &r);
 }
 
 static void on_answer(void *context, int status) {
@@ -259,6 +252,7 @@ static pleat_status read_world(server *s, pleat_error *error) {
                            .name = o->name,
                            .method = o->method,
                            .context_tokens = o->context_tokens ? o->context_tokens : context,
+                           .context_said = o->context_tokens > 0,
                            .pool_bytes = kv_pool_budget_bytes(engine_pool(s->engine)),
                            .most_answers = o->scheduler.max_waiting < 128 ? o->scheduler.max_waiting : 128,
                            .no_chat = s->no_chat};
@@ -280,6 +274,7 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     server *s = calloc(1, sizeof(*s));
     if (!s)
         return err_set(error, PLEAT_EMEMORY, "no memory for a server");
+    json_watch();
     pthread_mutex_init(&s->lock, NULL);
     s->engine = engine;
     s->created = time(NULL);
@@ -295,6 +290,7 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     http_options http = options->http;
     http.answered = on_answer;
     http.memory = &s->requests;
+    http.refuse = on_refused;
     status = status ? status : http_open(&http, on_exchange, s, &s->http, error);
     if (status)
         serve_close(s);

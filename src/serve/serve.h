@@ -1,9 +1,9 @@
 /* serve.h - an OpenAI-compatible server over a scheduler.
  *
  * Which file does what: serve.c opens, closes, drains, routes and checks keys; ask.c and ask_prompt.c read a completion
- * request (fields.c its fields); job.c carries a request's tokens from the engine's thread to its connection; answer.c
- * writes answers and events; stop.c stop strings and text; metrics.c figures; tell.c what the server says of itself;
- * page.c the page at "/". docs/server.md is the manual. */
+ * request (fields.c its fields and refusals, json.c what jansson lacked); job.c carries a request's tokens from the
+ * engine's thread to its connection; answer.c writes answers and events; stop.c stop strings and text; metrics.c
+ * figures; tell.c what the server says of itself; page.c the page at "/". docs/server.md is the manual. */
 #ifndef SERVE_SERVE_H
 #define SERVE_SERVE_H
 #include "engine/scheduler.h"
@@ -23,7 +23,7 @@ typedef struct serve_options {
     const char *const *keys; /* [n_keys] API keys; none: anyone may ask */
     int n_keys;
     const char *cors;     /* an origin that browsers may ask from, "*": any; NULL: none */
-    int context_tokens;   /* of prompt and answer; 0: the model's */
+    int context_tokens;   /* of prompt and answer, under every method; 0: the model's */
     size_t request_bytes; /* of bodies, and of requests from their start until their answer is read; 0: no bound */
 } serve_options;
 

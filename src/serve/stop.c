@@ -85,7 +85,8 @@ void stop_text_add(stop_text *t, const stop_list *list, const char *bytes, size_
         int match = stop_step(list, &t->state, bytes[i]);
         if (match && counts) {
             t->stopped = true;
-            t->held.n -= (size_t)match < t->held.n ? (size_t)match : t->held.n;
+            if (!list->shown)
+                t->held.n -= (size_t)match < t->held.n ? (size_t)match : t->held.n;
         }
     }
     if (t->stopped || !t->held.n)
@@ -106,4 +107,16 @@ void stop_text_end(stop_text *t, text *out) {
 
 void stop_text_free(stop_text *t) {
     text_free(&t->held);
+}
+
+void text_of_tokens(const pleat_model *model, const int32_t *ids, int n, bool special, text *out) {
+    stop_text t = {0};
+    for (int i = 0; i < n; i++) {
+        size_t n_bytes;
+        const char *bytes = pleat_token_bytes(model, ids[i], special, &n_bytes);
+        text_append(&t.held, bytes, n_bytes);
+    }
+    out->failed |= t.held.failed;
+    stop_text_end(&t, out);
+    stop_text_free(&t);
 }

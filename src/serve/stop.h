@@ -1,13 +1,15 @@
-/* stop.h - stop strings, and text from tokens: whole characters, and never a byte of a stop string. */
+/* stop.h - stop strings, and text from tokens: whole characters, and never a byte of a stop string
+ * (unless the list says that it is shown). */
 #ifndef SERVE_STOP_H
 #define SERVE_STOP_H
 #include "base/text.h"
 #include "pleat.h"
 
-enum { STOP_MOST = 16, STOP_MOST_BYTES = 1000 };
+enum { STOP_MOST = 4 /* as OpenAI has it */, STOP_MOST_BYTES = 1000 };
 
 typedef struct stop_list { /* zeroed: empty */
     int n;
+    bool shown; /* the one that ends a text is part of it */
     char *bytes[STOP_MOST];
     int16_t *fail[STOP_MOST]; /* [n_bytes]: longest border of the first i + 1 bytes */
     int n_bytes[STOP_MOST];
@@ -35,4 +37,6 @@ void stop_text_add(stop_text *t, const stop_list *list, const char *bytes, size_
 /* The rest, repaired. */
 void stop_text_end(stop_text *t, text *out);
 void stop_text_free(stop_text *t);
+/* Appends the text of n tokens, repaired; of control tokens only with special. out->failed: no memory. */
+void text_of_tokens(const pleat_model *model, const int32_t *ids, int n, bool special, text *out);
 #endif

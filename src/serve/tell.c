@@ -7,10 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void answer(http_exchange *x, int status, json_t *value) {
+static void lack_memory(http_exchange *x) {
+    refusal r;
+    refuse_no_memory(&r);
+    serve_refuse(x, &r);
+}
+
+/* The value was made since json_begin. */
+static void answer(http_exchange *x, json_t *value) {
     char *body = json_dumps(value, JSON_COMPACT);
     json_decref(value);
-    http_answer(x, body ? status : 503, "application/json", body ? body : "{}", body ? strlen(body) : 2);
+    if (body && !json_ran_out())
+        http_answer(x, 200, "application/json", body, strlen(body));
+    else
+        lack_memory(x);
     free(body);
 }
 
@@ -37,26 +47,27 @@ json_t *tell_warnings(const server *s, const pleat_method *method) {
 void tell_models(server *s, http_exchange *x) {
     const char *path = http_path(x), *rest = strstr(path, "/models/");
     if (!rest) {
-        answer(x, 200, json_pack("{s:s,s:[o]}", "object", "list", "data", model_of(s)));
+        answer(x, json_pack("{s:s,s:[o]}", "object", "list", "data", model_of(s)));
         return;
     }
     if (!strcmp(rest + 8, s->options.name)) {
-        answer(x, 200, model_of(s));
+        answer(x, model_of(s));
         return;
     }
     refusal r = {.status = 404, .code = "model_not_found", .param = "model", .text = "this model does not exist"};
     serve_refuse(x, &r);
 }
 
-/* A preset for the model that is served; NULL: one that it cannot have is not offered. */
-static json_t *preset_of(const server *s, const kv_preset *preset) {
+/* Adds a preset, unless the model that is served cannot have it. false: no memory. */
+static bool add_preset(const server *s, const kv_preset *preset, json_t *list) {
     pleat_method *method;
-    if (pleat_method_parse(preset->name, s->world.model, &method, NULL))
-        return NULL;
-    json_t *value = json_pack("{s:s,s:s,s:o}", "name", preset->name, "spec", pleat_method_spec(method), "warnings",
-                              tell_warnings(s, method));
+    pleat_status status = pleat_method_parse(preset->name, s->world.model, &method, NULL);
+    if (status)
+        return status != PLEAT_EMEMORY;
+    json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "name", preset->name, "spec", pleat_method_spec(method),
+                                          "warnings", tell_warnings(s, method)));
     pleat_method_free(method);
-    return value;
+    return true;
 }
 
 static json_t *part_of(const char *name, const char *paper, const char *summary, const kv_param *params) {
@@ -77,14 +88,17 @@ void tell_methods(server *s, http_exchange *x) {
     for (int i = 0; kv_splits[i]; i++)
         json_array_append_new(
             splits, part_of(kv_splits[i]->name, kv_splits[i]->paper, kv_splits[i]->summary, kv_splits[i]->params));
-    for (int i = 0; kv_presets[i].name; i++) {
-        json_t *preset = preset_of(s, &kv_presets[i]);
-        if (preset)
-            json_array_append_new(presets, preset);
+    bool ok = true;
+    for (int i = 0; kv_presets[i].name && ok; i++)
+        ok = add_preset(s, &kv_presets[i], presets);
+    json_t *all = json_pack("{s:s,s:s,s:o,s:o,s:o,s:o}", "object", "list", "default", s->options.method, "presets",
+                            presets, "formats", formats, "policies", policies, "splits", splits);
+    if (ok) {
+        answer(x, all);
+    } else {
+        lack_memory(x);
+        json_decref(all);
     }
-    answer(x, 200,
-           json_pack("{s:s,s:s,s:o,s:o,s:o,s:o}", "object", "list", "default", s->options.method, "presets", presets,
-                     "formats", formats, "policies", policies, "splits", splits));
 }
 
 /* ---- tokens ---- */
@@ -111,7 +125,7 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
         return false;
     if (field(body, "messages")) {
         ask_messages m;
-        if (!ask_messages_read(&s->world, field(body, "messages"), &m, r))
+        if (!ask_messages_read(&s->world, body, &m, r))
             return false;
         free(m.pin);
         *ids = m.ids;
@@ -120,26 +134,39 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
     }
     if (!json_is_string(prompt))
         return refuse(r, key, "%s must be a text", key);
-    if (pleat_tokenize(s->world.model, json_string_value(prompt), json_string_length(prompt), special, ids, n, &error))
-        return refuse(r, key, "%.500s", error.text);
-    return true;
+    pleat_status status = tokenizer_encode(s->world.model->tok, json_string_value(prompt), json_string_length(prompt),
+                                           special ? TOKENIZER_SPECIAL : TOKENIZER_PARSE, ids, n, &error);
+    return !status || refuse_status(r, key, status, &error);
+}
+
+/* A token with its text, or with its bytes where they are no whole characters. */
+static json_t *piece_of(const pleat_model *model, int32_t id) {
+    size_t n;
+    const char *bytes = pleat_token_bytes(model, id, true, &n);
+    json_t *piece = utf8_valid(bytes, n) ? json_stringn(bytes, n) : json_array();
+    for (size_t i = 0; json_is_array(piece) && i < n; i++)
+        json_array_append_new(piece, json_integer((unsigned char)bytes[i]));
+    return json_pack("{s:i,s:o}", "id", id, "piece", piece);
 }
 
 void tell_tokens(server *s, http_exchange *x) {
     refusal r = {0};
     int32_t *ids = NULL;
     int n = 0;
+    bool with_pieces = false, with_strings = false;
     json_t *body = body_of(x);
     if (!body)
         return;
-    if (!encode(s, body, &ids, &n, &r)) {
+    if (!field_flag(body, "with_pieces", &with_pieces, &r) ||
+        !field_flag(body, "return_token_strs", &with_strings, &r) ||
+        (with_strings && !refuse(&r, "return_token_strs", "return_token_strs is not supported; with_pieces is")) ||
+        !encode(s, body, &ids, &n, &r)) {
         serve_refuse(x, &r);
     } else {
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
-            json_array_append_new(list, json_integer(ids[i]));
-        answer(x, 200,
-               json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
+            json_array_append_new(list, with_pieces ? piece_of(s->world.model, ids[i]) : json_integer(ids[i]));
+        answer(x, json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
         free(ids);
     }
     json_decref(body);
@@ -154,48 +181,39 @@ static json_t *token_text(const pleat_model *model, int32_t id) {
 
 void tell_tokenizer(server *s, http_exchange *x) {
     const pleat_model *model = s->world.model;
-    answer(x, 200,
-           json_pack("{s:s,s:o,s:o,s:n,s:b,s:i}", "tokenizer_class", "pleat", "bos_token",
-                     token_text(model, tokenizer_bos(model->tok)), "eos_token",
-                     token_text(model, tokenizer_eos(model->tok)), "pad_token", "add_bos_token",
-                     tokenizer_adds_bos(model->tok), "model_max_length", s->world.context_tokens));
+    answer(x, json_pack("{s:s,s:o,s:o,s:n,s:b,s:i}", "tokenizer_class", "pleat", "bos_token",
+                        token_text(model, tokenizer_bos(model->tok)), "eos_token",
+                        token_text(model, tokenizer_eos(model->tok)), "pad_token", "add_bos_token",
+                        tokenizer_adds_bos(model->tok), "model_max_length", s->world.context_tokens));
 }
 
 static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
     size_t i;
     const json_t *item;
-    int n_vocab = s->world.model->n_vocab;
     if (!json_is_array(list))
         return refuse(r, "tokens", "tokens must be a list of token ids");
-    json_array_foreach(list, i, item) {
-        json_int_t id = json_integer_value(item);
-        if (!json_is_integer(item) || id < 0 || id >= n_vocab)
-            return refuse(r, "tokens", "token %zu is not one of the vocabulary's %d", i, n_vocab);
-        size_t n;
-        const char *bytes = pleat_token_bytes(s->world.model, (int32_t)id, true, &n);
-        text_append(out, bytes, n);
-    }
-    return !out->failed || refuse(r, "tokens", "no memory for the text");
+    int32_t *ids = malloc((json_array_size(list) + 1) * sizeof(*ids));
+    bool ok = ids || refuse_no_memory(r);
+    json_array_foreach(list, i, item) ok = ok && ask_token_id(&s->world, "tokens", item, &ids[i], r);
+    if (ok)
+        text_of_tokens(s->world.model, ids, (int)json_array_size(list), true, out);
+    free(ids);
+    return ok && (!out->failed || refuse_no_memory(r));
 }
 
 void tell_text(server *s, http_exchange *x) {
     refusal r = {0};
-    text raw = {0};
+    text out = {0};
     json_t *body = body_of(x);
     if (!body)
         return;
-    char *repaired = NULL;
-    bool ok = ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &raw, &r);
-    if (ok && !(repaired = malloc(3 * raw.n + 1)))
-        ok = refuse(&r, "tokens", "no memory for the text");
-    if (ok) {
-        size_t n = raw.n ? utf8_repair(raw.bytes, raw.n, repaired) : 0;
-        answer(x, 200, json_pack("{s:s%,s:s%}", "prompt", repaired, n, "content", repaired, n));
+    if (ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &out, &r)) {
+        const char *said = out.bytes ? out.bytes : "";
+        answer(x, json_pack("{s:s%,s:s%}", "prompt", said, out.n, "content", said, out.n));
     } else {
         serve_refuse(x, &r);
     }
-    free(repaired);
-    text_free(&raw);
+    text_free(&out);
     json_decref(body);
 }
 
@@ -203,19 +221,21 @@ void tell_text(server *s, http_exchange *x) {
 
 void tell_live(server *s, http_exchange *x) {
     (void)s;
-    answer(x, 200, json_pack("{s:s}", "status", "ok"));
+    answer(x, json_pack("{s:s}", "status", "ok"));
 }
 
 void tell_ready(server *s, http_exchange *x) {
-    refusal r = {.status = 503, .retry_seconds = 5, .text = "the server is shutting down"};
-    if (atomic_load(&s->draining))
+    refusal r;
+    if (atomic_load(&s->draining)) {
+        refuse_draining(&r);
         serve_refuse(x, &r);
-    else
+    } else {
         tell_live(s, x);
+    }
 }
 
 void tell_version(server *s, http_exchange *x) {
-    answer(x, 200, json_pack("{s:s,s:s}", "version", PLEAT_VERSION, "level", pleat_engine_level(s->engine)));
+    answer(x, json_pack("{s:s,s:s}", "version", PLEAT_VERSION, "level", pleat_engine_level(s->engine)));
 }
 
 enum { MOST_METHODS = 32 };
@@ -244,12 +264,15 @@ void tell_metrics(server *s, http_exchange *x) {
     text out = {0};
     tally *t = calloc(1, sizeof(*t));
     scheduler_figures f = scheduler_describe(s->scheduler);
+    metrics_model model = {s->options.name, pleat_model_describe(s->world.model).f16_token_bytes};
     if (t) {
         jobs_kv_bytes(s, see, t);
-        metrics_write(s->metrics, &f, s->options.name, t->method, t->n, &out);
+        metrics_write(s->metrics, &f, &model, t->method, t->n, &out);
     }
-    http_answer(x, t && !out.failed ? 200 : 503, "text/plain; version=0.0.4; charset=utf-8", out.bytes ? out.bytes : "",
-                out.n);
+    if (t && !out.failed)
+        http_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", out.bytes, out.n);
+    else
+        lack_memory(x);
     text_free(&out);
     free(t);
 }

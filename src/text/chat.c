@@ -421,15 +421,27 @@ token_span chat_system_span(const chat_message *messages, const token_span *span
     return is_role(&messages[0], "system") ? spans[0] : (token_span){0, spans[0].first};
 }
 
-pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
-                               int n_messages, int first, token_span *spans, int32_t **ids, int *n_ids,
-                               pleat_error *error) {
+/* The text of message i, the assistant's, behind the opening of its turn. */
+static void write_begun(writer *w, chat_format format, const chat_style *style, const chat_message *m, int i) {
+    bool spaced = format == CHAT_LLAMA2 || (format == CHAT_MISTRAL && style->space_answer);
+    begin_message(w, i);
+    put(w, spaced ? " " : "");
+    put_content(w, m, format == CHAT_MISTRAL ? style->trim_answer : format != CHAT_CHATML);
+    end_message(w, i);
+}
+
+/* Messages with the opening of the answer; begun: what the answer already has, or NULL. spans [n_messages + 1 with
+ * begun]. */
+static pleat_status encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                           int n_messages, int first, const chat_message *begun, token_span *spans, int32_t **ids,
+                           int *n_ids, pleat_error *error) {
     pleat_status status = check_order(messages, n_messages, first, error);
     if (status)
         return status;
+    int n_spans = n_messages + (begun != NULL);
     writer w = {.tok = tok, .error = error, .span = spans};
     if (spans)
-        memset(spans, 0, (size_t)n_messages * sizeof(*spans));
+        memset(spans, 0, (size_t)n_spans * sizeof(*spans));
     const chat_style style = chat_style_read(file, format);
     if (!first && (format != CHAT_CHATML || tokenizer_adds_bos(tok)))
         put_id(&w, tokenizer_bos(tok));
@@ -453,6 +465,8 @@ pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_form
     case CHAT_COUNT:
         break;
     }
+    if (begun)
+        write_begun(&w, format, &style, begun, n_messages);
     flush(&w);
     if (!w.status && w.list.failed)
         fail_memory(&w);
@@ -462,10 +476,23 @@ pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_form
         return w.status;
     }
     if (spans)
-        take_bos(spans, n_messages, with_bos);
+        take_bos(spans, n_spans, with_bos);
     *ids = w.list.ids;
     *n_ids = w.list.n;
     return PLEAT_OK;
+}
+
+pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                               int n_messages, int first, token_span *spans, int32_t **ids, int *n_ids,
+                               pleat_error *error) {
+    return encode(tok, file, format, messages, n_messages, first, NULL, spans, ids, n_ids, error);
+}
+
+pleat_status chat_encode_begun(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                               int n_messages, token_span *spans, int32_t **ids, int *n_ids, pleat_error *error) {
+    if (n_messages < 2 || !is_role(&messages[n_messages - 1], "assistant"))
+        return err_set(error, PLEAT_EINPUT, "a message that goes on must be the assistant's, behind one of the user");
+    return encode(tok, file, format, messages, n_messages - 1, 0, &messages[n_messages - 1], spans, ids, n_ids, error);
 }
 
 pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,

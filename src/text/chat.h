@@ -33,6 +33,10 @@ pleat_status chat_encode(const tokenizer *tok, const gguf *file, chat_format for
 pleat_status chat_encode_spans(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
                                int n_messages, int first, token_span *spans, int32_t **ids, int *n_ids,
                                pleat_error *error);
+/* The same with first = 0 of a conversation whose last message is the assistant's and goes on: its turn stays open
+ * right behind its text. Its span has that text alone. PLEAT_EINPUT: the last message is not the assistant's. */
+pleat_status chat_encode_begun(const tokenizer *tok, const gguf *file, chat_format format, const chat_message *messages,
+                               int n_messages, token_span *spans, int32_t **ids, int *n_ids, pleat_error *error);
 /* Of such spans with first = 0, the system message's: the caller's, or the one that the template puts in front. May be
  * empty. */
 token_span chat_system_span(const chat_message *messages, const token_span *spans);

@@ -1,0 +1,89 @@
+/* test_scheduler_fault.c - a step that fails for one request's sake ends that one alone, whatever its age. */
+#include "engine/scheduler_inside.h"
+#include "support/bed.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { N = 3, PROMPT = 40, ANSWER = 20 };
+
+typedef struct answer {
+    int32_t id[ANSWER];
+    int n;
+    request_finish finish;
+    char sentence[200];
+} answer;
+
+static bool take(void *context, const request_event *event) {
+    answer *a = context;
+    if (event->kind == REQUEST_TOKEN)
+        a->id[a->n++] = event->token->id;
+    if (event->kind == REQUEST_END) {
+        a->finish = event->finish;
+        strncpy(a->sentence, event->sentence ? event->sentence : "", sizeof(a->sentence) - 1);
+    }
+    return true;
+}
+
+/* Three requests; the `bad`th gets a token in the middle of its answer that no model has (N: none does). */
+static void run(int bad, answer answers[N]) {
+    bed b = bed_open(tiny_default(),
+                     (pleat_engine_options){
+                         .n_threads = 1, .max_step_tokens = 256, .max_sequences = N, .pool_bytes = (size_t)64 << 20});
+    pleat_error error = {""};
+    scheduler *s;
+    pleat_method *method;
+    if (scheduler_open(b.engine, NULL, &s, &error) || pleat_method_parse("f16", b.model, &method, &error))
+        fail_msg("%s", error.text);
+    memset(answers, 0, N * sizeof(*answers));
+    for (int i = 0; i < N; i++) {
+        int32_t *ids = bed_tokens(&b, PROMPT + i);
+        uint64_t id;
+        request_spec spec = {.method = method,
+                             .prompt = ids,
+                             .n_prompt = PROMPT + i,
+                             .max_tokens = ANSWER,
+                             .ignore_end = true,
+                             .sampling = pleat_sampling_default()};
+        if (scheduler_submit(s, &spec, take, &answers[i], &id, &error))
+            fail_msg("%s", error.text);
+        free(ids);
+        scheduler_turn(s); /* each is older than the next */
+    }
+    for (int i = 0; i < 5; i++)
+        scheduler_turn(s);
+    assert_int_equal(s->n_running, N);
+    if (bad < N)
+        s->running[bad]->tokens[s->running[bad]->n_done] = -7;
+    while (scheduler_turn(s))
+        ;
+    pleat_method_free(method);
+    scheduler_close(s);
+    bed_close(&b);
+}
+
+static void who_cannot_step_ends_alone(void **state) {
+    (void)state;
+    answer whole[N], a[N];
+    run(N, whole);
+    for (int bad = 0; bad < N; bad++) {
+        run(bad, a);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(a[i].finish, i == bad ? REQUEST_FAILED : REQUEST_LENGTH);
+            assert_memory_equal(a[i].id, whole[i].id, (size_t)a[i].n * sizeof(a[i].id[0]));
+            if (i == bad)
+                assert_non_null(strstr(a[i].sentence, "-7"));
+            else
+                assert_int_equal(a[i].n, ANSWER);
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(who_cannot_step_ends_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -230,7 +230,7 @@ static void only_allowed_tokens_come(void **state) {
         json_t *a = desk_ask(&d, TEXT, body);
         const char *said = desk_text(a, 0);
         assert_int_equal(strlen(said), 40);
-        assert_int_equal(strspn(said, "acg`bh"), 40); /* three neighbours in the vocabulary's order of bytes */
+        assert_int_equal(strspn(said, "ach"), 40);
         int n_kinds = 0;
         for (int c = 'A'; c < 'z'; c++)
             n_kinds += strchr(said, c) != NULL;

@@ -25,7 +25,7 @@ struct http_exchange {
     text body;
     int refused; /* a status that answers once the body is in */
     double began;
-    bool handled, answered, closes;
+    bool handled, answered, closes, broken; /* broken: there is an answer, and it cannot be sent */
     struct {
         char *name, *value;
     } header[HTTP_MOST_HEADERS];

@@ -126,11 +126,10 @@ static void running_usage_has_every_figure(void **state) {
     desk_close(&d);
 }
 
-/* A prompt of a step and a half takes far longer than the head of its answer; that is there before the first token, and
- * a comment with it. The one that waits behind it has neither, and is refused by status when the queue is full. */
+/* A long prompt takes far longer than the head of its answer: that is there before the first token, with a comment. */
 static void a_stream_begins_with_its_prompt(void **state) {
     (void)state;
-    desk d = desk_open((serve_options){.scheduler = {.max_running = 1, .max_waiting = 1}}, 0, 0);
+    desk d = desk_open((serve_options){0}, 0, 0);
     char body[2200], finish[16];
     snprintf(body, sizeof(body), "{\"prompt\":\"%01900d\",\"max_tokens\":3,\"ignore_eos\":true,\"stream\":true}", 1);
     web_answer a = web_ask(d.port, "POST " TEXT, NULL, body);
@@ -142,6 +141,38 @@ static void a_stream_begins_with_its_prompt(void **state) {
     assert_string_equal(finish, "length");
     text_free(&said);
     web_free(&a);
+    desk_close(&d);
+}
+
+static void wait_for(const desk *d, const char *figure, int n) {
+    for (int i = 0; i < 1000 && (int)desk_figure(d, figure) < n; i++)
+        usleep(1000);
+}
+
+/* One runs, one waits, and the third is refused by its status, though all of them are streams. */
+static void a_stream_that_is_refused_has_a_status(void **state) {
+    (void)state;
+    desk d = desk_open((serve_options){.scheduler = {.max_running = 1, .max_waiting = 1}}, 0, 0);
+    static const char body[] = "{\"prompt\":[1,2,3],\"max_tokens\":1900,\"ignore_eos\":true,\"stream\":true}";
+    bool refused = false;
+    for (int turn = 0; turn < 20 && !refused; turn++) { /* the first may end too soon */
+        int fd[2];
+        for (int i = 0; i < 2; i++) {
+            fd[i] = web_connect(d.port);
+            web_request(fd[i], "POST " TEXT, NULL, body);
+            wait_for(&d, i ? "vllm:num_requests_waiting" : "vllm:num_requests_running", 1);
+        }
+        web_answer a = web_ask(d.port, "POST " TEXT, NULL,
+                               "{\"prompt\":[1,2,3],\"max_tokens\":1,\"ignore_eos\":true,\"stream\":true}");
+        refused = a.status == 429;
+        assert_true(!refused || web_header(&a, "Retry-After"));
+        web_free(&a);
+        close(fd[0]);
+        close(fd[1]);
+        desk_quiet(&d);
+    }
+    assert_true(refused);
+    json_decref(ask_for(&d, TEXT, "{\"prompt\":[1,2,3],\"max_tokens\":3000,\"stream\":true}", 400));
     desk_close(&d);
 }
 
@@ -458,6 +489,7 @@ int main(void) {
         cmocka_unit_test(offsets_go_on_over_all_events),
         cmocka_unit_test(running_usage_has_every_figure),
         cmocka_unit_test(a_stream_begins_with_its_prompt),
+        cmocka_unit_test(a_stream_that_is_refused_has_a_status),
         cmocka_unit_test(four_stop_strings_are_the_most),
         cmocka_unit_test(a_context_that_was_set_binds_every_method),
         cmocka_unit_test(a_stop_string_is_shown_when_it_is_wanted),

@@ -1,6 +1,9 @@
 /* test_serve_answers.c - answers and refusals in detail: offsets and usage of streams, the head of a stream before its
  * first token, fields that bind the answer, fields that cannot be obeyed, status codes, figures. */
+#include "model/model.h"
+#include "support/bed.h"
 #include "support/desk.h"
+#include "text/chat.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -344,6 +347,41 @@ static void a_message_can_go_on(void **state) {
     desk_close(&d);
 }
 
+static void add_text(const bed *b, const int32_t *ids, int n, text *out) {
+    for (int i = 0; i < n; i++) {
+        size_t n_bytes;
+        const char *bytes = pleat_token_bytes(b->model, ids[i], true, &n_bytes);
+        text_append(out, bytes, n_bytes);
+    }
+}
+
+/* In every format: what stands there when the conversation has gone on, up to the end of the message. */
+static void an_open_turn_is_the_beginning_of_the_closed_one(void **state) {
+    (void)state;
+    static const chat_message m[] = {{"system", "s", 1}, {"user", "x", 1}, {"assistant", "ab!", 3}, {"user", "y", 1}};
+    bed b = bed_open(tiny_default(), (pleat_engine_options){.n_threads = 1, .pool_bytes = 1 << 20});
+    for (int format = 0; format < CHAT_COUNT; format++) {
+        int32_t *begun, *all;
+        int n_begun, n_all;
+        token_span span[3];
+        text open = {0}, closed = {0};
+        pleat_error error = {""};
+        if (chat_encode_begun(b.model->tok, b.model->file, (chat_format)format, m, 3, span, &begun, &n_begun, &error) ||
+            chat_encode(b.model->tok, b.model->file, (chat_format)format, m, 4, 0, &all, &n_all, &error))
+            fail_msg("%s: %s", chat_format_name((chat_format)format), error.text);
+        add_text(&b, begun, n_begun, &open);
+        add_text(&b, all, n_all, &closed);
+        if (strcmp(open.bytes + open.n - 3, "ab!") != 0 || strncmp(open.bytes, closed.bytes, open.n) != 0)
+            fail_msg("%s: \"%s\" against \"%s\"", chat_format_name((chat_format)format), open.bytes, closed.bytes);
+        assert_int_equal(span[2].end, n_begun);
+        text_free(&open);
+        text_free(&closed);
+        free(begun);
+        free(all);
+    }
+    bed_close(&b);
+}
+
 static void tokens_come_with_their_pieces(void **state) {
     (void)state;
     desk d = desk_open((serve_options){0}, 0, 0);
@@ -496,6 +534,7 @@ int main(void) {
         cmocka_unit_test(only_allowed_tokens_come),
         cmocka_unit_test(long_prompts_are_truncated_in_front),
         cmocka_unit_test(a_message_can_go_on),
+        cmocka_unit_test(an_open_turn_is_the_beginning_of_the_closed_one),
         cmocka_unit_test(tokens_come_with_their_pieces),
         cmocka_unit_test(known_fields_are_never_ignored),
         cmocka_unit_test(a_clients_mistake_is_4xx),

@@ -4,8 +4,9 @@
  * (chunked prefill). A request is admitted when the pool can hold its prompt and all its new tokens under its method
  * (engine_plan_bytes), in turn by tenant. If the pool runs out nevertheless (overcommit above 1), the youngest request
  * is moved out, to memory within a bound, then to files, and comes back before any new one is admitted; its text is the
- * same to the bit. What a step does not do: take a lock that a submitting thread may hold for long, or allocate for a
- * token (a request's arrays are made when it is submitted).
+ * same to the bit. What a step does not do: take a lock that a submitting thread may hold for long, or allocate for
+ * each token: a request's arrays are made when it is submitted; what may grow during a step is a lane's lists, by
+ * doubling, and the prefix cache, by a record for a page of 64 tokens.
  *
  * Which file does what: scheduler.c opens, closes, takes requests in and runs the thread; admit.c decides who runs;
  * turn.c makes a step, samples and delivers. */

@@ -116,8 +116,9 @@ void http_set(http_exchange *x, const char *name, const char *value) {
 }
 
 static void send_response(http_exchange *x, int status, const char *type, struct MHD_Response *r) {
+    x->broken = !r; /* the connection will be closed */
     if (!r)
-        return; /* the connection will be closed */
+        return;
     if (type)
         MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     for (int i = 0; i < x->n_headers; i++)
@@ -125,6 +126,7 @@ static void send_response(http_exchange *x, int status, const char *type, struct
     if (x->closes)
         MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close");
     x->answered = MHD_queue_response(x->connection, (unsigned)status, r) == MHD_YES;
+    x->broken = !x->answered;
     MHD_destroy_response(r);
     if (x->server->options.answered)
         x->server->options.answered(x->server->context, status);
@@ -302,7 +304,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
     }
     if (x->answered)
         return MHD_YES;
-    if (!x->work)
+    if (!x->work || x->broken)
         return MHD_NO;
     http_sleep(x);
     return MHD_YES;

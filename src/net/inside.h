@@ -27,6 +27,7 @@ struct http_exchange {
     int refused;                   /* a status that answers once the body is in */
     double began;
     bool handled, answered, closes, watched;
+    bool broken; /* there is an answer, and it cannot be sent */
     struct {
         char *name, *value;
     } header[HTTP_MOST_HEADERS];

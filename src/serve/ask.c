@@ -206,6 +206,7 @@ static bool read_allowed(const ask_world *w, ask *a, const json_t *body, refusal
     static const char name[] = "allowed_token_ids";
     const json_t *list = field(body, name), *item;
     size_t i;
+    int n_allowed = 0;
     bool any = false;
     if (!list)
         return true;
@@ -218,10 +219,13 @@ static bool read_allowed(const ask_world *w, ask *a, const json_t *body, refusal
         int32_t id = 0;
         if (!ask_token_id(w, name, item, &id, r))
             return false;
+        n_allowed += !(a->allowed[id / 8] >> id % 8 & 1);
         a->allowed[id / 8] |= (uint8_t)(1 << id % 8);
         any = any || is_no_end(w, a, id);
     }
-    return any || !field(body, "min_tokens") ||
+    if (!a->sampling.top_k || a->sampling.top_k > n_allowed) /* nothing is ranked that cannot come */
+        a->sampling.top_k = n_allowed;
+    return any || json_integer_value(field(body, "min_tokens")) < 1 ||
            refuse(r, name, "%s has only tokens that end an answer; with min_tokens there is none to begin with", name);
 }
 

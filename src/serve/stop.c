@@ -89,6 +89,7 @@ void stop_text_add(stop_text *t, const stop_list *list, const char *bytes, size_
                 t->held.n -= (size_t)match < t->held.n ? (size_t)match : t->held.n;
         }
     }
+    out->failed |= t->held.failed;
     if (t->stopped || !t->held.n)
         return;
     int begun = 0;
@@ -101,6 +102,7 @@ void stop_text_add(stop_text *t, const stop_list *list, const char *bytes, size_
 }
 
 void stop_text_end(stop_text *t, text *out) {
+    out->failed |= t->held.failed;
     if (t->held.n)
         show(t, t->held.n, out);
 }
@@ -116,7 +118,6 @@ void text_of_tokens(const pleat_model *model, const int32_t *ids, int n, bool sp
         const char *bytes = pleat_token_bytes(model, ids[i], special, &n_bytes);
         text_append(&t.held, bytes, n_bytes);
     }
-    out->failed |= t.held.failed;
     stop_text_end(&t, out);
     stop_text_free(&t);
 }

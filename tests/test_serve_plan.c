@@ -133,8 +133,15 @@ static void requests_and_connections_are_planned_for(void **state) {
     assert_int_equal(bytes(more, "total_bytes"), bytes(plan, "total_bytes"));
     assert_int_equal(bytes(plan, "most_bytes"),
                      bytes(plan, "total_bytes") + bytes(plan, "requests_bytes") + bytes(plan, "connections_bytes"));
+    assert_int_equal(bytes(plan, "moving_bytes"), 0);
     json_decref(plan);
     json_decref(more);
+    plan = PLAN(NULL, "--pool", "64MB", "--overcommit", "2", "--moved-dir", "/tmp", "--ctx", "1000");
+    assert_int_equal(bytes(plan, "moving_bytes"),
+                     1000 * 2 * 2 * 2 * 64 * 2); /* layers, heads, sides, values of 2 bytes */
+    assert_int_equal(bytes(plan, "most_bytes"), bytes(plan, "total_bytes") + bytes(plan, "requests_bytes") +
+                                                    bytes(plan, "connections_bytes") + bytes(plan, "moving_bytes"));
+    json_decref(plan);
     PROGRAM_REFUSES(1, "are free", "serve", "-m", model_path(), "--port", "0", "--requests", "900TB");
     PROGRAM_REFUSES(1, "one body alone", "serve", "-m", model_path(), "--port", "0", "--requests", "1MB");
     PROGRAM_REFUSES(2, "--requests is \"much\"", "serve", "-m", model_path(), "--port", "0", "--requests", "much");

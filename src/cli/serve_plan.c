@@ -39,7 +39,7 @@ static size_t work_bytes(const serve_options *o, const pleat_model *model, size_
 }
 
 static size_t most_bytes(const serve_plan *p) {
-    return p->total + p->requests + p->connections;
+    return p->total + p->requests + p->connections + p->moving;
 }
 
 static size_t size_of(size_t said, size_t otherwise) {
@@ -71,6 +71,15 @@ static size_t context_bytes(const char *spec, const pleat_model *model, const pl
     return engine_plan_bytes(model, &served, n > 1 ? n - 1 : 1, 1);
 }
 
+/* A cache on its way to or from a file of --moved-dir is in memory whole; one at a time, at most a full context of f16.
+ */
+static size_t moving_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
+    size_t most = (size_t)context_of(o, model) * pleat_model_describe(model).f16_token_bytes;
+    if (!o->scheduler.moved_dir || o->scheduler.overcommit <= 1)
+        return 0;
+    return most < pool_bytes ? most : pool_bytes;
+}
+
 pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
                        const pleat_method *method, serve_plan *p, pleat_error *error) {
     char needed[16], there[16];
@@ -88,6 +97,7 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->requests = size_of(said->requests, request_bytes(o, model, p->pool));
     p->connections = (size_t)o->http.connections * HTTP_CONNECTION_BYTES;
     p->context_tokens = context_of(o, model);
+    p->moving = moving_bytes(o, model, p->pool);
     p->context = context_bytes(o->method, model, method, p->context_tokens);
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
     if (p->requests < o->http.body_bytes)
@@ -117,19 +127,27 @@ void plan_print(const serve_plan *p) {
            "memory %s = %s\n",
            text_bytes(p->weights, a), text_bytes(p->pool, b), text_bytes(p->prefix, c), text_bytes(p->moved, d),
            text_bytes(p->work, e), text_bytes(p->total, f));
-    printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s; so %s in all\n",
-           text_bytes(p->requests, a), text_bytes(p->connections, b), text_bytes(most_bytes(p), c));
+    printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s + a cache on its way to a file "
+           "%s; so %s in all\n",
+           text_bytes(p->requests, a), text_bytes(p->connections, b), text_bytes(p->moving, c),
+           text_bytes(most_bytes(p), d));
 }
 
 json_t *plan_json(const serve_plan *p) {
     const struct {
         const char *name;
         size_t bytes;
-    } list[] = {{"weights_bytes", p->weights},   {"pool_bytes", p->pool},
-                {"prefix_bytes", p->prefix},     {"moved_bytes", p->moved},
-                {"work_bytes", p->work},         {"total_bytes", p->total},
-                {"requests_bytes", p->requests}, {"connections_bytes", p->connections},
-                {"most_bytes", most_bytes(p)},   {"context_tokens", (size_t)p->context_tokens},
+    } list[] = {{"weights_bytes", p->weights},
+                {"pool_bytes", p->pool},
+                {"prefix_bytes", p->prefix},
+                {"moved_bytes", p->moved},
+                {"work_bytes", p->work},
+                {"total_bytes", p->total},
+                {"requests_bytes", p->requests},
+                {"connections_bytes", p->connections},
+                {"moving_bytes", p->moving},
+                {"most_bytes", most_bytes(p)},
+                {"context_tokens", (size_t)p->context_tokens},
                 {"context_bytes", p->context}};
     json_t *memory = json_object();
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)

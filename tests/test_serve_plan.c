@@ -261,6 +261,35 @@ static void who_leaves_gives_all_back(void **state) {
     desk_close(&d);
 }
 
+/* Blocks of that size are the system's again once they are freed: the next ones would else be kept. */
+static void large_bodies_leave_nothing(void **state) {
+    (void)state;
+    enum { BODY = 12 << 20, ROUNDS = 6 };
+    if (env_sanitized())
+        skip(); /* that allocator keeps blocks for a while */
+    program_live p = program_start((const char *const[]){"serve", "-m", model_path(), "--port", "0", "--json", "--pool",
+                                                         "8MB", "--body", "20MB", NULL});
+    char *said = program_await(p.out, "\n}\n"), *body = malloc(BODY + 100);
+    json_t *start = json_loads(said, JSON_DISABLE_EOF_CHECK, NULL);
+    desk d = {.pid = p.pid, .port = (int)json_integer_value(json_object_get(start, "port"))};
+    must_be(&d, 200, "{\"prompt\":\"x\",\"max_tokens\":1}", NULL);
+    size_t before = desk_rss(&d);
+    int n = sprintf(body, "{\"prompt\":\"x\",\"max_tokens\":1,\"padding\":\"");
+    memset(body + n, 'a', BODY);
+    strcpy(body + n + BODY, "\"}");
+    for (int i = 0; i < ROUNDS; i++)
+        must_be(&d, 200, body, NULL);
+    wait_for_bytes(&d, 0, 0);
+    if (desk_rss(&d) > before + BODY / 2)
+        fail_msg("resident memory went from %zu to %zu bytes", before, desk_rss(&d));
+    kill(p.pid, SIGTERM);
+    program_result r = program_end(&p);
+    program_free(&r);
+    json_decref(start);
+    free(said);
+    free(body);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     program_find(argv[0]);
@@ -271,6 +300,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(bodies_share_a_bound),
         cmocka_unit_test(answers_share_a_bound),
         cmocka_unit_test(who_leaves_gives_all_back),
+        cmocka_unit_test(large_bodies_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

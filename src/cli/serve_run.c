@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "cli/methods.h"
 #include "cli/print.h"
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
@@ -79,6 +80,13 @@ static void raise_files(void) {
     }
 }
 
+/* What requests held goes back to the system when they end: left alone, glibc raises this bound with the largest block
+ * that was freed, up to 32 MB, and then keeps such blocks. */
+static void give_back_large_blocks(void) {
+    enum { LARGE_BYTES = 1 << 20 };
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+}
+
 int serve_run(const char *command_name, const serve_task *t) {
     pleat_model *model = NULL;
     pleat_engine *engine = NULL;
@@ -87,6 +95,7 @@ int serve_run(const char *command_name, const serve_task *t) {
     pleat_error error;
     sigset_t set;
     raise_files();
+    give_back_large_blocks();
     stop_signals(&set);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     pleat_status status = open_all(command_name, t, &model, &engine, &p, &serving, &error);

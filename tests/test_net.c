@@ -112,10 +112,14 @@ static void handle(void *context, http_exchange *x) {
     atomic_store(&p->in_handler, false);
 }
 
+static void refuse(http_exchange *x, int status, const char *sentence) {
+    http_answer(x, status, "text/plain", sentence, strlen(sentence));
+}
+
 static http_server *serve(place *p, const char *host) {
     http_server *s;
     pleat_error error;
-    if (http_open(&(http_options){.host = host, .n_threads = 1}, handle, p, &s, &error))
+    if (http_open(&(http_options){.host = host, .n_threads = 1, .refuse = refuse}, handle, p, &s, &error))
         fail_msg("%s", error.text);
     return s;
 }
@@ -173,7 +177,6 @@ static void a_client_that_cannot_be_watched_is_refused(void **state) {
     atomic_store(&watching_fails, true);
     web_answer a = web_ask(http_port(s), "GET /later", NULL, NULL);
     assert_int_equal(a.status, 503);
-    assert_string_equal(web_header(&a, "Retry-After"), "1");
     web_free(&a);
     assert_true(atomic_load(&p.left));
     must_come(&p.freed);

@@ -234,7 +234,8 @@ static void name_of_a_moved_cache(char name[256]) {
     char folder[] = "/tmp/pleat-moved-XXXXXX";
     answer *a = answers(2);
     assert_non_null(mkdtemp(folder));
-    desk d = desk_open((size_t)2 << 20, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
+    desk d =
+        desk_open((size_t)1600 << 10, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
     for (int i = 0; i < 2; i++)
         must_submit(&d, (ask){"f16", "", 500, i, 390, 0}, &a[i], NULL);
     *name = 0;

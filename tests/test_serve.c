@@ -347,32 +347,6 @@ static void methods_are_chosen_by_request(void **state) {
     desk_close(&d);
 }
 
-/* ---- figures ---- */
-
-static void figures_have_the_names_that_routers_read(void **state) {
-    (void)state;
-    static const char *const names[] = {
-        "vllm:num_requests_running",  "vllm:num_requests_waiting",    "vllm:kv_cache_usage_perc",
-        "vllm:gpu_cache_usage_perc",  "vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_queries_total",
-        "vllm:num_preemptions_total", "pleat:evictions_total",        "pleat:seals_total",
-        "pleat:reseals_total",        "pleat:kv_pool_budget_bytes",   "vllm:time_per_output_token_seconds_count"};
-    desk d = desk_open((serve_options){0}, 0, 0);
-    json_decref(desk_ask(&d, TEXT, "{\"prompt\":[1,2,3],\"max_tokens\":6,\"ignore_eos\":true}"));
-    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-        desk_figure(&d, names[i]);
-    assert_int_equal((int)desk_figure(&d, "vllm:prompt_tokens_total"), 3);
-    assert_int_equal((int)desk_figure(&d, "vllm:generation_tokens_total"), 6);
-    assert_int_equal((int)desk_figure(&d, "vllm:time_to_first_token_seconds_count"), 1);
-    assert_int_equal((int)desk_figure(&d, "vllm:inter_token_latency_seconds_count"), 5);
-    assert_int_equal((int)desk_figure(&d, "vllm:e2e_request_latency_seconds_count"), 1);
-    web_answer a = web_ask(d.port, "GET /metrics", NULL, NULL);
-    assert_non_null(strstr(web_header(&a, "Content-Type"), "version=0.0.4"));
-    assert_null(strstr(a.body.bytes, "nan"));
-    assert_null(strstr(a.body.bytes, "} inf"));
-    web_free(&a);
-    desk_close(&d);
-}
-
 /* ---- clients that leave ---- */
 
 static const char *long_body(bool stream, int n_prompt) {
@@ -617,7 +591,6 @@ int main(void) {
         cmocka_unit_test(stop_strings_are_never_shown),
         cmocka_unit_test(characters_are_whole_in_every_event),
         cmocka_unit_test(methods_are_chosen_by_request),
-        cmocka_unit_test(figures_have_the_names_that_routers_read),
         cmocka_unit_test(who_leaves_is_cancelled),
         cmocka_unit_test(aborts_leave_nothing),
         cmocka_unit_test(a_slow_reader_holds_nobody_up),

@@ -279,7 +279,7 @@ static void check_overcommit(const char *overcommit, const char *moved, const ch
                                  "--overcommit", overcommit, "--moved", moved);
     desk d = desk_of(&s);
     int n_failed = 0;
-    for (int i = 0; i < (moves || fails ? 10 : 1); i++) { /* the first answer may have ended before the last came */
+    for (int i = 0; i < (moves || fails ? 30 : 1); i++) { /* the first answer may have ended before the last came */
         n_failed += squeeze(&d);
         if (n_failed || desk_figure(&d, "vllm:num_preemptions_total") > 0)
             break;

@@ -228,14 +228,13 @@ static const char *squeezed_body(int i, bool stream) {
 static json_int_t squeeze(const desk *d, char **alone, bool *seen) {
     int fd[N_SQUEEZED];
     json_int_t n_moved = 0;
+    double all = desk_figure(d, "vllm:request_success_total") + N_SQUEEZED;
     for (int i = 0; i < N_SQUEEZED; i++) {
         fd[i] = web_connect(d->port);
         web_request(fd[i], "POST " TEXT, NULL, squeezed_body(i, i % 3 == 0));
     }
-    for (double under_way = 1; under_way > 0 && !*seen;) {
+    while (!*seen && desk_figure(d, "vllm:request_success_total") < all)
         *seen = desk_figure(d, "vllm:num_requests_swapped") > 0;
-        under_way = desk_figure(d, "vllm:num_requests_running") + desk_figure(d, "vllm:num_requests_waiting");
-    }
     for (int i = 0; i < N_SQUEEZED; i++) {
         char finish[16];
         text said = {0};
@@ -267,7 +266,7 @@ static void answers_moved_out_are_the_same(void **state) {
     }
     assert_int_equal((int)desk_figure(&d, "vllm:num_preemptions_total"), 0);
     bool seen = false;
-    for (int i = 0; i < 10 && !seen; i++) /* the first may have ended before the last came */
+    for (int i = 0; i < 30 && !seen; i++) /* the first may have ended before the last came */
         n_moved += squeeze(&d, alone, &seen);
     assert_true(seen);
     assert_true(n_moved > 0);
@@ -304,7 +303,8 @@ static void an_answer_that_fails_on_its_way_says_so(void **state) {
             if (error) {
                 n_failed++;
                 assert_true(events || a.status == 500);
-                assert_true(events || !strcmp(web_header(&a, "x-should-retry"), "false"));
+                const char *again = web_header(&a, "x-should-retry");
+                assert_true(events || (again && !strcmp(again, "false")));
                 assert_string_equal(json_string_value(json_object_get(error, "type")), "server_error");
                 assert_non_null(strstr(json_string_value(json_object_get(error, "message")), "no place"));
             }

@@ -343,6 +343,7 @@ static void compare_with_unmoved(tiny_options o, const char *spec) {
     request(&b, spec, 0, NULL, &still);
     pleat_error error = {""};
     pleat_seq *seq = bed_seq(&b, spec);
+    move(seq, NULL); /* before anything is in it */
     if (pleat_prefill(b.engine, seq, ids, 512, false, PLEAT_LOGITS_NONE, NULL, &error))
         fail_msg("%s", error.text);
     move(seq, NULL); /* inside the prompt */

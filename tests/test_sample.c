@@ -44,6 +44,7 @@ static void greedy_takes_the_first_of_the_largest(void **state) {
     pleat_sampling p = with(0); /* every penalty and filter is off */
     p.repeat_penalty = 50;
     p.presence_penalty = 90;
+    p.frequency_penalty = 90;
     p.top_k = 1;
     p.top_p = 0;
     p.min_p = 1;
@@ -191,6 +192,11 @@ static void penalties_are_exact(void **state) {
     penalised(p, x, 5, (int32_t[]){0, 1, 0, 2, 0}, 5); /* once for each token, however often it stands there */
     static const float want[] = {0.5f, -4.5f, -0.5f, 4, 8};
     assert_memory_equal(x, want, sizeof(want));
+    p.frequency_penalty = 0.25f; /* once for each time that a token stands there */
+    float often[] = {2, -2, 0, 4, 8};
+    penalised(p, often, 5, (int32_t[]){0, 1, 0, 2, 0}, 5);
+    assert_memory_equal(often, ((float[]){-0.25f, -4.75f, -0.75f, 4, 8}), sizeof(often));
+    p.frequency_penalty = 0;
     float y[] = {2, -2, 3};
     penalised(with(1), y, 3, (int32_t[]){0, 1, 2}, 3);
     assert_memory_equal(y, ((float[]){2, -2, 3}), sizeof(y));
@@ -335,6 +341,7 @@ static void parameters_out_of_range_are_named(void **state) {
     BAD(repeat_penalty, 0, "repeat_penalty is 0");
     BAD(repeat_penalty, NAN, "repeat_penalty is nan");
     BAD(presence_penalty, 1e30f, "presence_penalty is 1e+30");
+    BAD(frequency_penalty, -101, "frequency_penalty is -101");
 #undef BAD
 }
 

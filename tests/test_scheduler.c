@@ -1,6 +1,7 @@
 /* test_scheduler.c - continuous batching: a request's text is the same alone and under load, for every method; queue,
  * fairness, admission, preemption, cancellation; nothing is left behind. */
 #include "engine/scheduler.h"
+#include "base/clock.h"
 #include "support/bed.h"
 #include "support/env.h"
 #include <dirent.h>
@@ -11,9 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
+
+/* The scheduler's clock: this definition stands in for that of src/base/clock.c, so that a test can let time pass. */
+static double passed_seconds;
+
+double clock_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return passed_seconds + (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 enum { MOST_TOKENS = 400, CONTEXT = 2048 };
 
@@ -529,21 +540,42 @@ static void tenants_take_turns(void **state) {
     free(a);
 }
 
+/* Turns with always eight small requests that run or wait, until `until` has ended or n_turns are over. */
+static void flood(desk *d, answer *small, int *n_small, const answer *until, int n_turns) {
+    for (int turn = 0; turn < n_turns && !atomic_load(&until->ended); turn++) {
+        int n_open = 0;
+        for (int i = 0; i < *n_small; i++)
+            n_open += !atomic_load(&small[i].ended);
+        for (; n_open < 8; n_open++, (*n_small)++)
+            must_submit(d, (ask){"f16", "small", 300, 0, 10 + *n_small * 7 % 20, 0}, &small[*n_small], NULL);
+        scheduler_turn(d->s);
+    }
+}
+
 static void a_large_request_is_not_passed_over_for_good(void **state) {
     (void)state;
+    enum { PASSING = 60, MOST_SMALL = 8 * 2 * PASSING };
     desk d = desk_open(0, 0, (scheduler_options){0});
     size_t token = pleat_model_describe(d.bed.model).f16_token_bytes;
     desk_close(&d);
     d = desk_open(token * 2400, 0, (scheduler_options){0});
-    answer *a = answers(60);
-    int n = 0;
-    must_submit(&d, (ask){"f16", "small", 300, 0, 300, 0}, &a[n++], NULL);
-    scheduler_turn(d.s);
-    must_submit(&d, (ask){"f16", "large", 1700, 0, 4, 0}, &a[n++], NULL);
+    answer *small = answers(MOST_SMALL), *large = answers(1);
+    int n = 0, n_before;
+    flood(&d, small, &n, large, 1);
+    must_submit(&d, (ask){"f16", "large", 1700, 0, 4, 0}, large, NULL);
+    flood(&d, small, &n, large, PASSING);
+    assert_int_equal(large->n, 0); /* small ones are let in before it, as long as it has not waited for long */
+    n_before = n;
+    passed_seconds += 6;
+    flood(&d, small, &n, large, PASSING); /* more turns than those that run have tokens left */
+    assert_string_equal(large->finish, "length");
+    assert_true(n > n_before);
     run_dry(&d);
-    assert_string_equal(a[1].finish, "length");
+    for (int i = n_before; i < n; i++)
+        assert_true(small[i].order > large->order); /* nobody new before it */
     desk_close(&d);
-    free(a);
+    free(small);
+    free(large);
 }
 
 static void a_cancelled_request_is_gone_within_a_turn(void **state) {
@@ -561,12 +593,39 @@ static void a_cancelled_request_is_gone_within_a_turn(void **state) {
     for (int i = 0; i < 3; i++)
         scheduler_cancel(d.s, id[i]);
     scheduler_cancel(d.s, 12345678);
+    int n = a[0].n;
     assert_false(scheduler_turn(d.s));
+    assert_int_equal(a[0].n, n); /* not a token more */
     for (int i = 0; i < 3; i++) {
         assert_string_equal(a[i].finish, "cancelled");
         assert_int_equal(a[i].n_ends, 1);
     }
     assert_int_equal(kv_pool_used_bytes(engine_pool(d.bed.engine)), 0);
+    desk_close(&d);
+    free(a);
+}
+
+static void a_moved_out_request_is_cancelled_too(void **state) {
+    (void)state;
+    enum { N = 4 };
+    char folder[] = "/tmp/pleat-cancel-XXXXXX";
+    answer *a = answers(N);
+    uint64_t id[N];
+    assert_non_null(mkdtemp(folder));
+    desk d = desk_open((size_t)2 << 20, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
+    for (int i = 0; i < N; i++)
+        must_submit(&d, (ask){"f16", "", 500, i, 300, 0}, &a[i], &id[i]);
+    while (!scheduler_describe(d.s).moved_out)
+        assert_true(scheduler_turn(d.s));
+    assert_int_not_equal(rmdir(folder), 0); /* a cache is in there */
+    for (int i = 0; i < N; i++)
+        scheduler_cancel(d.s, id[i]);
+    assert_false(scheduler_turn(d.s));
+    for (int i = 0; i < N; i++)
+        assert_string_equal(a[i].finish, "cancelled");
+    assert_int_equal(scheduler_describe(d.s).moved_out, 0);
+    assert_int_equal(kv_pool_used_bytes(engine_pool(d.bed.engine)), 0);
+    assert_int_equal(rmdir(folder), 0);
     desk_close(&d);
     free(a);
 }
@@ -634,6 +693,7 @@ int main(void) {
         cmocka_unit_test(tenants_take_turns),
         cmocka_unit_test(a_large_request_is_not_passed_over_for_good),
         cmocka_unit_test(a_cancelled_request_is_gone_within_a_turn),
+        cmocka_unit_test(a_moved_out_request_is_cancelled_too),
         cmocka_unit_test(closing_ends_everything_once),
         cmocka_unit_test(requests_from_other_threads_are_answered),
     };

@@ -2,6 +2,7 @@
  * table is told what is wrong (a status and OpenAI's error object) or is hung up on, and the next good request answers.
  * A server that is silent fails the test by the client's time limit (web.h). */
 #include "support/desk.h"
+#include "support/env.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -61,7 +62,7 @@ static web_answer post(const desk *d, const char *path, const char *bytes, size_
     return a;
 }
 
-static void check_bodies(const desk *d, const char *path, const bad_body *cases, size_t n_cases) {
+static void ask_bodies(const desk *d, const char *path, const bad_body *cases, size_t n_cases) {
     for (size_t i = 0; i < n_cases; i++) {
         const bad_body *b = &cases[i];
         char name[400];
@@ -74,6 +75,22 @@ static void check_bodies(const desk *d, const char *path, const bad_body *cases,
         text_free(&body);
         still_answers(d);
     }
+}
+
+/* Each thread has a heap of its own, which grows to the most that it ever held: one's is compared sooner. */
+static const serve_options one_thread = {.http = {.n_threads = 1}};
+
+/* Again and again: what was refused leaves nothing in memory, once the heap has had them all. (Sanitizers see that by
+ * themselves.) */
+static void check_bodies(const desk *d, const char *path, const bad_body *cases, size_t n_cases) {
+    enum { PASSES = 4 };
+    size_t rss = 0;
+    for (int i = 0; i < PASSES && !(env_sanitized() && i); i++) {
+        rss = i == PASSES / 2 ? desk_rss(d) : rss;
+        ask_bodies(d, path, cases, n_cases);
+    }
+    if (!env_sanitized() && desk_rss(d) > rss + rss / 20)
+        fail_msg("%s: resident memory went from %zu to %zu bytes", path, rss, desk_rss(d));
 }
 
 #define CHECK_BODIES(d, path, cases) check_bodies(d, path, cases, sizeof(cases) / sizeof(*(cases)))
@@ -110,7 +127,7 @@ static void bodies_that_are_no_json_object_are_refused(void **state) {
         {.head = "{\"prompt\":\"x\",\"seed\":18446744073709551616}"},
     };
     static const char wide[] = "{\0\"\0n\0\"\0:\0" /* UTF-16 */ "1\0}"; /* ended by a 0 */
-    desk d = desk_open((serve_options){0}, 0, 0);
+    desk d = desk_open(one_thread, 0, 0);
     CHECK_BODIES(&d, TEXT, cases);
     web_answer a = post(&d, TEXT, wide, sizeof(wide));
     check_error("UTF-16", &a, 400, NULL);
@@ -228,7 +245,7 @@ static void fields_out_of_range_are_refused(void **state) {
         {.head = P "\"pin\":\"x\"}", .param = "pin"},
         {.head = P "\"pin\":true}", .param = "pin"},
     };
-    desk d = desk_open((serve_options){0}, 0, 0);
+    desk d = desk_open(one_thread, 0, 0);
     CHECK_BODIES(&d, TEXT, cases);
     desk_close(&d);
 #undef P
@@ -300,7 +317,7 @@ static void messages_that_are_none_are_refused(void **state) {
         {.head = M "\"functions\":[{\"name\":\"f\"}]}", .param = "functions"},
         {.head = M "\"pin\":[1]}", .param = "pin"},
     };
-    desk d = desk_open((serve_options){0}, 0, 0);
+    desk d = desk_open(one_thread, 0, 0);
     CHECK_BODIES(&d, CHAT, cases);
     desk_close(&d);
 #undef M
@@ -329,7 +346,7 @@ static void tokens_that_are_none_are_refused(void **state) {
         {.head = "{\"tokens\":[1.5]}", .param = "tokens"},
         {.head = "{\"tokens\":[[1]]}", .param = "tokens"},
     };
-    desk d = desk_open((serve_options){0}, 0, 0);
+    desk d = desk_open(one_thread, 0, 0);
     CHECK_BODIES(&d, "/tokenize", texts);
     CHECK_BODIES(&d, "/detokenize", ids);
     desk_close(&d);
@@ -605,38 +622,64 @@ static void a_connection_goes_on_after_an_error(void **state) {
     desk_close(&d);
 }
 
-static void slow_requests_are_hung_up_on(void **state) {
-    (void)state;
-    static const char *const begun[] = {"", "GET /hea", "GET /health HTTP/1.1\r\nHost: x\r\nX",
-                                        POST_TEXT "Content-Length: 31\r\n\r\n{\"pro"};
-    enum { N = sizeof(begun) / sizeof(*begun) };
-    desk d = desk_open(
-        (serve_options){.http = {.connections = 40, .head_seconds = 1, .body_seconds = 2, .stall_seconds = 1}}, 0, 0);
-    int fd[8 * N];
-    for (int i = 0; i < 8 * N; i++) {
-        fd[i] = web_connect(d.port);
-        web_puts(fd[i], begun[i % N]);
+/* A connection on which bytes come for ever, one a time, is hung up on. */
+static void drips_are_hung_up_on(const desk *d, const char *begun) {
+    enum { MOST_DRIPS = 1000 };
+    int fd = web_connect(d->port);
+    bool open = web_puts(fd, begun);
+    for (int i = 0; i < MOST_DRIPS && open; i++) {
+        usleep(20000);
+        open = web_puts(fd, "{");
     }
-    still_answers(&d); /* meanwhile */
-    for (int i = 0; i < 8 * N; i++) {
+    if (open)
+        fail_msg("%s: still open after %d more bytes", begun, MOST_DRIPS);
+    close(fd);
+    still_answers(d);
+}
+
+/* So is one on which nothing more comes. web_read fails the test when it stays open. */
+static void the_begun_are_hung_up_on(const desk *d, const char *const *begun, int n) {
+    int fd[16];
+    for (int i = 0; i < n; i++) {
+        fd[i] = web_connect(d->port);
+        web_puts(fd[i], begun[i]);
+    }
+    still_answers(d); /* meanwhile */
+    for (int i = 0; i < n; i++) {
         web_answer a = web_read(fd[i]);
         assert_true(a.status == 0 || a.status == 408);
         web_free(&a);
         close(fd[i]);
     }
-    int slow = web_connect(d.port); /* never stalls, and is never done */
-    bool open = web_puts(slow, POST_TEXT "Content-Length: 100000\r\n\r\n");
-    for (int i = 0; i < 200 && open; i++) {
-        usleep(100000);
-        open = web_puts(slow, "{");
-    }
-    assert_false(open);
-    close(slow);
-    for (int i = 0; i < 60; i++) /* more than there may be: some are turned away */
-        fd[i % (8 * N)] = i < 8 * N ? web_connect(d.port) : fd[i % (8 * N)];
-    for (int i = 0; i < 8 * N; i++)
-        close(fd[i]);
-    still_answers(&d);
+}
+
+/* More than the sockets' buffers take. */
+static void an_answer_that_nobody_reads_is_cut_off(const desk *d) {
+    int fd = web_connect(d->port);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){2048}, sizeof(int));
+    web_request(fd, "POST " TEXT, NULL,
+                "{\"prompt\":\"x\",\"n\":8,\"max_tokens\":1900,\"ignore_eos\":true,\"stream\":true,\"logprobs\":20}");
+    desk_await(d, "pleat:requests", 8);
+    desk_unasked(d);
+    close(fd);
+}
+
+/* Each limit alone, the others far away: which of them hung up is sure. */
+static void slow_requests_are_hung_up_on(void **state) {
+    (void)state;
+    enum { FAR = 1000 };
+    static const char *const heads[] = {"", "GET /hea", "GET /health HTTP/1.1\r\nHost: x\r\nX"};
+    static const char *const stalled[] = {POST_TEXT "Content-Length: 31\r\n\r\n{\"pro"};
+    desk d = desk_open((serve_options){.http = {.head_seconds = 1, .body_seconds = FAR, .stall_seconds = FAR}}, 0, 0);
+    the_begun_are_hung_up_on(&d, heads, 3);
+    drips_are_hung_up_on(&d, "GET /health HTTP/1.1\r\nX: ");
+    desk_close(&d);
+    d = desk_open((serve_options){.http = {.head_seconds = FAR, .body_seconds = 1, .stall_seconds = FAR}}, 0, 0);
+    drips_are_hung_up_on(&d, POST_TEXT "Content-Length: 100000\r\n\r\n");
+    desk_close(&d);
+    d = desk_open((serve_options){.http = {.head_seconds = FAR, .body_seconds = FAR, .stall_seconds = 1}}, 0, 0);
+    the_begun_are_hung_up_on(&d, stalled, 1);
+    an_answer_that_nobody_reads_is_cut_off(&d);
     desk_close(&d);
 }
 

@@ -1,10 +1,9 @@
 /* test_serve_pin.c - what is pinned over HTTP stays: a message that says so, the system message, leading tokens. The
  * answers are those of the library with the same spans given to pleat_seq_pin, token by token. */
 #include "cpu/kernels.h"
-#include "engine/generate.h"
 #include "model/model.h"
-#include "support/bed.h"
 #include "support/desk.h"
+#include "support/twin.h"
 #include "text/chat.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,14 +27,6 @@ typedef struct talk {
     int n;
 } talk;
 
-static bed bed_like_the_desk(void) {
-    tiny_options tiny = tiny_default();
-    tiny.context = DESK_CONTEXT;
-    return bed_open(tiny,
-                    (pleat_engine_options){
-                        .n_threads = 1, .max_step_tokens = 256, .max_sequences = 16, .pool_bytes = (size_t)64 << 20});
-}
-
 /* A system message, a question, an answer and a question: longer than a grid step. */
 static void open_talk(const bed *b, talk *t) {
     static const char *const roles[N_MESSAGES] = {"system", "user", "assistant", "user"};
@@ -55,23 +46,15 @@ static void open_talk(const bed *b, talk *t) {
 
 /* The library's answer with these spans pinned. */
 static void answer_of(const bed *b, const talk *t, const char *spec, const token_span *pin, int n_pins, int32_t *ids) {
-    pleat_error error;
-    pleat_seq *seq = bed_seq(b, spec);
-    generate_options options = {.max_tokens = N_ANSWER, .sampling = pleat_sampling_default(), .ignore_end = true};
-    generate_stream stream = {.seq = seq, .logits = malloc((size_t)b->n_vocab * sizeof(float))};
-    for (int i = 0; i < n_pins; i++)
-        assert_int_equal(pleat_seq_pin(seq, pin[i].first, pin[i].end - pin[i].first, &error), PLEAT_OK);
-    assert_int_equal(pleat_seq_expect(seq, N_ANSWER, &error), PLEAT_OK);
-    bed_prefill(b, seq, t->ids, t->n, stream.logits);
-    options.sampling.temperature = 0;
-    if (generate_run(b->engine, &stream, 1, &options, NULL, NULL, &error))
-        fail_msg("%s", error.text);
-    assert_int_equal(stream.n_ids, N_ANSWER);
-    memcpy(ids, stream.history + stream.n_history - N_ANSWER, N_ANSWER * sizeof(*ids));
-    free(stream.history);
-    free(stream.logits);
-    text_free(&stream.answer);
-    pleat_seq_close(seq);
+    twin_answer(b,
+                &(twin_ask){.spec = spec,
+                            .ids = t->ids,
+                            .n = t->n,
+                            .pin = pin,
+                            .n_pins = n_pins,
+                            .n_answer = N_ANSWER,
+                            .sampling = pleat_sampling_default()},
+                ids, NULL);
 }
 
 /* ---- over HTTP ---- */
@@ -152,7 +135,7 @@ static void check_pinned(const bed *b, const desk *d, const talk *t, const char 
 
 static void what_is_pinned_stays(void **state) {
     (void)state;
-    bed b = bed_like_the_desk();
+    bed b = twin_open();
     desk d = desk_open((serve_options){0}, 0, (size_t)8 << 20);
     talk t;
     open_talk(&b, &t);
@@ -173,7 +156,7 @@ static void what_is_pinned_stays(void **state) {
 /* Nothing is evicted, so nothing is to be done. */
 static void a_method_that_evicts_nothing_needs_no_pin(void **state) {
     (void)state;
-    bed b = bed_like_the_desk();
+    bed b = twin_open();
     desk d = desk_open((serve_options){0}, 0, 0);
     talk t;
     open_talk(&b, &t);

@@ -49,7 +49,7 @@ static void visit(walk *w, void *value, size_t n) {
         w->bad = true;
         return;
     }
-    if (w->pass == WRITE)
+    if (w->pass == WRITE && n) /* an empty lane has no arrays */
         memcpy(w->to + w->at, value, n);
     else if (w->pass != COUNT && value)
         memcpy(value, w->from + w->at, n);

@@ -2,6 +2,7 @@
 #include "support/desk.h"
 #include "support/bed.h"
 #include <dirent.h>
+#include <malloc.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -26,6 +27,7 @@ static void serve(serve_options o, size_t pool_bytes, size_t prefix_bytes, int t
     sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, NULL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    mallopt(M_MMAP_THRESHOLD, 1 << 18); /* large blocks go back at once: tests look at the memory held */
     tiny_options tiny = tiny_default();
     tiny.context = DESK_CONTEXT;
     bed b = bed_open(tiny, (pleat_engine_options){.n_threads = 1,
@@ -44,10 +46,10 @@ static void serve(serve_options o, size_t pool_bytes, size_t prefix_bytes, int t
         _exit(4);
     sigwait(&set, &number);
     serve_drain(s);
-    serve_drained(s, 20);
+    bool drained = serve_drained(s, 20);
     serve_close(s);
     bed_close(&b);
-    exit(0);
+    exit(drained ? 0 : 5);
 }
 
 desk desk_open(serve_options o, size_t pool_bytes, size_t prefix_bytes) {
@@ -154,21 +156,37 @@ json_t *desk_stream(const web_answer *a, size_t i, text *out, char finish[16]) {
 
 /* ---- figures ---- */
 
-double desk_figure(const desk *d, const char *name) {
+double desk_figure_of(const desk *d, const char *name, const char *label) {
     web_answer a = web_ask(d->port, "GET /metrics", NULL, NULL);
     assert_int_equal(a.status, 200);
+    double sum = NAN;
     size_t n = strlen(name);
     for (const char *at = a.body.bytes; at; at = strchr(at, '\n')) {
         at += *at == '\n';
-        if (strncmp(at, name, n) || (at[n] != '{' && at[n] != ' '))
+        if (strncmp(at, name, n) || at[n] != '{')
             continue;
-        const char *value = strstr(at, at[n] == '{' ? "} " : " ");
-        double x = strtod(value + (at[n] == '{' ? 2 : 1), NULL);
-        web_free(&a);
-        return x;
+        const char *value = strstr(at, "} "), *found = label ? strstr(at, label) : at;
+        assert_non_null(value);
+        if (found && found < value)
+            sum = (isnan(sum) ? 0 : sum) + strtod(value + 2, NULL);
     }
-    fail_msg("/metrics has no %s", name);
-    return NAN;
+    web_free(&a);
+    return sum;
+}
+
+double desk_figure(const desk *d, const char *name) {
+    double x = desk_figure_of(d, name, NULL);
+    if (isnan(x))
+        fail_msg("/metrics has no %s", name);
+    return x;
+}
+
+void desk_await(const desk *d, const char *name, double least) {
+    enum { PATIENCE_MS = 60000 };
+    for (int i = 0; i < PATIENCE_MS && !(desk_figure_of(d, name, NULL) >= least); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (!(desk_figure_of(d, name, NULL) >= least))
+        fail_msg("%s did not come to %g", name, least);
 }
 
 void desk_quiet(const desk *d) {
@@ -180,6 +198,13 @@ void desk_quiet(const desk *d) {
     }
     if (left > 0)
         fail_msg("%g requests or bytes are left", left);
+}
+
+void desk_unasked(const desk *d) {
+    for (int i = 0; i < 3000 && !isnan(desk_figure_of(d, "pleat:requests", NULL)); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    if (!isnan(desk_figure_of(d, "pleat:requests", NULL)))
+        fail_msg("an answer is still under way to its client");
 }
 
 int desk_fds(const desk *d) {

@@ -1,5 +1,6 @@
 /* web.c - see web.h. */
 #include "support/web.h"
+#include <errno.h>
 #include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,13 +15,17 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+static void be_patient(int fd) {
+    struct timeval wait = {.tv_sec = WEB_WAIT_SECONDS};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+}
+
 int web_connect(int port) {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval wait = {.tv_sec = WEB_WAIT_SECONDS};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+    be_patient(fd);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)))
         fail_msg("the server cannot be reached at port %d", port);
     return fd;
@@ -30,6 +35,7 @@ int web_connect_path(const char *path) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    be_patient(fd);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)))
         fail_msg("the server cannot be reached at %s", path);
     return fd;
@@ -63,9 +69,17 @@ bool web_request(int fd, const char *what, const char *headers, const char *body
     return ok;
 }
 
+/* As recv, whose time limit fails the test. */
+static ssize_t take(int fd, char *bytes, size_t most) {
+    ssize_t got = recv(fd, bytes, most, 0);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        fail_msg("the server was silent for %d s and did not hang up", WEB_WAIT_SECONDS);
+    return got;
+}
+
 /* One byte more of the answer's head; bytes are few here. */
 static bool get(int fd, char *c) {
-    return recv(fd, c, 1, 0) == 1;
+    return take(fd, c, 1) == 1;
 }
 
 static bool get_line(int fd, text *out) {
@@ -81,7 +95,7 @@ static bool get_line(int fd, text *out) {
 static bool get_bytes(int fd, size_t n, text *out) {
     char piece[4096];
     while (n) {
-        ssize_t got = recv(fd, piece, n < sizeof(piece) ? n : sizeof(piece), 0);
+        ssize_t got = take(fd, piece, n < sizeof(piece) ? n : sizeof(piece));
         if (got <= 0)
             return false;
         text_append(out, piece, (size_t)got);

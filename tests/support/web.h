@@ -19,6 +19,7 @@ bool web_send(int fd, const char *bytes, size_t n);
 bool web_puts(int fd, const char *s);
 /* "METHOD PATH", further header lines (each ended by CRLF) or NULL, body or NULL. */
 bool web_request(int fd, const char *what, const char *headers, const char *body);
+/* Fails the test when nothing comes for WEB_WAIT_SECONDS and the connection stays open. */
 web_answer web_read(int fd);
 web_answer web_ask(int port, const char *what, const char *headers, const char *body);
 void web_free(web_answer *a);

@@ -124,7 +124,8 @@ static void a_socket_is_made_and_removed(void **state) {
 
 /* Whether a stream of n answers came to its end under a server that was told to end; else it must have said why not. */
 static bool ends_whole(const char *drain_seconds, int n, int max_tokens, bool twice) {
-    serving s = SERVING("-m", serving_model(), "--port", "0", "--pool", "64MB", "--drain-seconds", drain_seconds);
+    serving s = SERVING("-m", serving_model(), "--port", "0", "--pool", "64MB", "--requests", "200MB",
+                        "--drain-seconds", drain_seconds);
     char c, body[200];
     int fd = web_connect(s.port);
     snprintf(body, sizeof(body),

@@ -7,7 +7,9 @@
 #include "serve/serve.h"
 #include "support/bed.h"
 #include "support/desk.h"
+#include <dlfcn.h>
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -39,12 +41,19 @@ static bool fails(void) {
     return true;
 }
 
+/* libmicrohttpd's list of sockets to poll, made anew for each poll: without it the library forgets that it has resumed
+ * a connection until another event comes. That is not ours to mend, and not what is looked at here. */
+static bool polls(const void *caller, size_t size) {
+    Dl_info at;
+    return size == sizeof(struct pollfd) && dladdr(caller, &at) && strstr(at.dli_fname, "libmicrohttpd");
+}
+
 void *malloc(size_t n) {
     return fails() ? NULL : __libc_malloc(n);
 }
 
 void *calloc(size_t n, size_t size) {
-    return fails() ? NULL : __libc_calloc(n, size);
+    return !polls(__builtin_return_address(0), size) && fails() ? NULL : __libc_calloc(n, size);
 }
 
 void *realloc(void *p, size_t n) {

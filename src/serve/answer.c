@@ -269,10 +269,17 @@ static void event(choice *c, request_finish finish) {
     c->n_unsent = 0;
 }
 
+/* The prompt's log probabilities, which the first event of an echo brings, have all come, or none will come any more.
+ */
+static bool echo_is_known(choice *c) {
+    const ask *a = c->job->ask;
+    return !a->echo || !a->logprobs || atomic_load(&c->ended) || atomic_load(&c->prompt_log.n) >= c->prompt->n - 1;
+}
+
 /* Whatever came since; an event per token where the reader keeps up, and a longer one where it does not. */
 static void choice_events(choice *c) {
     const ask *a = c->job->ask;
-    if (c->done)
+    if (c->done || !echo_is_known(c))
         return;
     if (a->echo && !c->begun && !c->n_read)
         add_prompt_text(c, &c->shown);

@@ -98,6 +98,11 @@ static void check_bodies(const desk *d, const char *path, const bad_body *cases,
 
 #define CHECK_BODIES(d, path, cases) check_bodies(d, path, cases, sizeof(cases) / sizeof(*(cases)))
 
+#define CLOSE_7   "]]]]]]]"
+#define CLOSE_8   CLOSE_7 "]"
+#define CLOSE_32  CLOSE_8 CLOSE_8 CLOSE_8 CLOSE_8
+#define CLOSE_127 CLOSE_32 CLOSE_32 CLOSE_32 CLOSE_8 CLOSE_8 CLOSE_8 CLOSE_7
+
 static void bodies_that_are_no_json_object_are_refused(void **state) {
     (void)state;
     static const bad_body cases[] = {
@@ -108,7 +113,7 @@ static void bodies_that_are_no_json_object_are_refused(void **state) {
         {.head = "{"},
         {.head = GOOD " x"},
         {.head = GOOD GOOD},
-        {.head = "{\"prompt\":\"x\",\"x\":", .n = 129, .piece = "[", .tail = ""},
+        {.head = "{\"prompt\":\"x\",\"x\":[", .n = 127, .piece = "[", .tail = CLOSE_127 "]}"}, /* 129 deep */
         {.head = "", .n = 100000, .piece = "["},
         {.head = "", .n = 100000, .piece = "{\"a\":"},
         {.head = "{\"prompt\":\"x\",", .n = 600000, .piece = "\"%zu\":1,", .tail = "\"y\":1}"},
@@ -130,8 +135,16 @@ static void bodies_that_are_no_json_object_are_refused(void **state) {
         {.head = "{\"prompt\":\"x\",\"seed\":18446744073709551616}"},
     };
     static const char wide[] = "{\0\"\0n\0\"\0:\0" /* UTF-16 */ "1\0}"; /* ended by a 0 */
+    static const bad_body deep = {
+        .head = "{\"prompt\":\"x\",\"max_tokens\":1,\"x\":", .n = 127, .piece = "[", .tail = CLOSE_127 "}"};
     desk d = desk_open(one_thread, 0, 0);
     CHECK_BODIES(&d, TEXT, cases);
+    text body = {0};
+    build(&deep, &body);
+    web_answer good = post(&d, TEXT, body.bytes, body.n);
+    assert_int_equal(good.status, 200);
+    web_free(&good);
+    text_free(&body);
     web_answer a = post(&d, TEXT, wide, sizeof(wide));
     check_error("UTF-16", &a, 400, NULL);
     web_free(&a);

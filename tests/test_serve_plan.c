@@ -229,7 +229,7 @@ static void answers_share_a_bound(void **state) {
     static const char large[] = "{\"prompt\":\"x\",\"kv_method\":\"streaming-512\",\"max_tokens\":60000}";
     desk d = desk_open((serve_options){.request_bytes = MOST, .scheduler = {.max_running = 1}}, 0, 0);
     int fd[2];
-    must_be(&d, 400, "{\"prompt\":\"x\",\"max_tokens\":2000,\"logprobs\":20}", "log probabilities");
+    must_be(&d, 400, "{\"prompt\":\"x\",\"max_tokens\":2000,\"logprobs\":20}", "what is asked for");
     for (int i = 0; i < 2; i++)
         fd[i] = endless(&d);
     wait_for_bytes(&d, 2 * 4000000, MOST); /* one runs, one waits */
@@ -239,6 +239,36 @@ static void answers_share_a_bound(void **state) {
     desk_quiet(&d);
     wait_for_bytes(&d, 0, 0);
     must_be(&d, 200, "{\"prompt\":\"x\",\"max_tokens\":2,\"n\":3}", NULL);
+    wait_for_bytes(&d, 0, 0);
+    desk_close(&d);
+}
+
+static int status_of(const desk *d, const char *what, const char *body) {
+    web_answer a = web_ask(d->port, what, NULL, body);
+    int status = a.status;
+    web_free(&a);
+    return status;
+}
+
+static void lists_of_tokens_are_bounded(void **state) {
+    (void)state;
+    desk d = desk_open((serve_options){.request_bytes = 1000000}, 0, 0);
+    char body[40000];
+    snprintf(body, sizeof(body), "{\"prompt\":\"%03000d\",\"with_pieces\":true}", 0);
+    assert_int_equal(status_of(&d, "POST /tokenize", body), 400);
+    snprintf(body, sizeof(body), "{\"prompt\":\"%03000d\"}", 0);
+    assert_int_equal(status_of(&d, "POST /tokenize", body), 200);
+    snprintf(body, sizeof(body), "{\"prompt\":\"%030000d\"}", 0);
+    assert_int_equal(status_of(&d, "POST /tokenize", body), 400);
+    int n = sprintf(body, "{\"tokens\":[65");
+    while (n < 39000)
+        n += sprintf(body + n, ",66");
+    strcpy(body + n, "]}");
+    assert_int_equal(status_of(&d, "POST /detokenize", body), 200);
+    wait_for_bytes(&d, 0, 0);
+    desk_close(&d);
+    d = desk_open((serve_options){.request_bytes = 200000}, 0, 0);
+    assert_int_equal(status_of(&d, "POST /detokenize", body), 400);
     wait_for_bytes(&d, 0, 0);
     desk_close(&d);
 }
@@ -299,6 +329,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_context_that_does_not_fit_the_pool_is_said),
         cmocka_unit_test(bodies_share_a_bound),
         cmocka_unit_test(answers_share_a_bound),
+        cmocka_unit_test(lists_of_tokens_are_bounded),
         cmocka_unit_test(who_leaves_gives_all_back),
         cmocka_unit_test(large_bodies_leave_nothing),
     };

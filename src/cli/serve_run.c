@@ -73,9 +73,10 @@ static void print_start(const char *command_name, const serve_task *t, const ser
 }
 
 static void raise_files(void) {
+    enum { ENOUGH = 65536 };
     struct rlimit limit;
-    if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max < 65536 ? limit.rlim_max : 65536;
+    if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur < limit.rlim_max && limit.rlim_cur < ENOUGH) {
+        limit.rlim_cur = limit.rlim_max < ENOUGH ? limit.rlim_max : ENOUGH;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
 }

@@ -48,7 +48,9 @@ static void end_cancelled_in(scheduler *s, request **list) {
     }
 }
 
+/* Cancellations are fetched first: what one of them names was submitted before, and is in the mailbox by then. */
 void admit_take_in(scheduler *s) {
+    cancellation *c = atomic_exchange(&s->cancelled, NULL);
     request *newest = atomic_exchange(&s->mailbox, NULL), *oldest = NULL;
     while (newest) { /* turned round: oldest first */
         request *next = newest->next;
@@ -61,7 +63,6 @@ void admit_take_in(scheduler *s) {
         append(&s->waiting, oldest);
         oldest = next;
     }
-    cancellation *c = atomic_exchange(&s->cancelled, NULL);
     bool any = c != NULL;
     while (c) {
         cancellation *next = c->next;
@@ -232,8 +233,9 @@ void admit_resume_and_start(scheduler *s) {
             request_end(s, r, finish_of(status), error.text);
             continue;
         }
-        atomic_fetch_sub(&s->n_waiting, 1);
         run(s, r);
+        atomic_store(&s->figure_running, s->n_running); /* before: a drain looks at both */
+        atomic_fetch_sub(&s->n_waiting, 1);
         r->sink(r->context, &(request_event){.kind = REQUEST_STARTED});
     }
 }

@@ -97,7 +97,7 @@ static void note_window(kv_cache *cache, int il, int ih, const float *q, size_t 
 static void turn_back(const kv_model *m, const float *q, size_t q_stride, int n, const float *cos_sin, float *back,
                       const cpu_kernels *kernels) {
     int d = m->head_dim;
-    float angle[KV_MAX_HEAD_DIM], magnitude = m->rope_magnitude != 0 ? m->rope_magnitude : 1;
+    float angle[KV_MAX_HEAD_DIM] = {0}, magnitude = m->rope_magnitude != 0 ? m->rope_magnitude : 1;
     for (int t = 0; t < n; t++) {
         const float *forth = cos_sin + (size_t)t * (size_t)m->n_rot;
         for (int i = 0; i < m->n_rot; i += 2) {

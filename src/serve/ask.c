@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "kv/method.h"
 #include "model/model.h"
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -314,7 +315,8 @@ static bool let_pin(const ask_world *w, ask *a, refusal *r) {
     snprintf(spec, sizeof(spec), "%s+pin", pleat_method_spec(a->method));
     pleat_method *pinned;
     if (!parse_spec(w, spec, &pinned, r))
-        return refuse(r, "pin", "the method %.200s cannot pin tokens", pleat_method_spec(a->method));
+        return r->status == 503 ? false
+                                : refuse(r, "pin", "the method %.200s cannot pin tokens", pleat_method_spec(a->method));
     pleat_method_free(a->method);
     a->method = pinned;
     return true;
@@ -331,7 +333,7 @@ static token_span moved(token_span span, int cut) {
 
 /* Of longer prompts the last tokens only. */
 static bool truncate(ask *a, const json_t *body, token_span *system, refusal *r) {
-    int64_t most = MOST_TOKENS;
+    int64_t most = INT_MAX;
     if (!field_int(body, "truncate_prompt_tokens", 1, MOST_TOKENS, &most, r))
         return false;
     for (int i = 0; i < a->n_prompts; i++) {

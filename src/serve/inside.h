@@ -19,7 +19,7 @@ struct server {
     scheduler *scheduler;
     http_server *http;
     metrics *metrics;
-    budget requests;           /* memory of bodies and jobs */
+    budget requests;           /* memory of bodies, jobs and lists of tokens */
     uint8_t (*key)[KEY_BYTES]; /* [n_keys] SHA-256 of each */
     int64_t created;           /* seconds since 1970 */
     atomic_bool draining;
@@ -32,6 +32,9 @@ struct server {
 
 /* serve.c: answers with r's status, headers and error object. */
 void serve_refuse(http_exchange *x, const refusal *r);
+/* Takes bytes of what requests may hold together; budget_give gives them back. false: r says 503, or 400 when that much
+ * is never there. */
+bool serve_take(server *s, size_t n_bytes, refusal *r);
 
 /* job.c */
 void job_start(server *s, http_exchange *x, ask *a, int key); /* takes the ask over; answers or defers */

@@ -149,23 +149,6 @@ static size_t ask_bytes(const ask *a, int n_vocab) {
     return bytes + mask_bytes;
 }
 
-static bool take_bytes(server *s, size_t bytes, refusal *r) {
-    char needed[16], most[16];
-    if (budget_take(&s->requests, bytes))
-        return true;
-    text_bytes(bytes, needed);
-    text_bytes(s->requests.most, most);
-    if (bytes > s->requests.most)
-        return refuse(r, "",
-                      "the tokens, answers and log probabilities asked for can take %s of memory; all requests "
-                      "together have %s",
-                      needed, most);
-    *r = (refusal){.status = 503, .retry_seconds = 1};
-    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s for all of them", needed,
-             most);
-    return false;
-}
-
 /* ---- life ---- */
 
 static void cancel_all(job *j) {
@@ -382,7 +365,7 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     pleat_error error = {""};
     refusal r = {0};
     size_t bytes = ask_bytes(a, s->world.model->n_vocab);
-    if (!take_bytes(s, bytes, &r)) {
+    if (!serve_take(s, bytes, &r)) {
         ask_free(a);
         serve_refuse(x, &r);
         return;

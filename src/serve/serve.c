@@ -194,6 +194,23 @@ static void on_exchange(void *context, http_exchange *x) {
     route(context, x);
 }
 
+bool serve_take(server *s, size_t bytes, refusal *r) {
+    char needed[16], most[16];
+    if (budget_take(&s->requests, bytes))
+        return true;
+    text_bytes(bytes, needed);
+    text_bytes(s->requests.most, most);
+    if (bytes > s->requests.most)
+        return refuse(r, "",
+                      "what is asked for can take %s of memory; all requests "
+                      "together have %s",
+                      needed, most);
+    *r = (refusal){.status = 503, .retry_seconds = 1};
+    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s for all of them", needed,
+             most);
+    return false;
+}
+
 static void on_refused(http_exchange *x, int status, const char *sentence) {
     refusal r = {0};
     if (status == 503)

@@ -114,8 +114,19 @@ static json_t *body_of(http_exchange *x) {
     return body;
 }
 
+/* Of a text while it is made tokens, by the byte; of a token in a list of ids, and with its piece, until the answer is
+ * written: values, their text, and its copy in the connection. Estimates from above. */
+enum { ENCODE_BYTES = 8, ID_BYTES = 100, PIECE_BYTES = 1000 };
+
+/* Takes n bytes more for the request. */
+static bool hold(server *s, size_t n, size_t *held, refusal *r) {
+    bool ok = serve_take(s, n, r);
+    *held += ok ? n : 0;
+    return ok;
+}
+
 /* {"prompt" or "content": TEXT} or {"messages": [...]}. */
-static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, refusal *r) {
+static bool encode(server *s, const json_t *body, int32_t **ids, int *n, size_t *held, refusal *r) {
     bool special = true;
     const char *key = field(body, "content") ? "content" : "prompt";
     const json_t *prompt = field(body, key);
@@ -134,6 +145,8 @@ static bool encode(const server *s, const json_t *body, int32_t **ids, int *n, r
     }
     if (!json_is_string(prompt))
         return refuse(r, key, "%s must be a text", key);
+    if (!hold(s, json_string_length(prompt) * ENCODE_BYTES, held, r))
+        return false;
     pleat_status status = tokenizer_encode(s->world.model->tok, json_string_value(prompt), json_string_length(prompt),
                                            special ? TOKENIZER_SPECIAL : TOKENIZER_PARSE, ids, n, &error);
     return !status || refuse_status(r, key, status, &error);
@@ -153,6 +166,7 @@ void tell_tokens(server *s, http_exchange *x) {
     refusal r = {0};
     int32_t *ids = NULL;
     int n = 0;
+    size_t held = 0;
     bool with_pieces = false, with_strings = false;
     json_t *body = body_of(x);
     if (!body)
@@ -160,15 +174,17 @@ void tell_tokens(server *s, http_exchange *x) {
     if (!field_flag(body, "with_pieces", &with_pieces, &r) ||
         !field_flag(body, "return_token_strs", &with_strings, &r) ||
         (with_strings && !refuse(&r, "return_token_strs", "return_token_strs is not supported; with_pieces is")) ||
-        !encode(s, body, &ids, &n, &r)) {
+        !encode(s, body, &ids, &n, &held, &r) ||
+        !hold(s, (size_t)n * (with_pieces ? PIECE_BYTES : ID_BYTES), &held, &r)) {
         serve_refuse(x, &r);
     } else {
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
             json_array_append_new(list, with_pieces ? piece_of(s->world.model, ids[i]) : json_integer(ids[i]));
         answer(x, json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
-        free(ids);
     }
+    free(ids);
+    budget_give(&s->requests, held);
     json_decref(body);
 }
 
@@ -187,7 +203,18 @@ void tell_tokenizer(server *s, http_exchange *x) {
                         tokenizer_adds_bos(model->tok), "model_max_length", s->world.context_tokens));
 }
 
-static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
+/* Bytes while ids become a text: the ids; the bytes, which are written out, repaired and quoted twice. */
+static size_t decode_bytes(const server *s, const int32_t *ids, size_t n) {
+    enum { COPIES = 16 };
+    size_t bytes = n * sizeof(*ids), n_of_token;
+    for (size_t i = 0; i < n; i++) {
+        pleat_token_bytes(s->world.model, ids[i], true, &n_of_token);
+        bytes += n_of_token * COPIES;
+    }
+    return bytes;
+}
+
+static bool decode(server *s, const json_t *list, text *out, size_t *held, refusal *r) {
     size_t i;
     const json_t *item;
     if (!json_is_array(list))
@@ -195,6 +222,7 @@ static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
     int32_t *ids = malloc((json_array_size(list) + 1) * sizeof(*ids));
     bool ok = ids || refuse_no_memory(r);
     json_array_foreach(list, i, item) ok = ok && ask_token_id(&s->world, "tokens", item, &ids[i], r);
+    ok = ok && hold(s, decode_bytes(s, ids, json_array_size(list)), held, r);
     if (ok)
         text_of_tokens(s->world.model, ids, (int)json_array_size(list), true, out);
     free(ids);
@@ -204,16 +232,18 @@ static bool decode(const server *s, const json_t *list, text *out, refusal *r) {
 void tell_text(server *s, http_exchange *x) {
     refusal r = {0};
     text out = {0};
+    size_t held = 0;
     json_t *body = body_of(x);
     if (!body)
         return;
-    if (ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &out, &r)) {
+    if (ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &out, &held, &r)) {
         const char *said = out.bytes ? out.bytes : "";
         answer(x, json_pack("{s:s%,s:s%}", "prompt", said, out.n, "content", said, out.n));
     } else {
         serve_refuse(x, &r);
     }
     text_free(&out);
+    budget_give(&s->requests, held);
     json_decref(body);
 }
 

@@ -186,7 +186,10 @@ void desk_await(const desk *d, const char *name, double least) {
     for (int i = 0; i < PATIENCE_MS && !(desk_figure_of(d, name, NULL) >= least); i++)
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     if (!(desk_figure_of(d, name, NULL) >= least))
-        fail_msg("%s did not come to %g", name, least);
+        fail_msg("%s did not come to %g: %g run, %g wait, %g ended, %g answers of 4xx, %g of 5xx", name, least,
+                 desk_figure(d, "vllm:num_requests_running"), desk_figure(d, "vllm:num_requests_waiting"),
+                 desk_figure(d, "vllm:request_success_total"), desk_figure_of(d, "pleat:http_answers_total", "\"4xx\""),
+                 desk_figure_of(d, "pleat:http_answers_total", "\"5xx\""));
 }
 
 void desk_quiet(const desk *d) {

@@ -63,14 +63,6 @@ static size_t request_bytes(const serve_options *o, const pleat_model *model, si
     return BODIES * o->http.body_bytes + (all < most ? all : most);
 }
 
-/* Of the pool for a prompt of n - 1 tokens and one of an answer. A lossy method compresses prompts as they come in
- * unless its spec says otherwise (serve/ask.c). */
-static size_t context_bytes(const char *spec, const pleat_model *model, const pleat_method *method, int n) {
-    kv_method served = *method;
-    served.bounded |= !kv_method_is_f16(method) && !strstr(spec, "prefill:");
-    return engine_plan_bytes(model, &served, n > 1 ? n - 1 : 1, 1);
-}
-
 /* A cache on its way to or from a file of --moved-dir is in memory whole; one at a time, at most a full context of f16.
  */
 static size_t moving_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
@@ -98,7 +90,8 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->connections = (size_t)o->http.connections * HTTP_CONNECTION_BYTES;
     p->context_tokens = context_of(o, model);
     p->moving = moving_bytes(o, model, p->pool);
-    p->context = context_bytes(o->method, model, method, p->context_tokens);
+    int n_prompt = p->context_tokens > 1 ? p->context_tokens - 1 : 1;
+    p->context = engine_plan_bytes(model, method, n_prompt, 1);
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
     if (p->requests < o->http.body_bytes)
         return err_set(error, PLEAT_EINPUT, "--requests is %zu bytes; one body alone may have %zu (--body)",

@@ -34,9 +34,12 @@ static void wait_for_end(const serve_task *t, server *serving, const sigset_t *s
 static pleat_status open_all(const char *command_name, const serve_task *t, pleat_model **model, pleat_engine **engine,
                              serve_plan *p, server **serving, pleat_error *error) {
     serve_options o = t->options;
-    pleat_method *method = NULL; /* requests parse it again: here it is for warnings and the plan */
+    pleat_method *method = NULL; /* requests parse it again: here it is for warnings, then for the plan */
     pleat_status status = model_open(t->model, t->n_threads, model, error);
     status = status ? status : method_read(command_name, o.method, *model, &method, error);
+    pleat_method_free(method);
+    method = NULL;
+    status = status ? status : serve_method(o.method, *model, &method, error);
     status = status ? status : plan_make(&o, &t->sizes, *model, method, p, error);
     pleat_method_free(method);
     if (status)

@@ -226,9 +226,12 @@ static bool check_head(http_exchange *x, const char *version) {
     return !h.encoded || refuse(x, 415, "the request's body is encoded; send it as it is");
 }
 
+static bool refuse_no_memory(http_exchange *x) {
+    return refuse(x, 503, "there is no memory for the request");
+}
+
 static bool refuse_body(http_exchange *x) {
-    return refuse(x, x->refused,
-                  x->refused == 413 ? "the request's body is too large" : "there is no memory for the request");
+    return x->refused == 503 ? refuse_no_memory(x) : refuse(x, x->refused, "the request's body is too large");
 }
 
 static enum MHD_Result begin(http_exchange *x, const char *version) {
@@ -297,7 +300,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
         s->handler(s->context, x);
         if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
             x->work->left(x->context);
-            refuse(x, 503, "there is no memory for the request");
+            refuse_no_memory(x);
         }
     } else if (x->work) {
         x->work->ready(x->context, x);

@@ -257,16 +257,20 @@ static bool read_bias(const ask_world *w, ask *a, const json_t *body, refusal *r
 
 /* ---- method ---- */
 
-static bool parse_spec(const ask_world *w, const char *spec, pleat_method **method, refusal *r) {
-    pleat_error error;
-    pleat_status status = pleat_method_parse(spec, w->model, method, &error);
-    return !status || refuse_status(r, "kv_method", status, &error);
+pleat_status serve_method(const char *spec, const pleat_model *model, pleat_method **out, pleat_error *error) {
+    char longer[1200];
+    pleat_status status = pleat_method_parse(spec, model, out, error);
+    if (status || kv_method_is_f16(*out) || strstr(spec, "prefill:"))
+        return status;
+    pleat_method_free(*out);
+    *out = NULL;
+    snprintf(longer, sizeof(longer), "%s+prefill:bounded", spec);
+    return pleat_method_parse(longer, model, out, error);
 }
 
-/* A lossy method compresses prompts as they come unless its spec says otherwise. */
 static bool read_method(const ask_world *w, ask *a, const json_t *body, const char *header, refusal *r) {
     const char *spec = header ? header : w->method;
-    char longer[1200];
+    pleat_error error;
     if (!field_text(body, "kv_method", 1000, &spec, r))
         return false;
     if (!strcmp(spec, "auto"))
@@ -274,14 +278,8 @@ static bool read_method(const ask_world *w, ask *a, const json_t *body, const ch
                       "kv_method \"auto\" is not there yet; name a method (GET /v1/methods lists them)");
     if (strlen(spec) > 1000)
         return refuse(r, "kv_method", "x-kv-method is longer than 1000 bytes");
-    if (!parse_spec(w, spec, &a->method, r))
-        return false;
-    if (kv_method_is_f16(a->method) || strstr(spec, "prefill:"))
-        return true;
-    pleat_method_free(a->method);
-    a->method = NULL;
-    snprintf(longer, sizeof(longer), "%s+prefill:bounded", spec);
-    return parse_spec(w, longer, &a->method, r);
+    pleat_status status = serve_method(spec, w->model, &a->method, &error);
+    return !status || refuse_status(r, "kv_method", status, &error);
 }
 
 /* The request's pin: true (the system message) or a number of leading tokens. */
@@ -314,9 +312,11 @@ static bool let_pin(const ask_world *w, ask *a, refusal *r) {
     char spec[KV_MAX_SPEC_BYTES + 8];
     snprintf(spec, sizeof(spec), "%s+pin", pleat_method_spec(a->method));
     pleat_method *pinned;
-    if (!parse_spec(w, spec, &pinned, r))
-        return r->status == 503 ? false
-                                : refuse(r, "pin", "the method %.200s cannot pin tokens", pleat_method_spec(a->method));
+    pleat_status status = pleat_method_parse(spec, w->model, &pinned, NULL);
+    if (status == PLEAT_EMEMORY)
+        return refuse_no_memory(r);
+    if (status)
+        return refuse(r, "pin", "the method %.200s cannot pin tokens", pleat_method_spec(a->method));
     pleat_method_free(a->method);
     a->method = pinned;
     return true;

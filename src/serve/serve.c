@@ -201,10 +201,7 @@ bool serve_take(server *s, size_t bytes, refusal *r) {
     text_bytes(bytes, needed);
     text_bytes(s->requests.most, most);
     if (bytes > s->requests.most)
-        return refuse(r, "",
-                      "what is asked for can take %s of memory; all requests "
-                      "together have %s",
-                      needed, most);
+        return refuse(r, "", "what is asked for can take %s of memory; all requests together have %s", needed, most);
     *r = (refusal){.status = 503, .retry_seconds = 1};
     snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s for all of them", needed,
              most);
@@ -212,12 +209,10 @@ bool serve_take(server *s, size_t bytes, refusal *r) {
 }
 
 static void on_refused(http_exchange *x, int status, const char *sentence) {
-    refusal r = {0};
-    if (status == 503)
-        refuse_no_memory(&r);
-    else
-        refuse(&r, "", "%s", sentence);
+    refusal r;
+    refuse(&r, "", "%s", sentence);
     r.status = status;
+    r.retry_seconds = status == 503;
     serve_refuse(x, &r);
 }
 
@@ -273,7 +268,7 @@ static pleat_status read_world(server *s, pleat_error *error) {
                            .pool_bytes = kv_pool_budget_bytes(engine_pool(s->engine)),
                            .most_answers = o->scheduler.max_waiting < 128 ? o->scheduler.max_waiting : 128,
                            .no_chat = s->no_chat};
-    pleat_status status = pleat_method_parse(o->method, model, &method, error);
+    pleat_status status = serve_method(o->method, model, &method, error);
     if (status)
         return status;
     pleat_method_free(method);

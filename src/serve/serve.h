@@ -30,6 +30,10 @@ typedef struct serve_options {
 /* Most bytes of that for one request without log probabilities, once its body has been read. */
 size_t serve_request_bytes(int prompt_tokens, int new_tokens);
 
+/* A method as a request that names it is served: one that loses something compresses prompts as they come in, unless
+ * its spec says otherwise. As pleat_method_parse; ask.c. */
+pleat_status serve_method(const char *spec, const pleat_model *model, pleat_method **out, pleat_error *error);
+
 /* Starts the scheduler's thread, then the HTTP threads. The engine is the server's until it is closed; everything in
  * options is copied. PLEAT_EINPUT (method, chat format, limits), PLEAT_EIO (address), PLEAT_EMEMORY. */
 pleat_status serve_open(pleat_engine *engine, const serve_options *options, server **out, pleat_error *error);

@@ -15,13 +15,6 @@
 #define TEXT "/v1/completions"
 #define CHAT "/v1/chat/completions"
 
-static json_int_t number(const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    if (!json_is_integer(value))
-        fail_msg("%s is not a whole number", key);
-    return json_integer_value(value);
-}
-
 static const char *word(const json_t *object, const char *key) {
     const char *value = json_string_value(json_object_get(object, key));
     if (!value)
@@ -33,11 +26,11 @@ static const char *word(const json_t *object, const char *key) {
 
 static void check_usage(const json_t *answer, int n_prompt, int n_answer) {
     const json_t *usage = json_object_get(answer, "usage");
-    assert_int_equal(number(usage, "prompt_tokens"), n_prompt);
-    assert_int_equal(number(usage, "completion_tokens"), n_answer);
-    assert_int_equal(number(usage, "total_tokens"), n_prompt + n_answer);
-    assert_true(number(json_object_get(usage, "prompt_tokens_details"), "cached_tokens") >= 0);
-    assert_true(number(usage, "kv_bytes") > 0);
+    assert_int_equal(desk_number(usage, "prompt_tokens"), n_prompt);
+    assert_int_equal(desk_number(usage, "completion_tokens"), n_answer);
+    assert_int_equal(desk_number(usage, "total_tokens"), n_prompt + n_answer);
+    assert_true(desk_number(json_object_get(usage, "prompt_tokens_details"), "cached_tokens") >= 0);
+    assert_true(desk_number(usage, "kv_bytes") > 0);
     assert_string_equal(word(usage, "kv_method"), "f16");
 }
 
@@ -48,11 +41,11 @@ static void answers_have_the_shapes_that_clients_expect(void **state) {
     assert_string_equal(word(a, "object"), "text_completion");
     assert_memory_equal(word(a, "id"), "cmpl-", 5);
     assert_string_equal(word(a, "model"), "tiny");
-    assert_true(number(a, "created") > 1600000000);
+    assert_true(desk_number(a, "created") > 1600000000);
     check_usage(a, 4, 5);
     const json_t *c = json_array_get(json_object_get(a, "choices"), 0);
     assert_string_equal(word(c, "finish_reason"), "length");
-    assert_int_equal(number(c, "index"), 0);
+    assert_int_equal(desk_number(c, "index"), 0);
     assert_true(json_is_null(json_object_get(c, "logprobs")));
     json_decref(a);
     a = desk_ask(&d, CHAT,
@@ -65,7 +58,7 @@ static void answers_have_the_shapes_that_clients_expect(void **state) {
     assert_int_equal(json_array_size(json_object_get(a, "choices")), 2);
     for (size_t i = 0; i < 2; i++) {
         c = json_array_get(json_object_get(a, "choices"), i);
-        assert_int_equal(number(c, "index"), i);
+        assert_int_equal(desk_number(c, "index"), i);
         assert_string_equal(word(json_object_get(c, "message"), "role"), "assistant");
         const json_t *content = json_object_get(json_object_get(c, "logprobs"), "content");
         assert_int_equal(json_array_size(content), 4);
@@ -75,7 +68,7 @@ static void answers_have_the_shapes_that_clients_expect(void **state) {
         assert_true(json_is_array(json_object_get(token, "bytes")));
     }
     assert_string_not_equal(desk_text(a, 0), desk_text(a, 1)); /* each answer has a seed of its own */
-    assert_int_equal(number(json_object_get(a, "usage"), "completion_tokens"), 8);
+    assert_int_equal(desk_number(json_object_get(a, "usage"), "completion_tokens"), 8);
     json_decref(a);
     desk_close(&d);
 }
@@ -88,7 +81,7 @@ static void the_server_says_what_it_has(void **state) {
     assert_string_equal(word(a, "object"), "list");
     assert_string_equal(word(m, "id"), "tiny");
     assert_string_equal(word(m, "object"), "model");
-    assert_int_equal(number(m, "max_model_len"), 1000);
+    assert_int_equal(desk_number(m, "max_model_len"), 1000);
     json_decref(a);
     json_decref(desk_ask(&d, "/v1/models/tiny", NULL));
     a = desk_ask(&d, "/v1/methods", NULL);
@@ -100,8 +93,8 @@ static void the_server_says_what_it_has(void **state) {
         json_decref(desk_ask(&d, i == 0 ? "/health" : i == 1 ? "/livez" : "/readyz", NULL));
     a = desk_ask(&d, "/tokenize", "{\"prompt\":\"the the\\u00e9\"}");
     char body[300], *ids = json_dumps(json_object_get(a, "tokens"), JSON_COMPACT);
-    assert_int_equal(number(a, "count"), json_array_size(json_object_get(a, "tokens")));
-    assert_int_equal(number(a, "max_model_len"), 1000);
+    assert_int_equal(desk_number(a, "count"), json_array_size(json_object_get(a, "tokens")));
+    assert_int_equal(desk_number(a, "max_model_len"), 1000);
     snprintf(body, sizeof(body), "{\"tokens\":%s}", ids);
     free(ids);
     json_decref(a);
@@ -116,7 +109,7 @@ static void the_server_says_what_it_has(void **state) {
     assert_int_equal(n_ends, 1); /* the turn's own; what a user writes stays text */
     json_decref(a);
     a = desk_ask(&d, "/tokenizer_info", NULL);
-    assert_int_equal(number(a, "model_max_length"), 1000);
+    assert_int_equal(desk_number(a, "model_max_length"), 1000);
     assert_true(json_is_string(json_object_get(a, "eos_token")));
     json_decref(a);
     web_answer page = web_ask(d.port, "GET /", NULL, NULL);
@@ -198,7 +191,7 @@ static void same_streamed(const desk *d, const char *path, const char *rest, con
     json_t *usage = desk_stream(&a, 0, &said, finish);
     assert_string_equal(said.bytes ? said.bytes : "", expected);
     assert_string_equal(finish, ends);
-    assert_true(number(usage, "kv_bytes") > 0);
+    assert_true(desk_number(usage, "kv_bytes") > 0);
     json_decref(usage);
     text_free(&said);
     web_free(&a);
@@ -268,7 +261,8 @@ static void stop_strings_are_never_shown(void **state) {
         assert_memory_equal(desk_text(a, 0), whole, end);
         const json_t *c = json_array_get(json_object_get(a, "choices"), 0);
         assert_string_equal(word(c, "finish_reason"), "stop");
-        assert_int_equal(number(json_object_get(a, "usage"), "completion_tokens"), end + 4); /* it ended right there */
+        assert_int_equal(desk_number(json_object_get(a, "usage"), "completion_tokens"),
+                         end + 4); /* it ended right there */
         snprintf(body, sizeof(body), "%s,\"stop\":[\"zzz\",\"%s\"]}", rest, stop);
         whole[end] = 0;
         same_streamed(&d, TEXT, body, whole, "stop");
@@ -281,7 +275,7 @@ static void stop_strings_are_never_shown(void **state) {
     snprintf(body, sizeof(body), "{%s,\"stop_token_ids\":[64,65],\"min_tokens\":7}", rest);
     a = desk_ask(&d, TEXT, body);
     assert_string_equal(word(json_array_get(json_object_get(a, "choices"), 0), "finish_reason"), "stop");
-    assert_int_equal(number(json_object_get(a, "usage"), "completion_tokens"), 7);
+    assert_int_equal(desk_number(json_object_get(a, "usage"), "completion_tokens"), 7);
     json_decref(a);
     web_answer w = web_ask(d.port, "POST " TEXT, NULL,
                            "{\"prompt\":\"x\",\"n\":2,\"stream\":true,\"max_tokens\":5,\"ignore_eos\":true}");
@@ -346,7 +340,7 @@ static void methods_are_chosen_by_request(void **state) {
     for (int i = 0; i < 2; i++) {
         a = desk_ask(&d, TEXT, body);
         const json_t *details = json_object_get(json_object_get(a, "usage"), "prompt_tokens_details");
-        assert_int_equal(number(details, "cached_tokens"), i ? 896 : 0);
+        assert_int_equal(desk_number(details, "cached_tokens"), i ? 896 : 0);
         json_decref(a);
     }
     desk_close(&d);
@@ -575,7 +569,7 @@ static void keys_are_asked_for_and_are_tenants(void **state) {
         assert_int_equal(w.status, 200);
         json_t *a = web_json(&w);
         const json_t *details = json_object_get(json_object_get(a, "usage"), "prompt_tokens_details");
-        assert_int_equal(number(details, "cached_tokens"), ask[i].cached);
+        assert_int_equal(desk_number(details, "cached_tokens"), ask[i].cached);
         json_decref(a);
         web_free(&w);
     }
@@ -595,7 +589,7 @@ static void salts_keep_prompts_apart(void **state) {
         snprintf(body, sizeof(body), "{\"prompt\":\"%0*d\",\"max_tokens\":2,\"cache_salt\":%s}", 900, 1, ask[i].salt);
         json_t *a = desk_ask(&d, TEXT, body);
         const json_t *details = json_object_get(json_object_get(a, "usage"), "prompt_tokens_details");
-        assert_int_equal(number(details, "cached_tokens"), ask[i].cached);
+        assert_int_equal(desk_number(details, "cached_tokens"), ask[i].cached);
         json_decref(a);
     }
     desk_close(&d);

@@ -19,13 +19,6 @@
 /* Bias leaves the model two letters (tokens 64 and 65), in an order that the seed draws. */
 #define LETTERS "\"ignore_eos\":true,\"temperature\":1,\"logit_bias\":{\"64\":100,\"65\":100}"
 
-static json_int_t number(const json_t *object, const char *key) {
-    const json_t *value = json_object_get(object, key);
-    if (!json_is_integer(value))
-        fail_msg("%s is not a whole number", key);
-    return json_integer_value(value);
-}
-
 static const json_t *choice_of(const json_t *answer) {
     return json_array_get(json_object_get(answer, "choices"), 0);
 }
@@ -52,23 +45,15 @@ static void check_refused(const desk *d, const char *path, const char *body, con
     json_decref(a);
 }
 
-/* The events of a stream, each with the choices it has. */
+/* The events of a stream that ends well. */
 static json_t *events_of(const desk *d, const char *path, const char *body) {
     char what[100];
-    json_t *list = json_array();
+    bool done;
     snprintf(what, sizeof(what), "POST %s", path);
     web_answer a = web_ask(d->port, what, NULL, body);
     assert_int_equal(a.status, 200);
-    for (const char *at = a.body.bytes, *next; at && *at; at = next) {
-        next = strstr(at, "\n\n");
-        assert_non_null(next);
-        next += 2;
-        if (strncmp(at, "data: {", 7) != 0)
-            continue;
-        json_t *event = json_loadb(at + 6, (size_t)(next - at) - 8, JSON_ALLOW_NUL, NULL);
-        assert_non_null(event);
-        json_array_append_new(list, event);
-    }
+    json_t *list = desk_events(&a, &done);
+    assert_true(done);
     web_free(&a);
     return list;
 }
@@ -121,9 +106,9 @@ static void running_usage_has_every_figure(void **state) {
     assert_true(json_array_size(events) > 1);
     json_array_foreach(events, i, event) {
         const json_t *usage = json_object_get(event, "usage");
-        assert_true(number(usage, "kv_bytes") > 0);
-        assert_true(number(usage, "kv_peak_bytes") >= number(usage, "kv_bytes"));
-        assert_true(number(usage, "preemptions") == 0);
+        assert_true(desk_number(usage, "kv_bytes") > 0);
+        assert_true(desk_number(usage, "kv_peak_bytes") >= desk_number(usage, "kv_bytes"));
+        assert_true(desk_number(usage, "preemptions") == 0);
     }
     json_decref(events);
     desk_close(&d);
@@ -199,7 +184,7 @@ static void a_context_that_was_set_binds_every_method(void **state) {
                  "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"ignore_eos\":true,\"kv_method\":\"%s\"}",
                  methods[i]);
         a = ask_for(&bound, CHAT, body, 200); /* as much as fits, when nobody said how much */
-        assert_int_equal(number(json_object_get(a, "usage"), "total_tokens"), 100);
+        assert_int_equal(desk_number(json_object_get(a, "usage"), "total_tokens"), 100);
         json_decref(a);
     }
     char body[300];
@@ -207,7 +192,7 @@ static void a_context_that_was_set_binds_every_method(void **state) {
              "{\"prompt\":[1,2,3],\"max_tokens\":%d,\"ignore_eos\":true,\"kv_method\":\"streaming:sinks=4,recent=64\"}",
              DESK_CONTEXT + 50);
     json_t *a = ask_for(&free_one, TEXT, body, 200); /* the model's context does not bind this one */
-    assert_int_equal(number(json_object_get(a, "usage"), "completion_tokens"), DESK_CONTEXT + 50);
+    assert_int_equal(desk_number(json_object_get(a, "usage"), "completion_tokens"), DESK_CONTEXT + 50);
     json_decref(a);
     desk_close(&bound);
     desk_close(&free_one);
@@ -293,7 +278,7 @@ static void long_prompts_are_truncated_in_front(void **state) {
                          "{\"prompt\":[[68,69,70],[71,72]],\"max_tokens\":5,\"temperature\":0,\"echo\":true,"
                          "\"ignore_eos\":true}");
     assert_true(json_equal(json_object_get(a, "choices"), json_object_get(b, "choices")));
-    assert_int_equal(number(json_object_get(a, "usage"), "prompt_tokens"), 5);
+    assert_int_equal(desk_number(json_object_get(a, "usage"), "prompt_tokens"), 5);
     json_decref(a);
     json_decref(b);
     char body[9000]; /* a prompt that does not fit, and what is pinned of it */
@@ -303,7 +288,7 @@ static void long_prompts_are_truncated_in_front(void **state) {
              "\"kv_method\":\"h2o:heavy=32,recent=32\"}",
              1);
     a = desk_ask(&d, CHAT, body);
-    assert_int_equal(number(json_object_get(a, "usage"), "prompt_tokens"), 100);
+    assert_int_equal(desk_number(json_object_get(a, "usage"), "prompt_tokens"), 100);
     json_decref(a);
     check_refused(&d, TEXT, "{\"prompt\":\"x\",\"truncate_prompt_tokens\":0}", "truncate_prompt_tokens");
     desk_close(&d);

@@ -174,13 +174,7 @@ static void a_context_that_does_not_fit_the_pool_is_said(void **state) {
 #define TEXT "/v1/completions"
 
 static void wait_for_bytes(const desk *d, double least, double most) {
-    double now = -1;
-    for (int i = 0; i < 2000 && !(now >= least && now <= most); i++) {
-        now = desk_figure(d, "pleat:request_bytes");
-        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-    }
-    if (!(now >= least && now <= most))
-        fail_msg("requests hold %g bytes, not %g to %g", now, least, most);
+    desk_await_in(d, "pleat:request_bytes", least, most);
 }
 
 static void must_be(const desk *d, int status, const char *body, const char *word) {

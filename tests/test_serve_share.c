@@ -38,10 +38,8 @@ static int ask(const desk *d, client c, int which, const char *method, int max_t
     return fd;
 }
 
-static void wait_for(const desk *d, const char *figure, int n) {
-    for (int i = 0; i < 3000 && (int)desk_figure(d, figure) != n; i++)
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-    assert_int_equal((int)desk_figure(d, figure), n);
+static void await(const desk *d, const char *figure, int n) {
+    desk_await_in(d, figure, n, n);
 }
 
 /* Many has the batch and the queue, each request with a salt and a user of its own. Few comes last, and is next. */
@@ -50,11 +48,11 @@ static void few_is_next(desk d, client many, client few) {
     int fd[N];
     for (int i = 0; i < N; i++) {
         fd[i] = ask(&d, many, i, i < N_RUNNING ? "streaming-512" : "f16", i < N_RUNNING ? 200000 : 600);
-        wait_for(&d, i < N_RUNNING ? "vllm:num_requests_running" : "vllm:num_requests_waiting",
-                 i < N_RUNNING ? i + 1 : i + 1 - N_RUNNING);
+        await(&d, i < N_RUNNING ? "vllm:num_requests_running" : "vllm:num_requests_waiting",
+              i < N_RUNNING ? i + 1 : i + 1 - N_RUNNING);
     }
     int last = ask(&d, few, 0, "f16", 5);
-    wait_for(&d, "vllm:num_requests_waiting", N - N_RUNNING + 1);
+    await(&d, "vllm:num_requests_waiting", N - N_RUNNING + 1);
     close(fd[0]); /* there is one place */
     web_answer a = web_read(last);
     assert_int_equal(a.status, 200);

@@ -13,30 +13,6 @@
 #define TEXT "/v1/completions"
 #define CHAT "/v1/chat/completions"
 
-/* The events of a stream as a list; *done: [DONE] came, and came last. */
-static json_t *events_of(const web_answer *a, bool *done) {
-    json_t *list = json_array();
-    *done = false;
-    assert_int_equal(a->status, 200);
-    assert_false(a->cut);
-    for (const char *at = a->body.bytes, *next; at && *at; at = next) {
-        next = strstr(at, "\n\n");
-        assert_non_null(next);
-        next += 2;
-        if (*at == ':')
-            continue;
-        assert_memory_equal(at, "data: ", 6);
-        assert_false(*done);
-        *done = !strncmp(at, "data: [DONE]\n", 13);
-        if (*done)
-            continue;
-        json_t *event = json_loadb(at + 6, (size_t)(next - at) - 8, JSON_ALLOW_NUL, NULL);
-        assert_non_null(event);
-        json_array_append_new(list, event);
-    }
-    return list;
-}
-
 static const json_t *the_choice(const json_t *event) {
     return json_array_get(json_object_get(event, "choices"), 0);
 }
@@ -127,7 +103,8 @@ static void chat_streams_are_the_whole_answer_in_pieces(void **state) {
             bool done;
             snprintf(body, sizeof(body), "{\"stream\":true,%s" TALK "%s", options[k], cases[i].fields);
             web_answer a = web_ask(d.port, "POST " CHAT, NULL, body);
-            json_t *events = events_of(&a, &done);
+            assert_int_equal(a.status, 200);
+            json_t *events = desk_events(&a, &done);
             assert_true(done);
             assert_non_null(strstr(web_header(&a, "Content-Type"), "text/event-stream"));
             assert_string_equal(web_header(&a, "Cache-Control"), "no-cache");
@@ -183,7 +160,8 @@ static void echo_begins_with_the_prompt(void **state) {
         bool done;
         snprintf(body, sizeof(body), "{\"stream\":true,%s", rest);
         web_answer a = web_ask(d.port, "POST " TEXT, NULL, body);
-        json_t *events = events_of(&a, &done), *event, *joined[N_LISTS];
+        assert_int_equal(a.status, 200);
+        json_t *events = desk_events(&a, &done), *event, *joined[N_LISTS];
         text streamed = {0};
         assert_true(done);
         for (int i = 0; i < N_LISTS; i++)
@@ -295,7 +273,7 @@ static void an_answer_that_fails_on_its_way_says_so(void **state) {
             web_answer a = web_read(fd[i]);
             bool done = true;
             assert_false(a.cut);
-            json_t *events = stream && a.status == 200 ? events_of(&a, &done) : NULL,
+            json_t *events = stream && a.status == 200 ? desk_events(&a, &done) : NULL,
                    *answer = events ? NULL : web_json(&a);
             const json_t *last = events ? json_array_get(events, json_array_size(events) - 1) : answer;
             const json_t *error = json_object_get(last, "error");

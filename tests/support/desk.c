@@ -106,6 +106,13 @@ static const json_t *choice_at(const json_t *answer, size_t i) {
     return choice;
 }
 
+json_int_t desk_number(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_integer(value))
+        fail_msg("%s is not a whole number", key);
+    return json_integer_value(value);
+}
+
 const char *desk_text(const json_t *answer, size_t i) {
     const json_t *choice = choice_at(answer, i), *message = json_object_get(choice, "message");
     const char *said = json_string_value(json_object_get(message ? message : choice, message ? "content" : "text"));
@@ -113,10 +120,9 @@ const char *desk_text(const json_t *answer, size_t i) {
     return said;
 }
 
-json_t *desk_stream(const web_answer *a, size_t i, text *out, char finish[16]) {
-    json_t *usage = NULL;
-    bool ended = false;
-    finish[0] = 0;
+json_t *desk_events(const web_answer *a, bool *done) {
+    json_t *list = json_array();
+    *done = false;
     assert_false(a->cut);
     for (const char *at = a->body.bytes, *next; at && *at; at = next) {
         next = strstr(at, "\n\n");
@@ -125,12 +131,23 @@ json_t *desk_stream(const web_answer *a, size_t i, text *out, char finish[16]) {
         if (*at == ':')
             continue;
         assert_memory_equal(at, "data: ", 6);
-        assert_false(ended); /* nothing after [DONE] */
-        ended = !strncmp(at, "data: [DONE]\n", 13);
-        if (ended)
+        assert_false(*done); /* nothing after [DONE] */
+        *done = !strncmp(at, "data: [DONE]\n", 13);
+        if (*done)
             continue;
         json_t *event = json_loadb(at + 6, (size_t)(next - at) - 8, JSON_ALLOW_NUL, NULL);
         assert_non_null(event);
+        json_array_append_new(list, event);
+    }
+    return list;
+}
+
+json_t *desk_stream(const web_answer *a, size_t i, text *out, char finish[16]) {
+    bool ended;
+    json_t *events = desk_events(a, &ended), *event, *usage = NULL;
+    size_t e;
+    finish[0] = 0;
+    json_array_foreach(events, e, event) {
         const json_t *choices = json_object_get(event, "choices"), *now = json_object_get(event, "usage");
         assert_true(json_is_array(choices));
         if (json_is_object(now)) {
@@ -147,8 +164,8 @@ json_t *desk_stream(const web_answer *a, size_t i, text *out, char finish[16]) {
             const char *said = json_string_value(json_object_get(c, "finish_reason"));
             snprintf(finish, 16, "%s", said ? said : "");
         }
-        json_decref(event);
     }
+    json_decref(events);
     assert_true(ended);
     text_append(out, "", 0);
     return usage;
@@ -181,15 +198,22 @@ double desk_figure(const desk *d, const char *name) {
     return x;
 }
 
-void desk_await(const desk *d, const char *name, double least) {
+void desk_await_in(const desk *d, const char *name, double least, double most) {
     enum { PATIENCE_MS = 60000 };
-    for (int i = 0; i < PATIENCE_MS && !(desk_figure_of(d, name, NULL) >= least); i++)
+    double now = NAN;
+    for (int i = 0; i < PATIENCE_MS && !(now >= least && now <= most); i++) {
+        now = desk_figure_of(d, name, NULL);
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    if (!(desk_figure_of(d, name, NULL) >= least))
-        fail_msg("%s did not come to %g: %g run, %g wait, %g ended, %g answers of 4xx, %g of 5xx", name, least,
-                 desk_figure(d, "vllm:num_requests_running"), desk_figure(d, "vllm:num_requests_waiting"),
+    }
+    if (!(now >= least && now <= most))
+        fail_msg("%s is %g, not %g to %g: %g run, %g wait, %g ended, %g answers of 4xx, %g of 5xx", name, now, least,
+                 most, desk_figure(d, "vllm:num_requests_running"), desk_figure(d, "vllm:num_requests_waiting"),
                  desk_figure(d, "vllm:request_success_total"), desk_figure_of(d, "pleat:http_answers_total", "\"4xx\""),
                  desk_figure_of(d, "pleat:http_answers_total", "\"5xx\""));
+}
+
+void desk_await(const desk *d, const char *name, double least) {
+    desk_await_in(d, name, least, INFINITY);
 }
 
 void desk_quiet(const desk *d) {

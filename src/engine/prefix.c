@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_BUCKETS = 4096, MOST_BLOCKS_OF_A_PATH = 1 << 16 };
+enum { N_BUCKETS = 4096 };
 
 typedef struct block {
     uint8_t key[PREFIX_KEY_BYTES];

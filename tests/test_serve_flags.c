@@ -56,6 +56,7 @@ static void check_queue(const desk *d) {
         fd[i] = web_connect(d->port);
         web_request(fd[i], "POST " TEXT, NULL, prompt_body(10, 450, ""));
     }
+    desk_await(d, "vllm:num_requests_running", 1); /* before: all of them wait first */
     desk_await(d, "vllm:num_requests_waiting", 2);
     assert_int_equal((int)desk_figure(d, "vllm:num_requests_running"), 1);
     for (int i = 0; i < 3; i++)

@@ -5,9 +5,9 @@
  * compressed cache. A *method* says how that cache is compressed: format x policy x split ("kivi-4+h2o-512").
  * Work is done by pleat_step(): it takes rows of several sequences at once and moves each of them forward.
  *
- * Every function that can fail returns a pleat_status; on failure it fills *error with one human sentence and leaves its
- * out-parameters as they were. error may be NULL. Nothing here prints or exits. One engine is used by one thread at a
- * time; a model may be shared by any number of engines. */
+ * Every function that can fail returns a pleat_status; on failure it fills *error with one human sentence and leaves
+ * its out-parameters as they were. error may be NULL. Nothing here prints or exits. One engine is used by one thread at
+ * a time; a model may be shared by any number of engines. */
 #ifndef PLEAT_H
 #define PLEAT_H
 
@@ -50,7 +50,8 @@ typedef struct pleat_model_info {
 } pleat_model_info;
 
 /* Opens and checks a GGUF file and packs its weights with n_threads threads (0: all cores).
- * PLEAT_EINPUT for a bad file (names field, offset and reason), PLEAT_EIO, PLEAT_EMEMORY. Free with pleat_model_close. */
+ * PLEAT_EINPUT for a bad file (names field, offset and reason), PLEAT_EIO, PLEAT_EMEMORY. Free with pleat_model_close.
+ */
 pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **model, pleat_error *error);
 void pleat_model_close(pleat_model *model);
 pleat_model_info pleat_model_describe(const pleat_model *model);
@@ -78,11 +79,11 @@ const char *pleat_method_spec(const pleat_method *method);
 /* ---- engine and sequences ---- */
 
 typedef struct pleat_engine_options {
-    int n_threads;        /* 0: all cores */
-    size_t pool_bytes;    /* budget for KV pages; 0: half of the free memory */
-    int max_step_tokens;  /* rows of one step, a multiple of 64; 0: 512 */
-    int max_sequences;    /* 0: 64 */
-    size_t prefix_bytes;  /* what may be held of earlier prompts for later ones that begin alike; 0: nothing */
+    int n_threads;       /* 0: all cores */
+    size_t pool_bytes;   /* budget for KV pages; 0: half of the free memory */
+    int max_step_tokens; /* rows of one step, a multiple of 64; 0: 512 */
+    int max_sequences;   /* 0: 64 */
+    size_t prefix_bytes; /* what may be held of earlier prompts for later ones that begin alike; 0: nothing */
 } pleat_engine_options;
 
 /* The model must outlive the engine. PLEAT_EINPUT, PLEAT_EMEMORY. */
@@ -102,19 +103,19 @@ pleat_status pleat_seq_fork(pleat_engine *engine, const pleat_seq *src, const pl
                             pleat_error *error);
 void pleat_seq_close(pleat_seq *seq);
 
-/* How many tokens the sequence will generate at most, before its prompt ends (0: not known): RocketKV sizes its cache by
- * it, other methods do not care. A fork takes it over. PLEAT_EINPUT below 0. */
+/* How many tokens the sequence will generate at most, before its prompt ends (0: not known): RocketKV sizes its cache
+ * by it, other methods do not care. A fork takes it over. PLEAT_EINPUT below 0. */
 pleat_status pleat_seq_expect(pleat_seq *seq, int max_new_tokens, pleat_error *error);
 /* Marks n tokens from position `first` on (a system prompt, a tool's schema), now or later in the text, as never to be
- * evicted. It has an effect only under a method with the modifier `pin`; a fork takes marks over. Pinned tokens count in
- * the method's budget, and stay even where they alone exceed it. PLEAT_EINPUT: no such positions; PLEAT_EMEMORY. */
+ * evicted. It has an effect only under a method with the modifier `pin`; a fork takes marks over. Pinned tokens count
+ * in the method's budget, and stay even where they alone exceed it. PLEAT_EINPUT: no such positions; PLEAT_EMEMORY. */
 pleat_status pleat_seq_pin(pleat_seq *seq, int first, int n, pleat_error *error);
 
 typedef struct pleat_seq_stats {
-    int n_tokens;               /* tokens seen so far */
-    size_t kv_bytes;            /* pool pages held now */
-    size_t kv_peak_bytes;       /* most ever held */
-    int64_t kept_tokens_total;  /* live slots summed over all lanes */
+    int n_tokens;                    /* tokens seen so far */
+    size_t kv_bytes;                 /* pool pages held now */
+    size_t kv_peak_bytes;            /* most ever held */
+    int64_t kept_tokens_total;       /* live slots summed over all lanes */
     int64_t evicted, seals, reseals; /* slots dropped, pages sealed, pages sealed again by a rebuild */
     int n_lanes;
     const char *method; /* its spec, until the sequence is closed or moved */
@@ -145,23 +146,24 @@ typedef struct pleat_item {
 pleat_status pleat_step(pleat_engine *engine, const pleat_item *items, int n_items, pleat_error *error);
 /* How many of n_tokens further prompt tokens the next step may take: up to the next allowed cut. */
 int pleat_seq_cut(const pleat_engine *engine, const pleat_seq *seq, int n_tokens);
-/* A whole prompt by steps: cuts it, runs it, ends it (end = false: leaves the prompt open for a fork). want and logits as
- * in pleat_item, for the prompt's tokens. */
+/* A whole prompt by steps: cuts it, runs it, ends it (end = false: leaves the prompt open for a fork). want and logits
+ * as in pleat_item, for the prompt's tokens. */
 pleat_status pleat_prefill(pleat_engine *engine, pleat_seq *seq, const int32_t *tokens, int n_tokens, bool end,
                            pleat_logits want, float *logits, pleat_error *error);
 /* An empty sequence takes over what the engine still holds of a prompt that begins with the same tokens, under the same
  * method and salt (NULL: ""; one tenant's salt never meets another's), and from then on offers its own prompt to later
- * ones. What is pinned or expected must be said before. *n_reused tokens are in the cache afterwards; the caller goes on
- * with tokens + *n_reused, at least one. The results are those of a cold run, bit for bit. What can be reused under
+ * ones. What is pinned or expected must be said before. *n_reused tokens are in the cache afterwards; the caller goes
+ * on with tokens + *n_reused, at least one. The results are those of a cold run, bit for bit. What can be reused under
  * which method: docs/prefix_cache.md.
  * PLEAT_EINPUT: not empty; PLEAT_EMEMORY: the sequence can only be closed. */
 pleat_status pleat_seq_reuse(pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *salt, int *n_reused,
                              pleat_error *error);
 
-/* Moves the cache out of the pool, to memory (path NULL) or to a file that is removed when it comes back; the sequence
- * cannot take part in a step until it is moved in again. On failure it stays where it is. Between moves it goes on bit for
- * bit. PLEAT_EIO, PLEAT_EMEMORY; moving in also PLEAT_EFULL. */
-pleat_status pleat_seq_move_out(pleat_seq *seq, const char *path, pleat_error *error);
+/* Moves the cache out of the pool, to memory (folder NULL) or to a file in a folder; the file has no name there and is
+ * gone when the cache comes back or the process ends, whichever way. The sequence cannot take part in a step until it
+ * is moved in again. On failure it stays where it is. Between moves it goes on bit for bit. PLEAT_EIO, PLEAT_EMEMORY;
+ * moving in also PLEAT_EFULL. */
+pleat_status pleat_seq_move_out(pleat_seq *seq, const char *folder, pleat_error *error);
 pleat_status pleat_seq_move_in(pleat_seq *seq, pleat_error *error);
 /* Writes the cache and its tokens to a file that a later process can go on from: written beside it and renamed, so that
  * path is whole or as it was. tokens [n_tokens] is what the sequence has seen, and behind it what it has yet to see (a
@@ -179,20 +181,20 @@ int pleat_seq_room(const pleat_seq *seq);
 /* ---- sampling ---- */
 
 typedef struct pleat_sampling {
-    float temperature; /* 0: greedy, with every penalty off */
-    int top_k;         /* 0: off */
-    float top_p;       /* 1: off */
-    float min_p;       /* 0: off */
-    float repeat_penalty;   /* 1: off; over the last 64 tokens */
-    float presence_penalty; /* 0: off */
+    float temperature;       /* 0: greedy, with every penalty off */
+    int top_k;               /* 0: off */
+    float top_p;             /* 1: off */
+    float min_p;             /* 0: off */
+    float repeat_penalty;    /* 1: off; over the last 64 tokens */
+    float presence_penalty;  /* 0: off */
     float frequency_penalty; /* 0: off; as presence, but times how often */
     uint64_t seed;
 } pleat_sampling;
 pleat_sampling pleat_sampling_default(void); /* greedy */
 
-/* Picks a token from logits [n_vocab] (changed in place by the penalties and filters). history: the tokens so far, prompt
- * and answer. Random numbers are keyed by (seed, position), so two methods see the same ones. PLEAT_EINPUT when the
- * logits hold a NaN. scratch is kept inside the engine. */
+/* Picks a token from logits [n_vocab] (changed in place by the penalties and filters). history: the tokens so far,
+ * prompt and answer. Random numbers are keyed by (seed, position), so two methods see the same ones. PLEAT_EINPUT when
+ * the logits hold a NaN. scratch is kept inside the engine. */
 pleat_status pleat_sample(pleat_engine *engine, const pleat_sampling *sampling, float *logits, const int32_t *history,
                           int n_history, int32_t *token, pleat_error *error);
 

@@ -322,17 +322,26 @@ static void the_manual_says_what_is_shared(void **state) {
 
 /* ---- out and in ---- */
 
-static void move(pleat_seq *seq, const char *path) {
+/* An image has the bytes that are said beforehand. */
+static void check_image_bytes(pleat_seq *seq, const kv_model *model) {
+    const kv_cache *cache = engine_seq_cache(seq);
+    kv_image image;
+    assert_int_equal(kv_image_save(cache, &image, NULL), PLEAT_OK);
+    assert_int_equal(image.n_bytes, kv_image_bytes(cache));
+    assert_true(image.n_bytes <= kv_image_most_bytes(model, kv_cache_tokens(cache)));
+    kv_image_free(&image);
+}
+
+static void move(pleat_seq *seq, const kv_model *model, const char *folder) {
     pleat_error error = {""};
     size_t held = pleat_seq_describe(seq).kv_bytes;
-    if (pleat_seq_move_out(seq, path, &error))
+    check_image_bytes(seq, model);
+    if (pleat_seq_move_out(seq, folder, &error))
         fail_msg("%s", error.text);
     assert_int_equal(kv_cache_stats(engine_seq_cache(seq)).kv_bytes, 0);
     if (pleat_seq_move_in(seq, &error))
         fail_msg("%s", error.text);
     assert_int_equal(pleat_seq_describe(seq).kv_bytes, held);
-    if (path)
-        assert_int_not_equal(access(path, F_OK), 0);
 }
 
 static void compare_with_unmoved(tiny_options o, const char *spec) {
@@ -343,14 +352,14 @@ static void compare_with_unmoved(tiny_options o, const char *spec) {
     request(&b, spec, 0, NULL, &still);
     pleat_error error = {""};
     pleat_seq *seq = bed_seq(&b, spec);
-    move(seq, NULL); /* before anything is in it */
+    move(seq, &b.model->kv, NULL); /* before anything is in it */
     if (pleat_prefill(b.engine, seq, ids, 512, false, PLEAT_LOGITS_NONE, NULL, &error))
         fail_msg("%s", error.text);
-    move(seq, NULL); /* inside the prompt */
+    move(seq, &b.model->kv, NULL); /* inside the prompt */
     bed_prefill(&b, seq, ids + 512, n - 512, trail_next(&moved));
-    move(seq, env_temp("moved.kv")); /* after it */
+    move(seq, &b.model->kv, "/tmp"); /* after it */
     decode_on(&b, seq, N_DECODE / 2, &moved);
-    move(seq, NULL);
+    move(seq, &b.model->kv, NULL);
     decode_on(&b, seq, N_DECODE - N_DECODE / 2, &moved);
     trail_compare(&still, &moved, spec);
     pleat_seq_close(seq);
@@ -378,6 +387,8 @@ static void a_moved_out_sequence_takes_part_in_no_step(void **state) {
     int32_t *ids = bed_tokens(&b, 100);
     bed_prefill(&b, seq, ids, 100, NULL);
     assert_int_equal(pleat_seq_move_in(seq, &error), PLEAT_EINPUT);
+    assert_int_equal(pleat_seq_move_out(seq, "/no/such/folder", &error), PLEAT_EIO);
+    assert_non_null(strstr(error.text, "/no/such/folder"));
     assert_int_equal(pleat_seq_move_out(seq, NULL, &error), PLEAT_OK);
     assert_int_equal(pleat_seq_move_out(seq, NULL, &error), PLEAT_EINPUT);
     pleat_item item = {seq, ids, 1, PLEAT_DECODE, PLEAT_LOGITS_NONE, NULL};

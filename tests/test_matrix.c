@@ -134,9 +134,9 @@ static int32_t *prompt_of(const bed *b, int variant) {
     return ids;
 }
 
-static void move(pleat_seq *seq, const char *path, const char *what) {
+static void move(pleat_seq *seq, const char *folder, const char *what) {
     pleat_error error = {""};
-    check(pleat_seq_move_out(seq, path, &error), what, &error);
+    check(pleat_seq_move_out(seq, folder, &error), what, &error);
     check(pleat_seq_move_in(seq, &error), what, &error);
 }
 
@@ -239,7 +239,7 @@ static void live(const row *r, const char *spec, const char *salt, trail *t, int
         open_company(&l);
     prompt(&l, ids + n_reused, N_COMMON + N_OTHER - n_reused);
     if (l.move_at == MOVE_AFTER_PROMPT)
-        move(l.seq, env_temp("matrix.kv"), spec);
+        move(l.seq, "/tmp", spec);
     decode(&l);
     prompt(&l, turn, N_TURN);
     decode(&l);

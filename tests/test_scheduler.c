@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <setjmp.h>
@@ -240,48 +240,40 @@ static void preempted_requests_go_on_to_the_same_text(void **state) {
     free(squeezed);
 }
 
-/* Squeezes two requests until one is moved out, and gives the name of its file. */
-static void name_of_a_moved_cache(char name[256]) {
+/* Files that this process has open and that have no name. */
+static int nameless_files(void) {
+    int n = 0;
+    DIR *list = opendir("/proc/self/fd");
+    assert_non_null(list);
+    for (struct dirent *e; (e = readdir(list));) {
+        struct stat st;
+        n += !fstat(atoi(e->d_name), &st) && S_ISREG(st.st_mode) && st.st_nlink == 0 && *e->d_name != '.';
+    }
+    closedir(list);
+    return n;
+}
+
+/* So a server that is killed leaves none, and two that share a folder cannot meet. */
+static void a_moved_cache_has_no_name(void **state) {
+    (void)state;
     char folder[] = "/tmp/pleat-moved-XXXXXX";
     answer *a = answers(2);
     assert_non_null(mkdtemp(folder));
     desk d =
         desk_open((size_t)1600 << 10, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
+    int before = nameless_files();
     for (int i = 0; i < 2; i++)
         must_submit(&d, (ask){"f16", "", 500, i, 390, 0}, &a[i], NULL);
-    *name = 0;
-    while (!*name && scheduler_turn(d.s)) {
-        DIR *list = opendir(folder);
-        for (struct dirent *e; (e = readdir(list));)
-            if (strstr(e->d_name, ".kv"))
-                snprintf(name, 256, "%s", e->d_name);
-        closedir(list);
-    }
+    while (!scheduler_describe(d.s).moved_out)
+        assert_true(scheduler_turn(d.s));
+    assert_int_equal(nameless_files(), before + 1);
+    assert_int_equal(rmdir(folder), 0); /* it is empty */
+    run_dry(&d);
+    assert_int_equal(nameless_files(), before);
+    for (int i = 0; i < 2; i++)
+        assert_string_equal(a[i].finish, "length");
     desk_close(&d);
     free(a);
-    assert_int_equal(rmdir(folder), 0); /* the files have gone */
-}
-
-/* Two processes with the same heap, which number their requests alike. */
-static void moved_caches_of_two_servers_have_two_names(void **state) {
-    (void)state;
-    char name[2][256];
-    for (int i = 0; i < 2; i++) {
-        int pipes[2];
-        assert_int_equal(pipe(pipes), 0);
-        fflush(NULL);
-        pid_t pid = fork();
-        if (pid == 0) {
-            name_of_a_moved_cache(name[0]);
-            _exit(write(pipes[1], name[0], 256) != 256);
-        }
-        close(pipes[1]);
-        assert_int_equal(read(pipes[0], name[i], 256), 256);
-        assert_int_equal(waitpid(pid, NULL, 0), pid);
-        close(pipes[0]);
-        assert_true(*name[i]);
-    }
-    assert_string_not_equal(name[0], name[1]);
 }
 
 static void without_a_place_to_move_to_the_youngest_ends(void **state) {
@@ -540,6 +532,76 @@ static void tenants_take_turns(void **state) {
     free(a);
 }
 
+/* Many has filled the queue. Few comes in for all that, up to an equal share, at the cost of many's newest. */
+static void a_full_queue_takes_in_who_has_less_of_it(void **state) {
+    (void)state;
+    enum { N = 6 };
+    desk d = desk_open(0, 0, (scheduler_options){.max_running = 1, .max_waiting = N});
+    answer *many = answers(N), *few = answers(N / 2), *running = answers(1);
+    must_submit(&d, (ask){"f16", "many", 20, 0, 50, 0}, running, NULL);
+    while (running->n < 2)
+        scheduler_turn(d.s);
+    for (int i = 0; i < N; i++)
+        must_submit(&d, (ask){"f16", "many", 20, i, 3, 0}, &many[i], NULL);
+    assert_true(scheduler_full(d.s, "many"));
+    assert_false(scheduler_full(d.s, "few"));
+    refused(&d, (ask){"f16", "many", 20, 0, 3, 0}, PLEAT_EFULL, "queue is full");
+    for (int i = 0; i < N / 2; i++) {
+        must_submit(&d, (ask){"f16", "few", 20, i, 3, 0}, &few[i], NULL);
+        assert_int_equal(scheduler_describe(d.s).waiting, N);
+        if (i == 1) /* two at a time as well */
+            scheduler_turn(d.s);
+    }
+    assert_true(scheduler_full(d.s, "few"));
+    refused(&d, (ask){"f16", "few", 20, 0, 3, 0}, PLEAT_EFULL, "queue is full");
+    run_dry(&d);
+    assert_int_equal(running->n, 50);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(many[i].n_ends, 1);
+        assert_int_equal(many[i].n, i < N / 2 ? 3 : 0);
+        assert_string_equal(many[i].finish, i < N / 2 ? "length" : "error");
+    }
+    for (int i = 0; i < N / 2; i++)
+        assert_int_equal(few[i].n, 3);
+    assert_int_equal(scheduler_describe(d.s).waiting, 0);
+    desk_close(&d);
+    free(many);
+    free(few);
+    free(running);
+}
+
+/* One that has lost its place and is admitted or cancelled before it is ended keeps the count right. */
+static void places_are_counted_right_whoever_goes_first(void **state) {
+    (void)state;
+    enum { N = 4 };
+    for (int cancels = 0; cancels < 2; cancels++) {
+        desk d = desk_open(0, 0, (scheduler_options){.max_running = 4, .max_waiting = N});
+        answer *many = answers(N), *few = answers(2);
+        uint64_t id[N];
+        for (int i = 0; i < N; i++)
+            must_submit(&d, (ask){"f16", "many", 20, i, 3, 0}, &many[i], &id[i]);
+        for (int i = 0; i < 2; i++)
+            must_submit(&d, (ask){"f16", "few", 20, i, 3, 0}, &few[i], NULL);
+        for (int i = 0; cancels && i < N; i++)
+            scheduler_cancel(d.s, id[i]);
+        run_dry(&d);
+        assert_int_equal(scheduler_describe(d.s).waiting, 0);
+        for (int i = 0; i < N; i++)
+            assert_string_equal(many[i].finish, cancels ? "cancelled" : i < 2 ? "length" : "error");
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(few[i].n, 3);
+        answer *later = answers(N); /* the whole queue is there again */
+        for (int i = 0; i < N; i++)
+            must_submit(&d, (ask){"f16", "many", 20, i, 3, 0}, &later[i], NULL);
+        refused(&d, (ask){"f16", "many", 20, 0, 3, 0}, PLEAT_EFULL, "queue is full");
+        run_dry(&d);
+        desk_close(&d);
+        free(many);
+        free(few);
+        free(later);
+    }
+}
+
 /* Turns with always eight small requests that run or wait, until `until` has ended or n_turns are over. */
 static void flood(desk *d, answer *small, int *n_small, const answer *until, int n_turns) {
     for (int turn = 0; turn < n_turns && !atomic_load(&until->ended); turn++) {
@@ -613,11 +675,12 @@ static void a_moved_out_request_is_cancelled_too(void **state) {
     uint64_t id[N];
     assert_non_null(mkdtemp(folder));
     desk d = desk_open((size_t)2 << 20, 0, (scheduler_options){.overcommit = 4, .moved_bytes = 1, .moved_dir = folder});
+    int before = nameless_files();
     for (int i = 0; i < N; i++)
         must_submit(&d, (ask){"f16", "", 500, i, 300, 0}, &a[i], &id[i]);
     while (!scheduler_describe(d.s).moved_out)
         assert_true(scheduler_turn(d.s));
-    assert_int_not_equal(rmdir(folder), 0); /* a cache is in there */
+    assert_true(nameless_files() > before); /* a cache is in one */
     for (int i = 0; i < N; i++)
         scheduler_cancel(d.s, id[i]);
     assert_false(scheduler_turn(d.s));
@@ -625,6 +688,7 @@ static void a_moved_out_request_is_cancelled_too(void **state) {
         assert_string_equal(a[i].finish, "cancelled");
     assert_int_equal(scheduler_describe(d.s).moved_out, 0);
     assert_int_equal(kv_pool_used_bytes(engine_pool(d.bed.engine)), 0);
+    assert_int_equal(nameless_files(), before);
     assert_int_equal(rmdir(folder), 0);
     desk_close(&d);
     free(a);
@@ -681,7 +745,7 @@ int main(void) {
         cmocka_unit_test(a_text_is_the_same_alone_and_under_load),
         cmocka_unit_test(a_repeated_prompt_is_reused_and_says_so),
         cmocka_unit_test(preempted_requests_go_on_to_the_same_text),
-        cmocka_unit_test(moved_caches_of_two_servers_have_two_names),
+        cmocka_unit_test(a_moved_cache_has_no_name),
         cmocka_unit_test(without_a_place_to_move_to_the_youngest_ends),
         cmocka_unit_test(logprobs_are_those_of_the_model),
         cmocka_unit_test(ends_are_held_back_until_min_tokens),
@@ -691,6 +755,8 @@ int main(void) {
         cmocka_unit_test(what_cannot_be_is_refused_at_once),
         cmocka_unit_test(a_prompt_gets_on_beside_a_batch_that_decodes),
         cmocka_unit_test(tenants_take_turns),
+        cmocka_unit_test(a_full_queue_takes_in_who_has_less_of_it),
+        cmocka_unit_test(places_are_counted_right_whoever_goes_first),
         cmocka_unit_test(a_large_request_is_not_passed_over_for_good),
         cmocka_unit_test(a_cancelled_request_is_gone_within_a_turn),
         cmocka_unit_test(a_moved_out_request_is_cancelled_too),

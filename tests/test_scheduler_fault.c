@@ -27,19 +27,16 @@ static bool take(void *context, const request_event *event) {
     return true;
 }
 
-/* Three requests; the `bad`th gets a token in the middle of its answer that no model has (N: none does). */
-static void run(int bad, answer answers[N]) {
-    bed b = bed_open(tiny_default(),
-                     (pleat_engine_options){
-                         .n_threads = 1, .max_step_tokens = 256, .max_sequences = N, .pool_bytes = (size_t)64 << 20});
+/* A scheduler in which n requests run, each older than the next. */
+static scheduler *start_all(const bed *b, const scheduler_options *options, int n, answer *answers) {
     pleat_error error = {""};
     scheduler *s;
     pleat_method *method;
-    if (scheduler_open(b.engine, NULL, &s, &error) || pleat_method_parse("f16", b.model, &method, &error))
+    if (scheduler_open(b->engine, options, &s, &error) || pleat_method_parse("f16", b->model, &method, &error))
         fail_msg("%s", error.text);
-    memset(answers, 0, N * sizeof(*answers));
-    for (int i = 0; i < N; i++) {
-        int32_t *ids = bed_tokens(&b, PROMPT + i);
+    memset(answers, 0, (size_t)n * sizeof(*answers));
+    for (int i = 0; i < n; i++) {
+        int32_t *ids = bed_tokens(b, PROMPT + i);
         uint64_t id;
         request_spec spec = {.method = method,
                              .prompt = ids,
@@ -50,8 +47,18 @@ static void run(int bad, answer answers[N]) {
         if (scheduler_submit(s, &spec, take, &answers[i], &id, &error))
             fail_msg("%s", error.text);
         free(ids);
-        scheduler_turn(s); /* each is older than the next */
+        scheduler_turn(s);
     }
+    pleat_method_free(method);
+    return s;
+}
+
+/* Three requests; the `bad`th gets a token in the middle of its answer that no model has (N: none does). */
+static void run(int bad, answer answers[N]) {
+    bed b = bed_open(tiny_default(),
+                     (pleat_engine_options){
+                         .n_threads = 1, .max_step_tokens = 256, .max_sequences = N, .pool_bytes = (size_t)64 << 20});
+    scheduler *s = start_all(&b, NULL, N, answers);
     for (int i = 0; i < 5; i++)
         scheduler_turn(s);
     assert_int_equal(s->n_running, N);
@@ -59,7 +66,6 @@ static void run(int bad, answer answers[N]) {
         s->running[bad]->tokens[s->running[bad]->n_done] = -7;
     while (scheduler_turn(s))
         ;
-    pleat_method_free(method);
     scheduler_close(s);
     bed_close(&b);
 }
@@ -81,9 +87,35 @@ static void who_cannot_step_ends_alone(void **state) {
     }
 }
 
+/* The memory for caches moved out is counted in what their images take, more than their pages in the pool. */
+static void moved_images_are_counted_whole(void **state) {
+    (void)state;
+    bed b = bed_open(tiny_default(),
+                     (pleat_engine_options){
+                         .n_threads = 1, .max_step_tokens = 256, .max_sequences = 2, .pool_bytes = (size_t)64 << 20});
+    answer a[2] = {0};
+    scheduler *s = start_all(&b, &(scheduler_options){.moved_bytes = (size_t)64 << 20}, 2, a);
+    assert_int_equal(s->n_running, 2);
+    size_t kv_bytes = pleat_seq_describe(s->running[1]->seq).kv_bytes;
+    assert_true(admit_preempt(s));
+    assert_int_equal(s->moved_bytes, s->moved->seq->image.n_bytes);
+    assert_true(s->moved_bytes > kv_bytes);
+    while (scheduler_turn(s))
+        ;
+    assert_int_equal(s->moved_bytes, 0);
+    scheduler_close(s);
+    s = start_all(&b, &(scheduler_options){.moved_bytes = kv_bytes}, 2, a); /* enough for the pages alone */
+    assert_true(admit_preempt(s));
+    assert_null(s->moved);
+    assert_int_equal(a[1].finish, REQUEST_NO_ROOM);
+    scheduler_close(s);
+    bed_close(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_cannot_step_ends_alone),
+        cmocka_unit_test(moved_images_are_counted_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -529,6 +529,8 @@ static void a_drain_lets_answers_end(void **state) {
     }
     assert_int_equal(a.status, 503);
     assert_non_null(web_header(&a, "Retry-After"));
+    assert_non_null(strstr(a.body.bytes, "\"unavailable_error\""));
+    assert_non_null(strstr(a.body.bytes, "\"code\":503"));
     web_free(&a);
     web_request(idle, "POST " TEXT, NULL, "{\"prompt\":\"x\",\"max_tokens\":1}");
     a = web_read(idle);

@@ -480,7 +480,7 @@ static void an_error_has_one_type_in_a_stream_and_as_a_status(void **state) {
                 n_failed++;
                 assert_int_equal(a.status, stream ? 200 : 503);
                 assert_true(stream || web_header(&a, "Retry-After"));
-                assert_non_null(strstr(error, "\"service_unavailable_error\""));
+                assert_non_null(strstr(error, "\"unavailable_error\""));
                 assert_null(strstr(a.body.bytes, "[DONE]"));
             } else {
                 assert_int_equal(a.status, 200);

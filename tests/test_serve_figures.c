@@ -208,11 +208,37 @@ static void seals_and_evictions_are_counted(void **state) {
     }
 }
 
+/* However many methods clients write, the sums hold. */
+static void methods_without_a_line_are_counted_together(void **state) {
+    (void)state;
+    enum { N = 40, LINES = 31 };
+    int fd[N];
+    desk d = desk_open((serve_options){.scheduler = {.max_running = 2}}, 0, 0);
+    for (int i = 0; i < N; i++) {
+        char body[200];
+        fd[i] = web_connect(d.port);
+        snprintf(body, sizeof(body),
+                 "{\"prompt\":[1,2,3],\"max_tokens\":100000,\"ignore_eos\":true,"
+                 "\"kv_method\":\"streaming:sinks=4,recent=%d\"}",
+                 64 + i);
+        web_request(fd[i], "POST /v1/completions", NULL, body);
+    }
+    desk_await(&d, "pleat:requests", N);
+    is(&d, "pleat:requests", "method=\"others\"", N - LINES);
+    for (int i = 0; i < N; i++)
+        close(fd[i]);
+    desk_quiet(&d);
+    desk_close(&d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_are_counted_and_timed),   cmocka_unit_test(http_answers_are_counted_by_class),
-        cmocka_unit_test(what_runs_and_waits_is_shown),    cmocka_unit_test(prompts_found_again_are_counted),
+        cmocka_unit_test(answers_are_counted_and_timed),
+        cmocka_unit_test(http_answers_are_counted_by_class),
+        cmocka_unit_test(what_runs_and_waits_is_shown),
+        cmocka_unit_test(prompts_found_again_are_counted),
         cmocka_unit_test(seals_and_evictions_are_counted),
+        cmocka_unit_test(methods_without_a_line_are_counted_together),
     };
     return cmocka_run_group_tests_name("serve_figures", tests, NULL, NULL);
 }

@@ -111,7 +111,7 @@ static void check_refusal(const char *what, int at, const web_answer *a) {
     const json_t *error = json_object_get(body, "error");
     if (!web_header(a, "Retry-After") || !json_is_string(json_object_get(error, "message")) ||
         !json_object_get(error, "param") || !json_object_get(error, "code") ||
-        strcmp(json_string_value(json_object_get(error, "type")), "service_unavailable_error") != 0)
+        strcmp(json_string_value(json_object_get(error, "type")), "unavailable_error") != 0)
         fail_msg("%s: allocation %d fails: %.300s%.300s", what, at, a->head.bytes, a->body.bytes);
     json_decref(body);
 }
@@ -135,7 +135,7 @@ static void check_all(const shop *s, const char *what, const char *body, const c
         } else if (a.status == 200) {
             char *said = essence(&a);
             bool ended = expected || strstr(a.body.bytes, last);
-            bool told = strstr(a.body.bytes, "\"service_unavailable_error\"") != NULL; /* behind a stream's head */
+            bool told = strstr(a.body.bytes, "\"unavailable_error\"") != NULL; /* behind a stream's head */
             if (ended == told)
                 fail_msg("%s: allocation %d fails: %.600s", what, at, a.body.bytes);
             size_t same = 0;

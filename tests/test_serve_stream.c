@@ -281,7 +281,7 @@ static void an_answer_that_fails_on_its_way_says_so(void **state) {
             if (error) {
                 n_failed++;
                 assert_true(events || (a.status == 503 && web_header(&a, "Retry-After")));
-                assert_string_equal(json_string_value(json_object_get(error, "type")), "service_unavailable_error");
+                assert_string_equal(json_string_value(json_object_get(error, "type")), "unavailable_error");
                 assert_non_null(strstr(json_string_value(json_object_get(error, "message")), "no place"));
             }
             json_decref(events);

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "kv/image.h"
 #include "model/model.h"
 #include <ctype.h>
 #include <stdio.h>
@@ -63,13 +64,14 @@ static size_t request_bytes(const serve_options *o, const pleat_model *model, si
     return BODIES * o->http.body_bytes + (all < most ? all : most);
 }
 
-/* A cache on its way to or from a file of --moved-dir is in memory whole; one at a time, at most a full context of f16.
- */
+/* A cache on its way to or from a file of --moved-dir is in memory whole, one at a time: a full context of f16, or as
+ * much as the pool holds, with positions and scores, which are at most half as much again. */
 static size_t moving_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
-    size_t most = (size_t)context_of(o, model) * pleat_model_describe(model).f16_token_bytes;
+    size_t most = kv_image_most_bytes(&model->kv, context_of(o, model));
+    size_t pool_most = pool_bytes + pool_bytes / 2 + kv_image_most_bytes(&model->kv, 0);
     if (!o->scheduler.moved_dir || o->scheduler.overcommit <= 1)
         return 0;
-    return most < pool_bytes ? most : pool_bytes;
+    return most < pool_most ? most : pool_most;
 }
 
 pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,

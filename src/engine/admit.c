@@ -1,5 +1,7 @@
 /* admit.c - who runs: the queue, admission by bytes, those moved out, and who gives way.
  *
+ * A request whose place in the queue went to another tenant (tenants.h) is ended before anybody is admitted.
+ *
  * Order of admission: those moved out first (oldest first), then, among tenants, the one with the fewest running
  * requests; within a tenant by arrival. A request that does not fit holds back only its tenant's later ones while
  * others fit, but never for good: once it has waited for HELD_SECONDS nobody is admitted before it. */
@@ -48,6 +50,23 @@ static void end_cancelled_in(scheduler *s, request **list) {
     }
 }
 
+/* The newest request of a tenant that has one too many. */
+static request **find_surplus(scheduler *s) {
+    request **newest = NULL;
+    for (request **at = &s->waiting; *at; at = &(*at)->next)
+        if (atomic_load(&(*at)->tenant->n_surplus) > 0)
+            newest = at;
+    return newest;
+}
+
+static void end_surplus(scheduler *s) {
+    for (request **at; atomic_load(&s->tenants.n_surplus) > 0 && (at = find_surplus(s));) {
+        request *r = *at;
+        *at = r->next;
+        request_end(s, r, REQUEST_NO_ROOM, "the queue is full, and this client had the most requests in it");
+    }
+}
+
 /* Cancellations are fetched first: what one of them names was submitted before, and is in the mailbox by then. */
 void admit_take_in(scheduler *s) {
     cancellation *c = atomic_exchange(&s->cancelled, NULL);
@@ -70,13 +89,14 @@ void admit_take_in(scheduler *s) {
         free(c);
         c = next;
     }
-    if (!any)
-        return;
-    end_cancelled_in(s, &s->waiting);
-    end_cancelled_in(s, &s->moved);
-    for (int i = s->n_running - 1; i >= 0; i--)
-        if (s->running[i]->cancelled)
-            admit_end(s, i, REQUEST_CANCELLED, NULL);
+    if (any) {
+        end_cancelled_in(s, &s->waiting);
+        end_cancelled_in(s, &s->moved);
+        for (int i = s->n_running - 1; i >= 0; i--)
+            if (s->running[i]->cancelled)
+                admit_end(s, i, REQUEST_CANCELLED, NULL);
+    }
+    end_surplus(s);
 }
 
 /* ---- running ---- */
@@ -86,6 +106,7 @@ static request *take_running(scheduler *s, int i) {
     s->n_running--;
     memmove(&s->running[i], &s->running[i + 1], (size_t)(s->n_running - i) * sizeof(*s->running));
     s->committed_bytes -= r->plan_bytes;
+    r->tenant->n_running--;
     return r;
 }
 
@@ -96,6 +117,7 @@ void admit_end(scheduler *s, int i, request_finish finish, const char *sentence)
 static void run(scheduler *s, request *r) {
     r->next = NULL;
     s->committed_bytes += r->plan_bytes;
+    r->tenant->n_running++;
     int i = s->n_running++;
     for (; i > 0 && s->running[i - 1]->turn > r->turn; i--) /* back in its old place */
         s->running[i] = s->running[i - 1];
@@ -110,14 +132,11 @@ static bool fits(const scheduler *s, const request *r) {
 /* ---- giving way ---- */
 
 static bool move_out(scheduler *s, request *r) {
-    size_t bytes = pleat_seq_describe(r->seq).kv_bytes;
-    char path[4200];
+    size_t bytes = kv_image_bytes(r->seq->cache);
     bool to_memory = s->moved_bytes + bytes <= s->options.moved_bytes;
     if (!to_memory && !s->options.moved_dir)
         return false;
-    snprintf(path, sizeof(path), "%s/pleat-%016llx-%llu.kv", to_memory ? "" : s->options.moved_dir,
-             (unsigned long long)s->file_salt, (unsigned long long)r->id);
-    if (pleat_seq_move_out(r->seq, to_memory ? NULL : path, NULL))
+    if (pleat_seq_move_out(r->seq, to_memory ? NULL : s->options.moved_dir, NULL))
         return false;
     r->moved_bytes = to_memory ? bytes : 0;
     s->moved_bytes += r->moved_bytes;
@@ -171,28 +190,17 @@ static bool resume_first(scheduler *s) {
 
 /* ---- admission ---- */
 
-static int running_of(const scheduler *s, const char *tenant) {
-    int n = 0;
-    for (int i = 0; i < s->n_running; i++)
-        n += !strcmp(s->running[i]->tenant, tenant);
-    return n;
-}
-
 /* Whose turn it is; NULL: nobody who waits fits. */
 static request **next_waiting(scheduler *s, double now) {
     request **best = NULL;
-    int least = 0;
     for (request **at = &s->waiting; *at; at = &(*at)->next) {
         if (!fits(s, *at)) {
             if (now - (*at)->submitted > HELD_SECONDS)
                 return best;
             continue;
         }
-        int n = running_of(s, (*at)->tenant);
-        if (!best || n < least) {
+        if (!best || (*at)->tenant->n_running < (*best)->tenant->n_running)
             best = at;
-            least = n;
-        }
     }
     return best;
 }
@@ -235,7 +243,7 @@ void admit_resume_and_start(scheduler *s) {
         }
         run(s, r);
         atomic_store(&s->figure_running, s->n_running); /* before: a drain looks at both */
-        atomic_fetch_sub(&s->n_waiting, 1);
+        tenants_give(&s->tenants, r->tenant);
         r->sink(r->context, &(request_event){.kind = REQUEST_STARTED});
     }
 }

@@ -31,10 +31,15 @@ struct pleat_seq {
     prefix_path path;
     int32_t *tokens;
     int n_tokens, cap_tokens;
-    /* moved out of the pool: the image, or the file that has it */
+    /* moved out of the pool: the image, or a file that has it */
     kv_image image;
-    char *file;
+    int file; /* descriptor, while file_bytes > 0 */
+    size_t file_bytes;
 };
+
+static inline bool seq_is_out(const pleat_seq *seq) {
+    return seq->image.bytes || seq->file_bytes;
+}
 
 /* reuse.c. Makes room for `bytes` in the pool, from what is held of earlier prompts if it must be. */
 bool engine_reserve(pleat_engine *engine, size_t bytes);

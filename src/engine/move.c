@@ -1,6 +1,9 @@
 /* move.c - caches out of the pool and back: to memory, to a file of the moment, to a file that is kept.
  *
- * A kept file is a small head (magic, number of tokens, the tokens, their hash) and the image (kv/image.h). Files are
+ * A file of the moment has no name, so a process that is killed leaves none; it is not flushed, as nobody reads it
+ * after a crash.
+ *
+ * A kept file is a small head (magic, number of tokens, the tokens, their hash) and the image (kv/image.h). It is
  * written under another name, flushed, and renamed: a reader sees a whole file or none. */
 #include "engine/inside.h"
 #include "base/hash.h"
@@ -106,10 +109,48 @@ static pleat_status read_file(const char *path, uint8_t **bytes, size_t *n_bytes
 
 void move_forget(pleat_seq *seq) {
     kv_image_free(&seq->image);
-    if (seq->file)
-        unlink(seq->file);
-    free(seq->file);
-    seq->file = NULL;
+    if (seq->file_bytes)
+        close(seq->file);
+    seq->file_bytes = 0;
+}
+
+/* -1: errno says why. Not every file system makes files without a name: there it loses its name at once. */
+static int open_nameless(const char *folder) {
+    char path[4200];
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
+        return fd;
+    if ((size_t)snprintf(path, sizeof(path), "%s/pleat-XXXXXX", folder) >= sizeof(path)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd >= 0)
+        unlink(path);
+    return fd;
+}
+
+/* *fd is open after success only. */
+static pleat_status write_nameless(const char *folder, const kv_image *image, int *fd, pleat_error *error) {
+    *fd = open_nameless(folder);
+    if (*fd < 0)
+        return err_set(error, PLEAT_EIO, "%.300s: no file can be made there: %s", folder, strerror(errno));
+    pleat_status status = write_all(*fd, image->bytes, image->n_bytes, folder, error);
+    if (status)
+        close(*fd);
+    return status;
+}
+
+static pleat_status read_nameless(const pleat_seq *seq, kv_image *image, pleat_error *error) {
+    *image = (kv_image){malloc(seq->file_bytes), seq->file_bytes};
+    if (!image->bytes)
+        return err_set(error, PLEAT_EMEMORY, "no memory for a cache of %zu bytes", seq->file_bytes);
+    pleat_status status = lseek(seq->file, 0, SEEK_SET)
+                              ? err_set(error, PLEAT_EIO, "a moved cache cannot be read: %s", strerror(errno))
+                              : read_exactly(seq->file, "a moved cache", image->bytes, image->n_bytes, error);
+    if (status)
+        kv_image_free(image);
+    return status;
 }
 
 static pleat_status fresh_cache(pleat_seq *seq, kv_cache **out, pleat_error *error) {
@@ -120,28 +161,28 @@ static pleat_status fresh_cache(pleat_seq *seq, kv_cache **out, pleat_error *err
     return status;
 }
 
-pleat_status pleat_seq_move_out(pleat_seq *seq, const char *path, pleat_error *error) {
+pleat_status pleat_seq_move_out(pleat_seq *seq, const char *folder, pleat_error *error) {
     kv_image image;
     kv_cache *fresh;
-    if (seq->image.bytes || seq->file)
+    if (seq_is_out(seq))
         return err_set(error, PLEAT_EINPUT, "the sequence is moved out already");
     pleat_status status = fresh_cache(seq, &fresh, error);
     if (status)
         return status;
     status = kv_image_save(seq->cache, &image, error);
-    char *file = NULL;
-    if (!status && path) {
-        file = strdup(path);
-        status = file ? write_file(path, &(piece){image.bytes, image.n_bytes}, 1, error)
-                      : err_set(error, PLEAT_EMEMORY, "no memory for a path");
+    int file = -1;
+    size_t file_bytes = 0;
+    if (!status && folder) {
+        status = write_nameless(folder, &image, &file, error);
+        file_bytes = image.n_bytes;
         kv_image_free(&image);
     }
     if (status) {
-        free(file);
         kv_cache_close(fresh);
         return status;
     }
     seq->file = file;
+    seq->file_bytes = file_bytes;
     seq->image = image;
     kv_cache_close(seq->cache);
     seq->cache = fresh;
@@ -151,16 +192,16 @@ pleat_status pleat_seq_move_out(pleat_seq *seq, const char *path, pleat_error *e
 pleat_status pleat_seq_move_in(pleat_seq *seq, pleat_error *error) {
     kv_image image = seq->image;
     pleat_status status = PLEAT_OK;
-    if (!seq->image.bytes && !seq->file)
+    if (!seq_is_out(seq))
         return err_set(error, PLEAT_EINPUT, "the sequence is not moved out");
-    if (seq->file)
-        status = read_file(seq->file, &image.bytes, &image.n_bytes, error);
+    if (seq->file_bytes)
+        status = read_nameless(seq, &image, error);
     if (!status) {
         do
             status = kv_image_load(&image, seq->cache, error);
         while (status == PLEAT_EFULL && seq->engine->prefix && prefix_shrink(seq->engine->prefix));
     }
-    if (seq->file)
+    if (seq->file_bytes)
         kv_image_free(&image);
     if (!status)
         move_forget(seq);
@@ -171,7 +212,7 @@ pleat_status pleat_seq_move_in(pleat_seq *seq, pleat_error *error) {
 
 pleat_status pleat_seq_save(const pleat_seq *seq, const int32_t *tokens, int n_tokens, const char *path,
                             pleat_error *error) {
-    if (seq->image.bytes || seq->file)
+    if (seq_is_out(seq))
         return err_set(error, PLEAT_EINPUT, "a sequence that is moved out cannot be saved");
     if (n_tokens < kv_cache_tokens(seq->cache))
         return err_set(error, PLEAT_EINPUT, "%d tokens are named for a cache that has seen %d", n_tokens,
@@ -235,8 +276,8 @@ static pleat_status seq_from(pleat_engine *e, const kv_image *image, int n_token
 
 pleat_status pleat_seq_load(pleat_engine *e, const char *path, pleat_seq **out, int32_t **tokens, int *n_tokens,
                             pleat_error *error) {
-    uint8_t *bytes;
-    size_t n_bytes;
+    uint8_t *bytes = NULL;
+    size_t n_bytes = 0;
     const int32_t *saved = NULL;
     int32_t *copy = NULL;
     int n_saved = 0;

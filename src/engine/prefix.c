@@ -216,12 +216,12 @@ pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, in
 
 static bool hold(prefix *p, const prefix_path *path, int n_tokens, kv_cache *cache, block *b) {
     if (path->kind == KV_SHARE_NONE) {
-        if (kv_image_save(cache, &b->image, NULL))
+        b->bytes = kv_image_bytes(cache);
+        if (!kv_pool_charge(p->pool, b->bytes))
             return false;
-        b->bytes = b->image.n_bytes;
-        if (kv_pool_charge(p->pool, b->bytes))
+        if (!kv_image_save(cache, &b->image, NULL))
             return true;
-        kv_image_free(&b->image);
+        kv_pool_discharge(p->pool, b->bytes);
         return false;
     }
     int n_pages = n_tokens / PAGE_TOKENS;

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 /* ---- open and close ---- */
@@ -70,8 +69,8 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     s->engine = engine;
     s->options = o;
     s->options.moved_dir = NULL;
-    (void)!getrandom(&s->file_salt, sizeof(s->file_salt), 0);
     atomic_store(&s->next_id, 1);
+    tenants_open(&s->tenants, o.max_waiting);
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
@@ -125,6 +124,7 @@ void scheduler_close(scheduler *s) {
     admit_take_in(s); /* cancellations that came since */
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
+    tenants_close(&s->tenants);
     free((char *)s->options.moved_dir);
     free(s->running);
     free(s->of_item);
@@ -145,7 +145,6 @@ static void request_free(request *r) {
     free(r->allowed);
     free(r->stop);
     free(r->pin);
-    free(r->tenant);
     free(r->salt);
     free(r);
 }
@@ -159,7 +158,7 @@ void request_end(scheduler *s, request *r, request_finish finish, const char *se
     static const int figure_of[] = {0, FIGURE_STOP, FIGURE_LENGTH, FIGURE_CANCELLED, FIGURE_ERROR, FIGURE_ERROR};
     double now = clock_seconds();
     if (r->state == REQUEST_WAITING)
-        atomic_fetch_sub(&s->n_waiting, 1);
+        tenants_give(&s->tenants, r->tenant);
     figure_add(s, figure_of[finish], 1);
     if (r->seq && r->state != REQUEST_MOVED) {
         pleat_seq_stats stats = pleat_seq_describe(r->seq);
@@ -176,6 +175,7 @@ void request_end(scheduler *s, request *r, request_finish finish, const char *se
     request_usage usage = r->usage;
     request_sink sink = r->sink;
     void *context = r->context;
+    tenants_leave(&s->tenants, r->tenant);
     request_free(r); /* pages are free before the client hears of it */
     sink(context, &(request_event){.kind = REQUEST_END, .finish = finish, .sentence = sentence, .usage = &usage});
 }
@@ -233,9 +233,8 @@ static request *request_new(const request_spec *spec, int n_vocab, request_sink 
     r->allowed = spec->allowed ? malloc(mask_bytes) : NULL;
     r->stop = malloc((size_t)spec->n_stop * sizeof(*r->stop) + 1);
     r->pin = malloc((size_t)spec->n_pins * sizeof(*r->pin) + 1);
-    r->tenant = strdup(spec->tenant ? spec->tenant : "");
     r->salt = strdup(spec->salt ? spec->salt : "");
-    if (!r->tokens || !r->bias || (spec->allowed && !r->allowed) || !r->stop || !r->pin || !r->tenant || !r->salt) {
+    if (!r->tokens || !r->bias || (spec->allowed && !r->allowed) || !r->stop || !r->pin || !r->salt) {
         request_free(r);
         return NULL;
     }
@@ -259,6 +258,14 @@ static void wake(scheduler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
+static const char *tenant_of(const request_spec *spec) {
+    return spec->tenant ? spec->tenant : "";
+}
+
+bool scheduler_full(scheduler *s, const char *name) {
+    return tenants_full(&s->tenants, name);
+}
+
 pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
                               pleat_error *error) {
     pleat_status status = check_spec(s, spec, error);
@@ -272,14 +279,13 @@ pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_si
         return err_set(error, PLEAT_EINPUT,
                        "%d prompt and %d new tokens need up to %zu bytes of the KV pool under this method; it has %zu",
                        spec->n_prompt, spec->max_tokens, plan, budget);
-    if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {
-        atomic_fetch_sub(&s->n_waiting, 1);
-        return err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting);
-    }
     request *r = request_new(spec, s->engine->model->n_vocab, sink, context);
-    if (!r) {
-        atomic_fetch_sub(&s->n_waiting, 1);
-        return err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);
+    bool full = r && !tenants_enter(&s->tenants, tenant_of(spec), &r->tenant);
+    if (!r || !r->tenant) {
+        if (r)
+            request_free(r);
+        return full ? err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting)
+                    : err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);
     }
     r->plan_bytes = plan;
     r->id = atomic_fetch_add(&s->next_id, 1);
@@ -355,7 +361,7 @@ bool scheduler_drain(scheduler *s, double seconds) {
     double end = clock_seconds() + seconds;
     atomic_store(&s->draining, true);
     for (;;) {
-        bool more = s->has_thread ? atomic_load(&s->n_waiting) || atomic_load(&s->figure_running) ||
+        bool more = s->has_thread ? atomic_load(&s->tenants.n_waiting) || atomic_load(&s->figure_running) ||
                                         atomic_load(&s->figure_moved) || atomic_load(&s->mailbox)
                                   : scheduler_turn(s);
         if (!more)
@@ -369,7 +375,7 @@ bool scheduler_drain(scheduler *s, double seconds) {
 
 scheduler_figures scheduler_describe(const scheduler *s) {
     scheduler_figures f = {.running = atomic_load(&s->figure_running),
-                           .waiting = atomic_load(&s->n_waiting),
+                           .waiting = atomic_load(&s->tenants.n_waiting),
                            .moved_out = atomic_load(&s->figure_moved),
                            .pool_used_bytes = atomic_load(&s->figure_used),
                            .pool_budget_bytes = kv_pool_budget_bytes(s->engine->pages),

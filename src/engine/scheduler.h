@@ -8,8 +8,8 @@
  * each token: a request's arrays are made when it is submitted; what may grow during a step is a lane's lists, by
  * doubling, and the prefix cache, by a record for a page of 64 tokens.
  *
- * Which file does what: scheduler.c opens, closes, takes requests in and runs the thread; admit.c decides who runs;
- * turn.c makes a step, samples and delivers. */
+ * Which file does what: scheduler.c opens, closes, takes requests in and runs the thread; tenants.c counts places in
+ * the queue; admit.c decides who runs; turn.c makes a step, samples and delivers. */
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
 #include "engine/engine.h"
@@ -111,6 +111,8 @@ void scheduler_stop(scheduler *s);
 /* Stops, and frees. */
 void scheduler_close(scheduler *s);
 
+/* Any thread. Would a request of this tenant be refused, because the queue is full for it? (tenants.h) */
+bool scheduler_full(scheduler *s, const char *name);
 /* Any thread. *id names the request for scheduler_cancel. PLEAT_EINPUT: a field is wrong, or the request could never
  * fit the context or the pool; PLEAT_EFULL: not now, the queue is full or the scheduler drains; PLEAT_EMEMORY. Then
  * nothing was taken in. After PLEAT_OK the sink will get exactly one END. */

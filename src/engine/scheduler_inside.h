@@ -3,6 +3,7 @@
 #define ENGINE_SCHEDULER_INSIDE_H
 #include "engine/inside.h"
 #include "engine/scheduler.h"
+#include "engine/tenants.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -24,7 +25,8 @@ typedef struct request {
     int n_stop;
     token_span *pin;
     int n_pins;
-    char *tenant, *salt;
+    tenant *tenant;
+    char *salt;
     request_sink sink;
     void *context;
     pleat_seq *seq;
@@ -51,12 +53,11 @@ struct scheduler {
     scheduler_options options;
     int32_t *end_id; /* tokens that end an answer */
     int n_end;
-    uint64_t file_salt; /* drawn: servers may share a folder for caches that are moved out */
     /* from other threads */
     _Atomic(request *) mailbox; /* newest first */
     _Atomic(cancellation *) cancelled;
     _Atomic uint64_t next_id;
-    atomic_int n_waiting;
+    tenants tenants;
     atomic_bool draining;
     /* the engine thread's own */
     request *waiting, *moved; /* oldest first */

@@ -45,7 +45,7 @@ static pleat_status check_item(const pleat_engine *e, const pleat_item *items, i
     for (int j = 0; j < i; j++)
         if (items[j].seq == item->seq)
             return err_set(error, PLEAT_EINPUT, "items %d and %d are the same sequence", j, i);
-    if (item->seq->image.bytes || item->seq->file)
+    if (seq_is_out(item->seq))
         return err_set(error, PLEAT_EINPUT, "item %d: its sequence is moved out", i);
     if (item->n_tokens < 1)
         return err_set(error, PLEAT_EINPUT, "item %d has %d tokens", i, item->n_tokens);

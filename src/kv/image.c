@@ -335,17 +335,32 @@ static header header_of(const kv_cache *cache, size_t n_bytes) {
     return h;
 }
 
-pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error) {
-    assert(cache->n_new == 0);
+size_t kv_image_bytes(const kv_cache *cache) {
     walk w = {.pass = COUNT, .at = sizeof(header)};
     visit_all(&w, (kv_cache *)cache); /* only READ changes it */
-    size_t n = w.at + sizeof(uint64_t);
+    return w.at + sizeof(uint64_t);
+}
+
+/* Slots: both sides in f16, a position, mass, last and norm. Queries: a window, two moments, the late ones. The rest:
+ * counts of lanes and pages, spans. */
+size_t kv_image_most_bytes(const kv_model *m, int n_tokens) {
+    enum { WINDOW = 64, LANE_BYTES = 256, PAGE_BYTES = 64, REST_BYTES = 64 << 10 };
+    size_t lanes = (size_t)m->n_layer * (size_t)m->n_head_kv, d = (size_t)m->head_dim;
+    size_t pages = (size_t)page_count(n_tokens) + 1, slots = pages * PAGE_TOKENS;
+    size_t lane = slots * (2 * d * sizeof(uint16_t) + sizeof(int32_t) + 3 * sizeof(float)) + 2 * pages * PAGE_BYTES;
+    size_t queries = (size_t)m->n_layer * (size_t)m->n_head * d * sizeof(float) * (WINDOW + 1 + d + QUERIES_LATE);
+    return lanes * (lane + LANE_BYTES) + queries + REST_BYTES;
+}
+
+pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error) {
+    assert(cache->n_new == 0);
+    size_t n = kv_image_bytes(cache);
     uint8_t *bytes = malloc(n);
     if (!bytes)
         return err_set(error, PLEAT_EMEMORY, "no memory for a copy of a cache of %zu bytes", n);
     header h = header_of(cache, n);
     memcpy(bytes, &h, sizeof(h));
-    w = (walk){.pass = WRITE, .to = bytes, .at = sizeof(h)};
+    walk w = {.pass = WRITE, .to = bytes, .at = sizeof(h)};
     visit_all(&w, (kv_cache *)cache);
     assert(w.at + sizeof(uint64_t) == n);
     uint64_t sum = hash_bytes(bytes, w.at, VERSION);

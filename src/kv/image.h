@@ -10,6 +10,9 @@ typedef struct kv_image {
     size_t n_bytes;
 } kv_image;
 
+size_t kv_image_bytes(const kv_cache *cache); /* that kv_image_save would take now */
+/* The most that it takes of a cache of so many tokens, under any method with at most 64 queries in its window. */
+size_t kv_image_most_bytes(const kv_model *model, int n_tokens);
 /* Between steps only. PLEAT_EMEMORY. */
 pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error);
 /* Into a fresh cache of the same model and method (a model is known by kv_model.fingerprint). PLEAT_EINPUT: damaged, or
@@ -20,8 +23,8 @@ pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *
 pleat_status kv_image_spec(const kv_image *image, const char **spec, pleat_error *error);
 void kv_image_free(kv_image *image);
 
-/* A hash of what a cache was told apart from its tokens, as far as its images depend on it: pinned spans under `pin`, and
- * the tokens expected where the policy keeps so many the fewer. */
+/* A hash of what a cache was told apart from its tokens, as far as its images depend on it: pinned spans under `pin`,
+ * and the tokens expected where the policy keeps so many the fewer. */
 uint64_t kv_image_told(const kv_cache *cache);
 /* True inside a first prompt, at a grid point whose event has just happened: what the image then holds depends on the
  * tokens so far and what kv_image_told says. */

@@ -4,7 +4,8 @@
  * What the library lets pass and this server does not: two Content-Length, Host or Authorization headers, a length
  * beside a transfer encoding, any encoding but chunked, an encoded body, a path that %00 would end, a header's name
  * that is no token. A body above the limit is thrown away as it comes and then refused, so that the client reads the
- * answer; one of more than four times the limit, or whose client asked first (Expect), is refused at once. */
+ * answer; one of more than four times the limit, or whose client asked first (Expect), is refused at once. A body that
+ * the handler has no use for (wants_body) is thrown away in the same way. */
 #include "net/inside.h"
 #include "base/clock.h"
 #include "base/status.h"
@@ -230,20 +231,40 @@ static bool refuse_no_memory(http_exchange *x) {
     return refuse(x, 503, "there is no memory for the request");
 }
 
-static bool refuse_body(http_exchange *x) {
-    return x->refused == 503 ? refuse_no_memory(x) : refuse(x, x->refused, "the request's body is too large");
+static void refuse_body(http_exchange *x) {
+    if (x->refused == 503)
+        refuse_no_memory(x);
+    else
+        refuse(x, x->refused, "the request's body is too large");
+}
+
+static void handle(http_exchange *x) {
+    x->handled = true;
+    x->server->handler(x->server->context, x);
+}
+
+/* What becomes of the body. true: it is not kept, and too long to be thrown away, or its client waits for a word. */
+static bool judge_body(http_exchange *x) {
+    const http_options *o = &x->server->options;
+    const char *length = http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    errno = 0;
+    unsigned long long n = length ? strtoull(length, NULL, 10) : 0;
+    if (o->wants_body && !o->wants_body(x->server->context, x))
+        x->refused = UNWANTED;
+    else if (n > o->body_bytes || errno)
+        x->refused = 413;
+    return x->refused && (errno || n > 4 * o->body_bytes || http_header(x, MHD_HTTP_HEADER_EXPECT));
 }
 
 static enum MHD_Result begin(http_exchange *x, const char *version) {
-    size_t limit = x->server->options.body_bytes;
     bool ok = check_head(x, version);
-    const char *length = ok ? http_header(x, MHD_HTTP_HEADER_CONTENT_LENGTH) : NULL;
-    if (length) {
-        errno = 0;
-        unsigned long long n = strtoull(length, NULL, 10);
-        x->refused = n > limit || errno ? 413 : 0;
-        if (x->refused && (errno || n > 4 * limit || http_header(x, MHD_HTTP_HEADER_EXPECT)))
-            ok = refuse_body(x);
+    if (ok && judge_body(x)) {
+        x->closes = true;
+        ok = false;
+        if (x->refused == UNWANTED)
+            handle(x);
+        else
+            refuse_body(x);
     }
     return ok || x->answered ? MHD_YES : MHD_NO;
 }
@@ -293,11 +314,10 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
         return MHD_YES;
     if (atomic_load(&s->closing) || atomic_load(&x->left) || !x->client)
         return MHD_NO;
-    if (x->refused) {
+    if (x->refused > 0) {
         refuse_body(x);
     } else if (!x->handled) {
-        x->handled = true;
-        s->handler(s->context, x);
+        handle(x);
         if (x->work && !x->answered && !watch_add(x)) { /* nobody would notice that its client left */
             x->work->left(x->context);
             refuse_no_memory(x);

@@ -31,6 +31,9 @@ typedef struct http_options {
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
     budget *memory;                              /* that bodies take their bytes of; NULL: no bound */
+    /* Asked once a request's head is there. false: its body is not kept, and the handler answers at once, without it.
+     * NULL: every body is kept. */
+    bool (*wants_body)(void *context, const http_exchange *x);
     /* Answers a request that the handler is not asked about, with this status and why: its head or body is bad. */
     void (*refuse)(http_exchange *x, int status, const char *sentence);
 } http_options;

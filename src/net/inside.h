@@ -14,7 +14,7 @@ typedef struct http_client {
     struct http_client *prev, *next;
 } http_client;
 
-enum { HTTP_MOST_HEADERS = 8 };
+enum { HTTP_MOST_HEADERS = 8, UNWANTED = -1 };
 
 struct http_exchange {
     http_server *server;
@@ -24,7 +24,7 @@ struct http_exchange {
     const char *method;
     text body;
     size_t n_received, held_bytes; /* of the body; held: taken of the server's memory */
-    int refused;                   /* a status that answers once the body is in */
+    int refused;                   /* the body is not kept: a status that answers once it is in, or UNWANTED */
     double began;
     bool handled, answered, closes, watched;
     bool broken; /* there is an answer, and it cannot be sent */

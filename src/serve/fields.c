@@ -14,6 +14,7 @@ bool refuse(refusal *r, const char *param, const char *format, ...) {
     va_end(arguments);
     r->status = 400;
     r->code = NULL;
+    r->code_is_status = false;
     r->retry_seconds = 0;
     snprintf(r->param, sizeof(r->param), "%s", param);
     return false;
@@ -48,17 +49,18 @@ static const char *error_type(int status) {
     case 429:
         return "rate_limit_error";
     case 503:
-        return "service_unavailable_error";
+        return "unavailable_error";
     }
     return status >= 500 ? "server_error" : "invalid_request_error";
 }
 
 json_t *refusal_object(const refusal *r) {
     const char *type = error_type(r->status);
+    json_t *code = r->code_is_status ? json_integer(r->status) : r->code ? json_string(r->code) : json_null();
     json_t *text = json_string(r->text), *param = *r->param ? json_string(r->param) : json_null();
     if (!text) /* it quotes what is not UTF-8 */
         text = json_string("the request cannot be read");
-    return json_pack("{s:{s:o,s:s,s:o,s:s?}}", "error", "message", text, "type", type, "param", param, "code", r->code);
+    return json_pack("{s:{s:o,s:s,s:o,s:o}}", "error", "message", text, "type", type, "param", param, "code", code);
 }
 
 const json_t *field(const json_t *body, const char *name) {

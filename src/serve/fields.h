@@ -6,9 +6,10 @@
 #include "serve/json.h"
 
 typedef struct refusal {
-    int status;       /* HTTP's; 0: nothing is refused */
-    const char *code; /* of the error object, or NULL */
-    char param[64];   /* the field, or "" */
+    int status;          /* HTTP's; 0: nothing is refused */
+    const char *code;    /* of the error object, or NULL */
+    bool code_is_status; /* it is the status, a number, as others' /health has it */
+    char param[64];      /* the field, or "" */
     char text[600];
     int retry_seconds; /* of Retry-After; 0: none */
 } refusal;

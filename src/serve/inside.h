@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { KEY_BYTES = 32 };
+enum { KEY_BYTES = 32, TENANT_BYTES = 64 };
 
 typedef struct job job;
 
@@ -37,7 +37,8 @@ void serve_refuse(http_exchange *x, const refusal *r);
 bool serve_take(server *s, size_t n_bytes, refusal *r);
 
 /* job.c */
-void job_start(server *s, http_exchange *x, ask *a, int key); /* takes the ask over; answers or defers */
+/* Takes the ask over; answers or defers. tenant: see serve.c. */
+void job_start(server *s, http_exchange *x, ask *a, const char *tenant);
 /* Calls `see` for each of the running choices: its method and the KV bytes it held last. */
 void jobs_kv_bytes(server *s, void (*see)(void *context, const char *method, size_t bytes), void *context);
 

@@ -119,9 +119,9 @@ static bool sink(void *context, const request_event *e) {
 
 /* ---- memory ---- */
 
-/* Of an answer apart from its tokens; of a token's text, here and in the connection; and of an alternative's part of an
- * event or answer, while that is put together and written. */
-enum { CHOICE_BYTES = 4096, TEXT_BYTES = 32, NAMED_BYTES = 1000 };
+/* Of an answer apart from its tokens; of a token's text, here and in the connection; of an alternative's part of an
+ * event or answer, while that is put together and written; what a stream is written through. */
+enum { CHOICE_BYTES = 4096, TEXT_BYTES = 32, NAMED_BYTES = 1000, STREAM_BYTES = 16 << 10 };
 
 /* Bytes of one answer at most: token ids here and in the scheduler, log, text. n_tops: of log probabilities, the
  * token's own counted; 0 without. */
@@ -142,11 +142,12 @@ static size_t ask_bytes(const ask *a, int n_vocab) {
            mask_bytes = a->allowed ? ((size_t)n_vocab + 7) / 8 : 0;
     for (int i = 0; i < a->n_prompts; i++) {
         const ask_prompt *p = &a->prompt[i];
-        bytes += (size_t)p->n * sizeof(int32_t);
-        bytes += (size_t)a->n * (choice_bytes((size_t)p->n, (size_t)p->max_tokens, n_tops, a->echo) +
-                                 (size_t)a->n_bias * sizeof(token_bias) + mask_bytes);
+        bytes += (size_t)p->n * sizeof(int32_t) + (size_t)p->n_pins * sizeof(token_span);
+        bytes += (size_t)a->n *
+                 (choice_bytes((size_t)p->n, (size_t)p->max_tokens, n_tops, a->echo) +
+                  (size_t)a->n_bias * sizeof(token_bias) + (size_t)p->n_pins * sizeof(token_span) + mask_bytes);
     }
-    return bytes + mask_bytes;
+    return bytes + mask_bytes + (a->stream ? STREAM_BYTES : 0);
 }
 
 /* ---- life ---- */
@@ -309,23 +310,7 @@ static uint64_t seed_of(const ask *a, int which) {
     return a->sampling.seed + (uint64_t)which * 0x9E3779B97F4A7C15u; /* the first answer has the seed asked for */
 }
 
-/* Whose share of the batch a request takes, and whose prompts it may reuse. A salt, which a client draws as it likes,
- * gives no share of its own. */
-typedef struct owner {
-    char tenant[64], salt[300];
-} owner;
-
-static owner owner_of(const http_exchange *x, const ask *a, int key) {
-    owner o;
-    if (key)
-        snprintf(o.tenant, sizeof(o.tenant), "key %d", key);
-    else
-        http_peer(x, o.tenant, sizeof(o.tenant));
-    snprintf(o.salt, sizeof(o.salt), "%d/%s", key, a->salt);
-    return o;
-}
-
-static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error) {
+static pleat_status submit(job *j, choice *c, const char *tenant, const char *salt, pleat_error *error) {
     const ask *a = j->ask;
     request_spec spec = {.method = a->method,
                          .prompt = c->prompt->ids,
@@ -342,8 +327,8 @@ static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error
                          .logprobs = a->logprobs,
                          .n_top = a->n_top,
                          .prompt_logprobs = a->echo && a->logprobs,
-                         .tenant = o->tenant,
-                         .salt = o->salt,
+                         .tenant = tenant,
+                         .salt = salt,
                          .pin = c->prompt->pin,
                          .n_pins = c->prompt->n_pins};
     spec.sampling.seed = seed_of(a, c->index % a->n);
@@ -360,11 +345,12 @@ static pleat_status submit(job *j, choice *c, const owner *o, pleat_error *error
     return status;
 }
 
-void job_start(server *s, http_exchange *x, ask *a, int key) {
-    owner o = owner_of(x, a, key);
+void job_start(server *s, http_exchange *x, ask *a, const char *tenant) {
+    char salt[TENANT_BYTES + sizeof(a->salt)];
     pleat_error error = {""};
     refusal r = {0};
     size_t bytes = ask_bytes(a, s->world.model->n_vocab);
+    snprintf(salt, sizeof(salt), "%s/%s", tenant, a->salt);
     if (!serve_take(s, bytes, &r)) {
         ask_free(a);
         serve_refuse(x, &r);
@@ -385,7 +371,7 @@ void job_start(server *s, http_exchange *x, ask *a, int key) {
     pthread_mutex_unlock(&s->lock);
     http_defer(x, &work, j);
     for (int i = 0; i < j->n_choices; i++) {
-        pleat_status status = submit(j, &j->choice[i], &o, &error);
+        pleat_status status = submit(j, &j->choice[i], tenant, salt, &error);
         if (!status)
             continue;
         refuse_status(&r, "", status, &error);

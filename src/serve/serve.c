@@ -17,7 +17,7 @@
 
 /* Said also when there is no memory to say something else. */
 static const char no_memory[] = "{\"error\":{\"message\":\"there is no memory for the request\","
-                                "\"type\":\"service_unavailable_error\",\"param\":null,\"code\":null}}";
+                                "\"type\":\"unavailable_error\",\"param\":null,\"code\":null}}";
 
 void serve_refuse(http_exchange *x, const refusal *r) {
     char seconds[16];
@@ -71,16 +71,27 @@ static int find_key(const server *s, const http_exchange *x) {
 
 /* ---- completions ---- */
 
+/* Whose share of the queue and the batch a request takes, and whose prompts it may meet: its key's, or its address's.
+ */
+static void tenant_of(const http_exchange *x, int key, char out[TENANT_BYTES]) {
+    if (key)
+        snprintf(out, TENANT_BYTES, "key %d", key);
+    else
+        http_peer(x, out, TENANT_BYTES);
+}
+
 static void start(server *s, http_exchange *x, bool chat, int key) {
     refusal r = {0};
+    char tenant[TENANT_BYTES];
     size_t n;
     const char *bytes = http_body(x, &n);
+    tenant_of(x, key, tenant);
     if (atomic_load(&s->draining)) {
         refuse_draining(&r);
         serve_refuse(x, &r);
         return;
     }
-    if (scheduler_describe(s->scheduler).waiting >= s->options.scheduler.max_waiting) {
+    if (scheduler_full(s->scheduler, tenant)) {
         r = (refusal){.status = 429, .retry_seconds = 1};
         snprintf(r.text, sizeof(r.text), "the queue is full: %d requests are waiting",
                  s->options.scheduler.max_waiting);
@@ -91,7 +102,7 @@ static void start(server *s, http_exchange *x, bool chat, int key) {
     ask *a = body ? ask_read(&s->world, body, chat, http_header(x, "x-kv-method"), &r) : NULL;
     json_decref(body);
     if (a)
-        job_start(s, x, a, key);
+        job_start(s, x, a, tenant);
     else
         serve_refuse(x, &r);
 }
@@ -157,41 +168,75 @@ static bool is_json(const http_exchange *x) {
     return !type;
 }
 
-static void route(server *s, http_exchange *x) {
-    const char *method = http_method(x), *id = http_header(x, "x-request-id");
-    int i = find_route(http_path(x));
-    allow_origin(s, x);
-    if (id && strlen(id) <= 200)
-        http_set(x, "x-request-id", id);
-    if (i < 0) {
-        refuse_with(x, 404, NULL, "there is nothing at this path");
-        return;
+/* What a request's head alone says of it. */
+typedef struct request_head {
+    int route, key; /* route: -1: none; key: as of find_key */
+    int status;     /* that answers, whatever the body says; 0: the body is looked at */
+    const char *code, *sentence;
+} request_head;
+
+static bool reads(int route) {
+    return !strcmp(routes[route].method, "GET");
+}
+
+static request_head read_head(const server *s, const http_exchange *x) {
+    request_head h = {.route = find_route(http_path(x))};
+    const char *method = http_method(x);
+    if (h.route < 0) {
+        h.status = 404;
+        h.sentence = "there is nothing at this path";
+        return h;
     }
-    bool get = !strcmp(routes[i].method, "GET");
+    bool get = reads(h.route);
+    h.key = routes[h.route].open ? 0 : find_key(s, x);
     if (!strcmp(method, "OPTIONS")) {
-        http_set(x, "Allow", get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
-        http_answer(x, 204, NULL, "", 0);
-    } else if (strcmp(method, routes[i].method) && !(get && !strcmp(method, "HEAD"))) {
-        http_set(x, "Allow", get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
-        refuse_with(x, 405, NULL, get ? "this path is read with GET" : "this path is asked with POST");
-    } else {
-        int key = routes[i].open ? 0 : find_key(s, x);
-        if (key < 0) {
-            http_set(x, "WWW-Authenticate", "Bearer");
-            refuse_with(x, 401, "invalid_api_key", "the API key is missing or wrong (Authorization: Bearer KEY)");
-        } else if (!get && !is_json(x)) {
-            refuse_with(x, 415, NULL, "the body must be application/json");
-        } else if (routes[i].kind == ROUTE_TELL) {
-            json_begin();
-            routes[i].tell(s, x);
-        } else {
-            start(s, x, routes[i].kind == ROUTE_CHAT, key);
-        }
+        h.status = 204;
+    } else if (strcmp(method, routes[h.route].method) && !(get && !strcmp(method, "HEAD"))) {
+        h.status = 405;
+        h.sentence = get ? "this path is read with GET" : "this path is asked with POST";
+    } else if (h.key < 0) {
+        h.status = 401;
+        h.code = "invalid_api_key";
+        h.sentence = "the API key is missing or wrong (Authorization: Bearer KEY)";
+    } else if (!get && !is_json(x)) {
+        h.status = 415;
+        h.sentence = "the body must be application/json";
     }
+    return h;
+}
+
+/* So that nobody without a key fills the memory for requests. */
+static bool wants_body(void *context, const http_exchange *x) {
+    request_head h = read_head(context, x);
+    return !h.status && !reads(h.route);
+}
+
+static void answer_head(http_exchange *x, const request_head *h) {
+    if (h->status == 204 || h->status == 405)
+        http_set(x, "Allow", reads(h->route) ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
+    if (h->status == 401)
+        http_set(x, "WWW-Authenticate", "Bearer");
+    if (h->status == 204)
+        http_answer(x, 204, NULL, "", 0);
+    else
+        refuse_with(x, h->status, h->code, h->sentence);
 }
 
 static void on_exchange(void *context, http_exchange *x) {
-    route(context, x);
+    server *s = context;
+    const char *id = http_header(x, "x-request-id");
+    request_head h = read_head(s, x);
+    allow_origin(s, x);
+    if (id && strlen(id) <= 200)
+        http_set(x, "x-request-id", id);
+    if (h.status) {
+        answer_head(x, &h);
+    } else if (routes[h.route].kind == ROUTE_TELL) {
+        json_begin();
+        routes[h.route].tell(s, x);
+    } else {
+        start(s, x, routes[h.route].kind == ROUTE_CHAT, h.key);
+    }
 }
 
 bool serve_take(server *s, size_t bytes, refusal *r) {
@@ -302,6 +347,7 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     http_options http = options->http;
     http.answered = on_answer;
     http.memory = &s->requests;
+    http.wants_body = wants_body;
     http.refuse = on_refused;
     status = status ? status : http_open(&http, on_exchange, s, &s->http, error);
     if (status)

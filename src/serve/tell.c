@@ -258,6 +258,7 @@ void tell_ready(server *s, http_exchange *x) {
     refusal r;
     if (atomic_load(&s->draining)) {
         refuse_draining(&r);
+        r.code_is_status = true;
         serve_refuse(x, &r);
     } else {
         tell_live(s, x);
@@ -268,6 +269,7 @@ void tell_version(server *s, http_exchange *x) {
     answer(x, json_pack("{s:s,s:s}", "version", PLEAT_VERSION, "level", pleat_engine_level(s->engine)));
 }
 
+/* The last stands for all that found no place, as clients may write any number of methods. */
 enum { MOST_METHODS = 32 };
 typedef struct tally {
     char spec[MOST_METHODS][KV_MAX_SPEC_BYTES];
@@ -280,8 +282,10 @@ static void see(void *context, const char *spec, size_t bytes) {
     int i = 0;
     while (i < t->n && strcmp(t->spec[i], spec))
         i++;
-    if (i == MOST_METHODS)
-        return;
+    if (i >= MOST_METHODS - 1) {
+        i = MOST_METHODS - 1;
+        spec = "others";
+    }
     if (i == t->n) {
         strncpy(t->spec[i], spec, sizeof(t->spec[i]) - 1);
         t->method[t->n++] = (metrics_method){.spec = t->spec[i]};

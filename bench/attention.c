@@ -106,15 +106,14 @@ static void model_close(bench *b) {
 
 /* ---- one decode step's attention ---- */
 
+static void pick_task(void *context, int task, int worker) {
+    bench *b = context;
+    kv_attend_pick(b->attend, task, b->scratch[worker], b->kernels);
+}
+
 static void attend_task(void *context, int task, int worker) {
     bench *b = context;
     kv_attend_task(b->attend, task, worker, b->scratch[worker], b->kernels);
-}
-
-static void merge_task(void *context, int task, int worker) {
-    (void)worker;
-    bench *b = context;
-    kv_attend_merge(b->attend, task, b->kernels);
 }
 
 /* Of this thread: other programs that take the core away do not count. */
@@ -127,9 +126,9 @@ static double cpu_seconds(void) {
 static double attend_layers(bench *b, double (*seconds)(void)) {
     double started = seconds();
     for (int il = 0; il < b->model.n_layer; il++) {
-        int n = kv_attend_layer(b->attend, &b->item, 1, il);
-        threads_run(b->pool, n, attend_task, b);
-        threads_run(b->pool, kv_attend_merges(b->attend), merge_task, b);
+        kv_attend_layer(b->attend, &b->item, 1, il);
+        threads_run(b->pool, kv_attend_picks(b->attend), pick_task, b);
+        threads_run(b->pool, kv_attend_tasks(b->attend), attend_task, b);
     }
     return seconds() - started;
 }

@@ -426,7 +426,7 @@ void kv_scratch_close(kv_scratch *scratch) {
                      scratch->cos_sin,    scratch->q_turned,  scratch->q_cached_turned,
                      scratch->out_turned, scratch->ties,      scratch->work,
                      scratch->opened[0],  scratch->opened[1], scratch->product,
-                     scratch->read,       scratch->wo};
+                     scratch->wo};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     mem_unmap(scratch->run_rows, scratch->run_rows_bytes);
@@ -437,12 +437,11 @@ void kv_scratch_close(kv_scratch *scratch) {
 }
 
 bool scratch_slots(kv_scratch *s, const kv_model *model, int n_slots) {
-    size_t heads = (size_t)model->n_head_kv, group = (size_t)model->n_head / heads, cap = (size_t)n_slots;
+    size_t heads = (size_t)model->n_head_kv, cap = (size_t)n_slots;
     float *score = mem_alloc(heads * cap, sizeof(*score)), *ties = mem_alloc(heads * cap, sizeof(*ties));
     int32_t *order = mem_alloc(cap, sizeof(*order)), *inverse = mem_alloc(cap, sizeof(*inverse));
-    uint64_t *read = mem_alloc(group * (cap / PAGE_TOKENS + 1), sizeof(*read));
-    bool ok = score && ties && order && inverse && read;
-    void *old[] = {s->score, s->ties, s->order, s->inverse, s->read}, *new[] = {score, ties, order, inverse, read};
+    bool ok = score && ties && order && inverse;
+    void *old[] = {s->score, s->ties, s->order, s->inverse}, *new[] = {score, ties, order, inverse};
     for (size_t i = 0; i < sizeof(old) / sizeof(*old); i++)
         mem_free(ok ? old[i] : new[i]);
     if (!ok)
@@ -451,7 +450,6 @@ bool scratch_slots(kv_scratch *s, const kv_model *model, int n_slots) {
     s->ties = ties;
     s->order = order;
     s->inverse = inverse;
-    s->read = read;
     s->cap_slots = n_slots;
     for (size_t ih = 0; ih < heads; ih++)
         s->score_row[ih] = score + ih * cap;

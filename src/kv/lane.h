@@ -1,5 +1,5 @@
-/* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, reserve.c, fill.c, attend.c, view.c,
- * window.c, bounds.c, critical.c, share.c and image.c only.
+/* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, reserve.c, fill.c, attend.c, tile.c,
+ * view.c, window.c, bounds.c, critical.c, share.c and image.c only.
  *
  * A lane numbers its slots 0..n_slots-1; slot i of both sides lies in page i / 64. On each side the slots below
  * n_sealed lie in sealed pages, the others in fp16 pages (a page may be both: its sealed rows first). Order in a lane
@@ -106,7 +106,6 @@ struct kv_scratch {
     float *score;             /* [n_head_kv][cap_slots] */
     float **score_row;        /* [n_head_kv] into score */
     int32_t *order, *inverse; /* [cap_slots] */
-    uint64_t *read;           /* [group][cap_slots / 64] of kv_policy.pick */
     float *ties;              /* [n_head_kv][cap_slots] */
     bool *has_ties;           /* [n_head_kv] of this event */
     /* grown by kv_scratch_grow for caches whose method needs them */
@@ -119,7 +118,7 @@ struct kv_scratch {
     float *run_rows; /* [rows][d] of a run; memory that only long runs touch */
     float *run_work; /* kv_seal_work_floats of as many, likewise */
     size_t run_rows_bytes, run_work_bytes;
-    /* attend.c: rows = 16 tokens x group */
+    /* tile.c: rows = 16 tokens x group */
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
     float *q_turned, *q_cached_turned, *out_turned; /* [rows][d] in the basis of a format that turns rows */
     float *s;                                       /* [4 pages][rows][64] */
@@ -222,7 +221,7 @@ void queries_free(kv_cache *cache);
 void queries_copy(kv_cache *cache, const kv_cache *src);
 /* Of a layer, its outer products made whole. */
 kv_moments queries_moments(kv_cache *cache, int il, const cpu_kernels *);
-void queries_restart(kv_cache *cache, int il);       /* moments begin anew after this step */
+void queries_restart(kv_cache *cache, int il); /* moments begin anew after this step */
 
 /* bounds.c: least and greatest K of neighbouring slots. */
 int bounds_blocks(const kv_cache *cache, int n_slots);
@@ -238,10 +237,6 @@ void bounds_refresh(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* pag
 /* critical.c: the scores of a lane's free slots weighed by their values' norm, so that the best n_keep are CriticalKV's
  * (its two stages). score holds the policy's scores, forced ones INFINITY. */
 void critical_weigh(kv_cache *cache, const kv_view *view, int ih, int n_keep, float *score);
-
-/* attend.c: s [n_rows][64] = scores of one K page, for at most 16 x group rows of q. */
-void attend_page_score(const kv_lane *lane, const cpu_kernels *, kv_scratch *scratch, int d, int page, const float *q,
-                       int n_rows, float *s);
 
 /* seal.c: order, sealing, rebuilding. */
 void seal_pack(kv_cache *cache, kv_lane *lane, kv_scratch *scratch); /* movable slots: live ones first, by position */

@@ -7,7 +7,7 @@
  * grown before a step (kv_scratch_grow), so nothing here can fail. */
 #include "kv/lane.h"
 #include "base/memory.h"
-#include "kv/attend.h"
+#include "kv/tile.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -170,7 +170,7 @@ static void score_page(const window *w, int page, int first, int m) {
     float *page_s = view->scratch->s;
     int n_slots = w->lane->n_slots, n = n_slots - page * PAGE_TOKENS;
     n = n < PAGE_TOKENS ? n : PAGE_TOKENS;
-    attend_page_score(w->lane, view->kernels, view->scratch, w->d, page, view->scratch->q, m * w->group, page_s);
+    tile_page_score(w->lane, view->kernels, view->scratch, w->d, page, view->scratch->q, m * w->group, page_s);
     for (int r = 0; r < m * w->group; r++) {
         int i = first + r / w->group, position = view->n_seen - w->n + i;
         float *to =

@@ -373,15 +373,14 @@ static void append_task(void *context, int task, int worker) {
                           f->kernels);
 }
 
+static void pick_task(void *context, int task, int worker) {
+    forward *f = context;
+    kv_attend_pick(f->attend, task, f->scratch[worker], f->kernels);
+}
+
 static void attend_task(void *context, int task, int worker) {
     forward *f = context;
     kv_attend_task(f->attend, task, worker, f->scratch[worker], f->kernels);
-}
-
-static void merge_task(void *context, int task, int worker) {
-    (void)worker;
-    forward *f = context;
-    kv_attend_merge(f->attend, task, f->kernels);
 }
 
 static void attention_run(forward *f) {
@@ -391,10 +390,9 @@ static void attention_run(forward *f) {
     else
         for (int task = 0; task < n_tasks; task++)
             append_task(f, task, 0);
-    threads_run(f->pool, kv_attend_layer(f->attend, f->attend_item, f->n_items, f->il), attend_task, f);
-    int n_merges = kv_attend_merges(f->attend);
-    if (n_merges)
-        threads_run(f->pool, n_merges, merge_task, f);
+    kv_attend_layer(f->attend, f->attend_item, f->n_items, f->il);
+    threads_run(f->pool, kv_attend_picks(f->attend), pick_task, f);
+    threads_run(f->pool, kv_attend_tasks(f->attend), attend_task, f);
 }
 
 /* The first attention norm of a layer is done by the layer before it (ffn_add_row). */

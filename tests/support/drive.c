@@ -192,14 +192,14 @@ static void layer(drive *d, const drive_item *items, int n_items, kv_attend_item
                           (float *)attend[i].q + t * width + ih * dim);
         note_queries(d, &items[i], attend[i].q, il);
     }
-    int n_tasks = kv_attend_layer(d->attend, attend, n_items, il);
+    kv_attend_layer(d->attend, attend, n_items, il);
+    int n_picks = kv_attend_picks(d->attend), n_tasks = kv_attend_tasks(d->attend);
+    for (int i = 0; i < n_picks; i++)
+        kv_attend_pick(d->attend, d->backwards ? n_picks - 1 - i : i, d->scratch[i % d->n_workers], d->kernels);
     for (int i = 0; i < n_tasks; i++) {
         int task = d->backwards ? n_tasks - 1 - i : i, worker = i % d->n_workers;
         kv_attend_task(d->attend, task, worker, d->scratch[worker], d->kernels);
     }
-    int n_merges = kv_attend_merges(d->attend);
-    for (int i = 0; i < n_merges; i++)
-        kv_attend_merge(d->attend, d->backwards ? n_merges - 1 - i : i, d->kernels);
     for (int i = 0; i < n_items; i++)
         if (items[i].out)
             memcpy(items[i].out + (size_t)(il * items[i].n_tokens * width), attend[i].out,

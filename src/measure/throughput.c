@@ -25,6 +25,7 @@ typedef struct bench {
     const measure_watch *watch;
     int32_t *ids; /* the text */
     int n_ids;
+    float *logits;      /* [largest batch][n_vocab], as whoever samples needs them; nobody reads them */
     double done, total; /* of throughput_cost */
 } bench;
 
@@ -43,6 +44,10 @@ static const char *const stages[2] = {"prefill", "decode"};
 
 static const int32_t *prompt_token(const bench *b, int seq, int position) {
     return &b->ids[((int64_t)seq * 997 + position) % b->n_ids];
+}
+
+static float *logits_of(const bench *b, int seq) {
+    return b->logits + (size_t)seq * (size_t)b->model->n_vocab;
 }
 
 static void close_seqs(cell *c) {
@@ -77,7 +82,9 @@ static pleat_status prefill(bench *b, cell *c, const pleat_method *method, pleat
             items[n_items++] = (pleat_item){.seq = c->seq[i],
                                             .tokens = ids + (size_t)i * (size_t)c->prompt + done[i],
                                             .n_tokens = n,
-                                            .phase = n == left ? PLEAT_PROMPT_END : PLEAT_PROMPT};
+                                            .phase = n == left ? PLEAT_PROMPT_END : PLEAT_PROMPT,
+                                            .want = n == left ? PLEAT_LOGITS_LAST : PLEAT_LOGITS_NONE,
+                                            .logits = logits_of(b, i)};
             done[i] += n;
             room -= n;
             if (done[i] < c->prompt)
@@ -96,7 +103,8 @@ static pleat_status prefill(bench *b, cell *c, const pleat_method *method, pleat
 static pleat_status fill(bench *b, cell *c, const pleat_method *method, pleat_error *error) {
     pleat_status status = PLEAT_OK;
     for (int i = 0; i < c->batch && !status; i++)
-        status = engine_seq_fill(b->engine, method, c->prompt, THROUGHPUT_DECODE_TOKENS, (uint64_t)i, &c->seq[i], error);
+        status =
+            engine_seq_fill(b->engine, method, c->prompt, THROUGHPUT_DECODE_TOKENS, (uint64_t)i, &c->seq[i], error);
     return status;
 }
 
@@ -108,7 +116,12 @@ static pleat_status decode(bench *b, cell *c, int n_steps, pleat_error *error) {
     for (int step = 0; step < n_steps && !status; step++) {
         for (int i = 0; i < c->batch; i++) {
             c->token[i] = *prompt_token(b, i, c->prompt + step);
-            items[i] = (pleat_item){.seq = c->seq[i], .tokens = &c->token[i], .n_tokens = 1, .phase = PLEAT_DECODE};
+            items[i] = (pleat_item){.seq = c->seq[i],
+                                    .tokens = &c->token[i],
+                                    .n_tokens = 1,
+                                    .phase = PLEAT_DECODE,
+                                    .want = PLEAT_LOGITS_LAST,
+                                    .logits = logits_of(b, i)};
         }
         status = pleat_step(b->engine, items, c->batch, error);
     }
@@ -365,7 +378,11 @@ pleat_status throughput_run(pleat_engine *engine, const throughput_grid *grid, c
                .total = throughput_cost(grid, known)};
     if (b.total <= 0)
         return PLEAT_OK;
-    pleat_status status = load_text(&b, error);
+    int most = 1;
+    for (int k = 0; k < grid->n_batch; k++)
+        most = grid->batch[k] > most ? grid->batch[k] : most;
+    b.logits = mem_alloc((size_t)most * (size_t)b.model->n_vocab, sizeof(*b.logits));
+    pleat_status status = b.logits ? load_text(&b, error) : err_set(error, PLEAT_EMEMORY, "no memory for logits");
     measure_tell(watch, 0, b.total, "warming up");
     status = status ? status : warm_up(&b, error);
     for (int i = 0; i < grid->n_prompt; i++)
@@ -374,5 +391,6 @@ pleat_status throughput_run(pleat_engine *engine, const throughput_grid *grid, c
     if (!status)
         measure_tell(watch, b.total, b.total, "throughput");
     free(b.ids);
+    mem_free(b.logits);
     return status;
 }

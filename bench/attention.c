@@ -143,6 +143,9 @@ static double step(bench *b, entry *e, int n_passes) {
     if (!kv_pool_reserve(e->pages, kv_cache_step_bytes(e->cache, 1, PLEAT_DECODE, threads_count(b->pool))) ||
         kv_attend_plan(b->attend, &b->item, 1, &error))
         die("no memory for a step", NULL);
+    for (int w = 0; w < threads_count(b->pool); w++)
+        if (!kv_scratch_grow(b->scratch[w], e->cache, 1))
+            die("no memory for a step", NULL);
     kv_cache_begin(e->cache, 1, PLEAT_DECODE);
     for (int il = 0; il < b->model.n_layer; il++)
         for (int ih = 0; ih < b->model.n_head_kv; ih++)

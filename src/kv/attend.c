@@ -1,9 +1,11 @@
 /* attend.c - attention of a step: which tiles, which tasks, and what is put together afterwards (tile.h has one tile).
  *
- * Chunks of 1,024 slots are finished on their own and merged in rising order (flash decoding), always, so that
- * splitting a lane over threads changes no bit. Mass (H2O) needs the end of a row, so such a lane's tile is one task;
- * tiles are added in order, so mass does not depend on cuts (multiples of 16 tokens) or threads. The same for the
- * newest query alone (LAST): only the tile that holds it keeps its rows.
+ * Chunks (tile.h) are finished on their own and merged in rising order (flash decoding), always, so that splitting a
+ * lane over threads changes no bit: whichever task of a lane ends last merges. A lane is split when it has more than an
+ * even share of the step's pages would leave to one of many tasks; then tasks are dealt to the threads by their pages.
+ * Mass (H2O) needs the end of a row, so such a lane's tile is one task; tiles are added in order, so mass does not
+ * depend on cuts (multiples of 16 tokens) or threads. The same for the newest query alone (LAST): only the tile that
+ * holds it keeps its rows.
  *
  * Picks (Quest): before the tasks of a layer, the policy is asked for each lane of a decode token which slots each
  * query head reads; pages that nobody reads are then skipped, other slots are masked. */
@@ -48,12 +50,13 @@ struct kv_attend {
     const kv_attend_item *items;
     int il;
     task *task;
+    int *order; /* [n_tasks] in which the tasks are dealt to threads */
     merge *merge;
     picking *pick;
     uint64_t *read; /* slots that each query head reads, at the offsets of the picks */
-    int n_tasks, n_merges, n_picks, cap_tasks, cap_merges, cap_picks, cap_read;
-    float *partial; /* [n_partials][tile_rows][2 + d]: maximum, sum, output */
-    int cap_partial;
+    int n_tasks, n_merges, n_picks, cap_tasks, cap_order, cap_merges, cap_picks, cap_read;
+    float *partial; /* [n_partials][partial_rows][2 + d]: maximum, sum, output */
+    int partial_rows, cap_partial;
     float *mass; /* tiles x slots, at the offsets of the tasks */
     int cap_mass;
     float **p, **p_max; /* [n_workers]: [cap_p / 64][tile_rows][64], [cap_p / 64][tile_rows] */
@@ -80,6 +83,7 @@ pleat_status kv_attend_open(const kv_model *model, int max_items, int max_tokens
     int n_lane_tiles = n_tiles * model->n_head_kv, n_split = SPLIT_TASKS_PER_WORKER * n_workers * n_chunks;
     bool ok = a->p && a->p_max && a->p_kept &&
               mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
+              mem_grow(&a->order, &a->cap_order, n_lane_tiles + n_split, sizeof(*a->order)) &&
               mem_grow(&a->merge, &a->cap_merges, n_lane_tiles, sizeof(*a->merge));
     if (!ok) {
         kv_attend_close(a);
@@ -101,6 +105,7 @@ void kv_attend_close(kv_attend *a) {
     free(a->p_max);
     free(a->p_kept);
     free(a->task);
+    free(a->order);
     free(a->merge);
     free(a->pick);
     free(a->read);
@@ -142,7 +147,7 @@ static int most_slots(const kv_cache *cache, int n_tokens) {
 }
 
 pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_items, pleat_error *error) {
-    int n_lane_tiles = 0, mass_slots = 0, most_chunks = 1, n_picks = 0, n_heads = a->model->n_head_kv;
+    int n_lane_tiles = 0, mass_slots = 0, most_chunks = 1, most_tokens = 1, n_picks = 0, n_heads = a->model->n_head_kv;
     size_t n_mass = 0, n_read = 0;
     for (int i = 0; i < n_items; i++) {
         const kv_cache *cache = items[i].cache;
@@ -150,6 +155,7 @@ pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_ite
         int n_chunks = chunk_of_page(n_slots / PAGE_TOKENS) + 1;
         n_lane_tiles += n_tiles * n_heads;
         most_chunks = n_chunks > most_chunks ? n_chunks : most_chunks;
+        most_tokens = items[i].n_tokens > most_tokens ? items[i].n_tokens : most_tokens;
         if (cache->wants.flags & (KV_WANT_MASS | KV_WANT_LAST))
             mass_slots = n_slots > mass_slots ? n_slots : mass_slots;
         if (cache->wants.flags & KV_WANT_MASS)
@@ -159,10 +165,14 @@ pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_ite
             n_read += (size_t)a->model->n_head * (size_t)(n_slots / PAGE_TOKENS);
         }
     }
-    int n_split = n_lane_tiles < SPLIT_TASKS_PER_WORKER * a->n_workers ? n_lane_tiles * most_chunks : 0;
-    size_t partial_floats = (size_t)a->tile_rows * (size_t)(2 + a->model->head_dim);
+    int n_split =
+        SPLIT_TASKS_PER_WORKER * a->n_workers; /* lanes at most: each has more than 1 / n_split of all pages */
+    n_split = (n_split < n_lane_tiles ? n_split : n_lane_tiles) * most_chunks;
+    a->partial_rows = a->group * (most_tokens < ATTEND_TILE_TOKENS ? most_tokens : ATTEND_TILE_TOKENS);
+    size_t partial_floats = (size_t)a->partial_rows * (size_t)(2 + a->model->head_dim);
     bool ok = n_mass <= INT_MAX && n_read <= INT_MAX &&
               mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
+              mem_grow(&a->order, &a->cap_order, n_lane_tiles + n_split, sizeof(*a->order)) &&
               mem_grow(&a->merge, &a->cap_merges, n_lane_tiles, sizeof(*a->merge)) &&
               mem_grow(&a->partial, &a->cap_partial, n_split, partial_floats * sizeof(float)) &&
               mem_grow(&a->mass, &a->cap_mass, (int)n_mass, sizeof(float)) &&
@@ -248,21 +258,82 @@ static void add_lane(kv_attend *a, int i, int ih, bool split, size_t *mass_offse
     *mass_offset += (size_t)n_tiles * (size_t)n_padded;
 }
 
+/* ---- whose tasks ---- */
+
+static int pages_of(const kv_attend *a, const task *t) {
+    const kv_lane *lane = lane_of(a->items[t->item].cache, a->il, t->ih);
+    int from = chunk_first_page(t->chunk_from), to = chunk_first_page(t->chunk_to), end = page_count(lane->n_slots);
+    from = from > lane->first_page ? from : lane->first_page;
+    to = to < end ? to : end;
+    return to > from ? to - from : 0;
+}
+
+/* The first of the tasks that threads_run deals to a worker. */
+static int first_of(const kv_attend *a, int worker) {
+    return (int)((int64_t)a->n_tasks * worker / a->n_workers);
+}
+
+/* The place of the r-th largest task: to each worker in turn, there and back, at the head of what it is dealt; at last to
+ * those who are dealt one more. */
+static int place_of(const kv_attend *a, int r) {
+    int n = a->n_workers, round = r / n, nth = r % n;
+    if (round < a->n_tasks / n)
+        return first_of(a, round % 2 ? n - 1 - nth : nth) + round;
+    for (int w = 0;; w++)
+        if (first_of(a, w + 1) - first_of(a, w) > round && nth-- == 0)
+            return first_of(a, w) + round;
+}
+
+/* Threads get the same number of tasks, and about the same number of pages. Sorted by counting: a task has a chunk at
+ * most, or is counted as more. */
+static void deal(kv_attend *a) {
+    int rank[CHUNK_PAGES + 3] = {0};
+    for (int i = 0; i < a->n_tasks; i++) {
+        int pages = pages_of(a, &a->task[i]);
+        rank[pages > CHUNK_PAGES ? 0 : CHUNK_PAGES + 1 - pages]++;
+    }
+    for (int size = 0, sum = 0; size < CHUNK_PAGES + 2; size++) {
+        int n = rank[size];
+        rank[size] = sum;
+        sum += n;
+    }
+    for (int i = 0; i < a->n_tasks; i++) {
+        int pages = pages_of(a, &a->task[i]);
+        a->order[place_of(a, rank[pages > CHUNK_PAGES ? 0 : CHUNK_PAGES + 1 - pages]++)] = i;
+    }
+}
+
+/* ---- a layer ---- */
+
+static int64_t count_pages(const kv_attend_item *items, int n_items, int n_heads, int il) {
+    int64_t n = 0;
+    for (int i = 0; i < n_items; i++)
+        for (int ih = 0; items[i].cache->n_new && ih < n_heads; ih++)
+            n += (int64_t)tile_count(items[i].cache->n_seen, items[i].cache->n_new) *
+                 page_count(lane_of(items[i].cache, il, ih)->n_slots);
+    return n;
+}
+
 void kv_attend_layer(kv_attend *a, const kv_attend_item *items, int n_items, int il) {
-    int n_lane_tiles = 0, n_partials = 0;
+    int n_partials = 0, n_heads = a->model->n_head_kv;
     size_t mass_offset = 0, n_read = 0;
+    int64_t n_pages = count_pages(items, n_items, n_heads, il);
     a->items = items;
     a->il = il;
     a->n_tasks = a->n_merges = a->n_picks = 0;
     for (int i = 0; i < n_items; i++)
-        if (items[i].cache->n_new)
-            n_lane_tiles += tile_count(items[i].cache->n_seen, items[i].cache->n_new) * a->model->n_head_kv;
-    bool split = n_lane_tiles < SPLIT_TASKS_PER_WORKER * a->n_workers;
-    for (int i = 0; i < n_items; i++)
-        for (int ih = 0; items[i].cache->n_new && ih < a->model->n_head_kv; ih++)
+        for (int ih = 0; items[i].cache->n_new && ih < n_heads; ih++) {
+            int64_t pages = page_count(lane_of(items[i].cache, il, ih)->n_slots);
+            bool split = pages * SPLIT_TASKS_PER_WORKER * a->n_workers > n_pages;
             add_lane(a, i, ih, split, &mass_offset, &n_read, &n_partials);
+        }
     assert(a->n_tasks <= a->cap_tasks && a->n_merges <= a->cap_merges && n_partials <= a->cap_partial);
     assert(mass_offset <= (size_t)a->cap_mass && a->n_picks <= a->cap_picks && n_read <= (size_t)a->cap_read);
+    if (n_partials)
+        deal(a);
+    else
+        for (int i = 0; i < a->n_tasks; i++)
+            a->order[i] = i;
 }
 
 int kv_attend_picks(const kv_attend *a) {
@@ -328,8 +399,9 @@ static void merge_partials(kv_attend *a, const merge *m, const cpu_kernels *kern
     for (int r = 0; r < m->n_tokens * a->group; r++) {
         float max = -INFINITY, sum = 0, out[KV_MAX_HEAD_DIM];
         for (int i = 0; i < m->n_partials; i++) {
-            const float *part = a->partial + (size_t)(m->partial + i) * (size_t)a->tile_rows * (size_t)(2 + d);
-            merge_row(kernels, d, &max, &sum, out, part[r], part[a->tile_rows + r], part + 2 * a->tile_rows + r * d);
+            const float *part = a->partial + (size_t)(m->partial + i) * (size_t)a->partial_rows * (size_t)(2 + d);
+            merge_row(kernels, d, &max, &sum, out, part[r], part[a->partial_rows + r],
+                      part + 2 * a->partial_rows + r * d);
         }
         write_row(a, &a->items[m->item], m->first, m->ih, r, sum, out, kernels);
     }
@@ -372,8 +444,8 @@ static void run(kv_attend *a, const task *job, int worker, kv_scratch *w, const 
     if (job->pick >= 0 && !a->pick[job->pick].all)
         t.read = a->read + a->pick[job->pick].read_offset;
     if (job->partial >= 0) {
-        float *part = a->partial + (size_t)job->partial * (size_t)a->tile_rows * (size_t)(2 + t.d);
-        tile_chunk(&t, job->chunk_from, part, part + a->tile_rows, part + 2 * a->tile_rows);
+        float *part = a->partial + (size_t)job->partial * (size_t)a->partial_rows * (size_t)(2 + t.d);
+        tile_chunk(&t, job->chunk_from, part, part + a->partial_rows, part + 2 * a->partial_rows);
         return;
     }
     for (int r = 0; r < t.n_rows; r++)
@@ -393,7 +465,7 @@ static void run(kv_attend *a, const task *job, int worker, kv_scratch *w, const 
 }
 
 void kv_attend_task(kv_attend *a, int index, int worker, kv_scratch *scratch, const cpu_kernels *kernels) {
-    const task *job = &a->task[index];
+    const task *job = &a->task[a->order[index]];
     run(a, job, worker, scratch, kernels);
     if (job->merge >= 0)
         part_ended(a, job->merge, kernels);

@@ -20,9 +20,12 @@ int pick_room(const kv_pick *pick) {
 
 static uint16_t live_slots(const kv_pick *pick, int bound) {
     const int32_t *pos = pick->view->pos[pick->ih];
-    int first = bound * pick->bound_slots, n_slots = pick->view->n_slots[pick->ih];
+    int first = bound * pick->bound_slots, n_slots = pick->view->n_slots[pick->ih], n = n_slots - first;
     unsigned live = 0;
-    for (int i = 0; i < pick->bound_slots && first + i < n_slots; i++)
+    n = n < pick->bound_slots ? n : pick->bound_slots;
+    if (pick->view->n_live[pick->ih] == n_slots)
+        return (uint16_t)((1u << n) - 1);
+    for (int i = 0; i < n; i++)
         live |= (unsigned)(pos[first + i] != KV_DEAD) << i;
     return (uint16_t)live;
 }

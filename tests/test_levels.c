@@ -19,10 +19,11 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-enum { N_PROMPT = 48 };
+enum { N_PROMPT = 300 }; /* pages are sealed */
 static const char *const methods[] = {"f16", "int8", "kivi-4"};
 enum { N_METHODS = sizeof(methods) / sizeof(*methods) };
 
+enum { LEVEL_BYTES = 24 };
 static const char *self;
 
 /* ---- in the child ---- */
@@ -63,6 +64,9 @@ static int write_numbers(const char *model_path, const char *path, int window, i
         fprintf(stderr, "%s\n", error.text);
         return 3;
     }
+    char level[LEVEL_BYTES] = "";
+    strncpy(level, pleat_engine_level(engine), sizeof(level) - 1);
+    fwrite(level, sizeof(level), 1, out);
     fwrite(&r.perplexity, sizeof(r.perplexity), 1, out);
     write_logits(out, engine, model, ids);
     free(ids);
@@ -92,8 +96,11 @@ static numbers numbers_at(const char *level, const char *model_path, int window,
     FILE *f = fopen(path, "rb");
     assert_non_null(f);
     fseek(f, 0, SEEK_END);
-    got.n = ((size_t)ftell(f) - sizeof(double)) / sizeof(float);
+    got.n = ((size_t)ftell(f) - LEVEL_BYTES - sizeof(double)) / sizeof(float);
     rewind(f);
+    char ran[LEVEL_BYTES];
+    assert_int_equal(fread(ran, sizeof(ran), 1, f), 1);
+    assert_string_equal(ran, level);
     got.logits = malloc(got.n * sizeof(float));
     assert_int_equal(fread(&got.perplexity, sizeof(double), 1, f), 1);
     assert_int_equal(fread(got.logits, sizeof(float), got.n, f), got.n);

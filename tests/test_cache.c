@@ -119,7 +119,7 @@ static void decode_and_compare(drive *d, kv_cache *cache, const char *what, int 
         drive_decode(d, cache, 7, 1, out);
         for (int il = 0; il < DRIVE_LAYERS && !kv_cache_method(cache)->policy->pick; il++) /* the reference reads all */
             compare(d, out + (size_t)il * width, want + (size_t)il * width, what, step);
-        assert_int_equal(kv_cache_stats(cache).kv_bytes, kv_pool_used_bytes(d->pool));
+        assert_int_equal(kv_cache_stats(cache).kv_bytes + drive_queries_bytes(d, cache), kv_pool_used_bytes(d->pool));
     }
     free(out);
     free(want);
@@ -847,7 +847,7 @@ static size_t run_in_pool(drive_shape shape, const char *spec, int n_prompt, siz
             left -= n;
         }
     }
-    size_t peak = fits ? kv_cache_stats(cache).kv_peak_bytes : 0;
+    size_t peak = fits ? kv_cache_stats(cache).kv_peak_bytes + drive_queries_bytes(&d, cache) : 0;
     kv_cache_close(cache);
     drive_close(&d);
     return peak;
@@ -872,6 +872,45 @@ static void a_pool_of_the_peak_is_enough(void **state) {
         }
 }
 
+/* Tasks of a decode step's layer, for some caches of these lengths. */
+static int count_tasks(const int *n_slots, int n_caches) {
+    enum { MOST = 16 };
+    drive d;
+    drive_item items[MOST];
+    drive_open(&d, (drive_shape){.n_head = 6, .n_head_kv = 2, .d = 64}, (size_t)256 << 20);
+    for (int i = 0; i < n_caches; i++) {
+        kv_cache *cache = drive_cache(&d, "f16");
+        drive_prompt(&d, cache, 7, n_slots[i] - 1, 512, true, NULL);
+        items[i] = (drive_item){.cache = cache, .seed = 7, .n_tokens = 1, .phase = PLEAT_DECODE};
+    }
+    drive_step(&d, items, n_caches);
+    int n = kv_attend_tasks(d.attend);
+    for (int i = 0; i < n_caches; i++)
+        kv_cache_close(items[i].cache);
+    drive_close(&d);
+    return n;
+}
+
+/* Few lanes are shared out in chunks that end at 128, 256, 512, 1,024 slots and so on; many are not; and a long one is
+ * beside short ones. */
+static void lanes_are_shared_out_in_chunks(void **state) {
+    (void)state;
+    enum { LANES = 2, MANY = 16 };
+    static const struct {
+        int n_slots, n_chunks;
+    } list[] = {{64, 1}, {128, 1}, {129, 2}, {256, 2}, {257, 3}, {512, 3}, {513, 4}, {1024, 4}, {1025, 5}, {2049, 6}};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        assert_int_equal(count_tasks(&list[i].n_slots, 1), LANES * list[i].n_chunks);
+    int n_slots[MANY];
+    for (int i = 0; i < MANY; i++)
+        n_slots[i] = 200;
+    assert_int_equal(count_tasks(n_slots, MANY), LANES * MANY);
+    for (int i = 1; i < MANY; i++)
+        n_slots[i] = 64;
+    n_slots[0] = 1000;
+    assert_int_equal(count_tasks(n_slots, MANY), LANES * (MANY - 1 + 4));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bounds_reach_as_far_as_slots),
@@ -881,6 +920,7 @@ int main(void) {
         cmocka_unit_test(heads_of_128_and_256),
         cmocka_unit_test(long_decode_matches_the_reference),
         cmocka_unit_test(bits_do_not_depend_on_the_schedule),
+        cmocka_unit_test(lanes_are_shared_out_in_chunks),
         cmocka_unit_test(decode_equals_prefill),
         cmocka_unit_test(budget_or_tail_above_the_length_is_f16),
         cmocka_unit_test(sinks_stay_exact),

@@ -33,3 +33,33 @@ pleat_status file_save(const char *path, const void *bytes, size_t n_bytes, plea
     unlink(part);
     return err_set(error, PLEAT_EIO, "%.300s: cannot be written: %s", path, strerror(why));
 }
+
+pleat_status file_write_all(int fd, const void *bytes, size_t n, const char *what, pleat_error *error) {
+    const char *at = bytes;
+    while (n) {
+        ssize_t done = write(fd, at, n);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", what,
+                           done ? strerror(errno) : "nothing more fits");
+        at += done;
+        n -= (size_t)done;
+    }
+    return PLEAT_OK;
+}
+
+pleat_status file_read_all(int fd, void *bytes, size_t n, const char *what, pleat_error *error) {
+    char *to = bytes;
+    while (n) {
+        ssize_t done = read(fd, to, n);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return err_set(error, done ? PLEAT_EIO : PLEAT_EINPUT, "%.300s cannot be read: %s", what,
+                           done ? strerror(errno) : "it became shorter");
+        to += done;
+        n -= (size_t)done;
+    }
+    return PLEAT_OK;
+}

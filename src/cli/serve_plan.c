@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "kv/image.h"
 #include "model/model.h"
 #include <ctype.h>
 #include <stdio.h>
@@ -40,7 +39,7 @@ static size_t work_bytes(const serve_options *o, const pleat_model *model, size_
 }
 
 static size_t most_bytes(const serve_plan *p) {
-    return p->total + p->requests + p->connections + p->moving;
+    return p->total + p->requests + p->connections;
 }
 
 static size_t size_of(size_t said, size_t otherwise) {
@@ -64,16 +63,6 @@ static size_t request_bytes(const serve_options *o, const pleat_model *model, si
     return BODIES * o->http.body_bytes + (all < most ? all : most);
 }
 
-/* A cache on its way to or from a file of --moved-dir is in memory whole, one at a time: a full context of f16, or as
- * much as the pool holds, with positions and scores, which are at most half as much again. */
-static size_t moving_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
-    size_t most = kv_image_most_bytes(&model->kv, context_of(o, model));
-    size_t pool_most = pool_bytes + pool_bytes / 2 + kv_image_most_bytes(&model->kv, 0);
-    if (!o->scheduler.moved_dir || o->scheduler.overcommit <= 1)
-        return 0;
-    return most < pool_most ? most : pool_most;
-}
-
 pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
                        const pleat_method *method, serve_plan *p, pleat_error *error) {
     char needed[16], there[16];
@@ -91,7 +80,6 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->requests = size_of(said->requests, request_bytes(o, model, p->pool));
     p->connections = (size_t)o->http.connections * HTTP_CONNECTION_BYTES;
     p->context_tokens = context_of(o, model);
-    p->moving = moving_bytes(o, model, p->pool);
     int n_prompt = p->context_tokens > 1 ? p->context_tokens - 1 : 1;
     p->context = engine_plan_bytes(model, method, n_prompt, 1);
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
@@ -122,27 +110,19 @@ void plan_print(const serve_plan *p) {
            "memory %s = %s\n",
            text_bytes(p->weights, a), text_bytes(p->pool, b), text_bytes(p->prefix, c), text_bytes(p->moved, d),
            text_bytes(p->work, e), text_bytes(p->total, f));
-    printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s + a cache on its way to a file "
-           "%s; so %s in all\n",
-           text_bytes(p->requests, a), text_bytes(p->connections, b), text_bytes(p->moving, c),
-           text_bytes(most_bytes(p), d));
+    printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s; so %s in all\n",
+           text_bytes(p->requests, a), text_bytes(p->connections, b), text_bytes(most_bytes(p), c));
 }
 
 json_t *plan_json(const serve_plan *p) {
     const struct {
         const char *name;
         size_t bytes;
-    } list[] = {{"weights_bytes", p->weights},
-                {"pool_bytes", p->pool},
-                {"prefix_bytes", p->prefix},
-                {"moved_bytes", p->moved},
-                {"work_bytes", p->work},
-                {"total_bytes", p->total},
-                {"requests_bytes", p->requests},
-                {"connections_bytes", p->connections},
-                {"moving_bytes", p->moving},
-                {"most_bytes", most_bytes(p)},
-                {"context_tokens", (size_t)p->context_tokens},
+    } list[] = {{"weights_bytes", p->weights},   {"pool_bytes", p->pool},
+                {"prefix_bytes", p->prefix},     {"moved_bytes", p->moved},
+                {"work_bytes", p->work},         {"total_bytes", p->total},
+                {"requests_bytes", p->requests}, {"connections_bytes", p->connections},
+                {"most_bytes", most_bytes(p)},   {"context_tokens", (size_t)p->context_tokens},
                 {"context_bytes", p->context}};
     json_t *memory = json_object();
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)

@@ -14,7 +14,7 @@ typedef struct plan_sizes {
 
 typedef struct serve_plan {                           /* bytes */
     size_t weights, pool, prefix, moved, work, total; /* resident once all has been in use */
-    size_t requests, connections, moving;             /* at most beside it, for as long as they are there */
+    size_t requests, connections;                     /* at most beside it, for as long as they are there */
     size_t available;
     int context_tokens;
     size_t context; /* of the pool, for a prompt that fills the context */

@@ -31,14 +31,13 @@ struct pleat_seq {
     prefix_path path;
     int32_t *tokens;
     int n_tokens, cap_tokens;
-    /* moved out of the pool: the image, or a file that has it */
+    /* moved out of the pool: to memory, or to a file (n_bytes > 0) */
     kv_image image;
-    int file; /* descriptor, while file_bytes > 0 */
-    size_t file_bytes;
+    kv_image_file file;
 };
 
 static inline bool seq_is_out(const pleat_seq *seq) {
-    return seq->image.bytes || seq->file_bytes;
+    return seq->image.bytes || seq->file.n_bytes;
 }
 
 /* reuse.c. Makes room for `bytes` in the pool, from what is held of earlier prompts if it must be. */
@@ -52,4 +51,6 @@ bool seq_stop_offering(pleat_seq *seq); /* true: it did until now */
 pleat_status seq_of(pleat_engine *engine, kv_cache *cache, bool in_prompt, pleat_seq **out, pleat_error *error);
 /* move.c: lets go of what was moved out. */
 void move_forget(pleat_seq *seq);
+/* Can files be made in the folder? PLEAT_EIO. */
+pleat_status move_try(const char *folder, pleat_error *error);
 #endif

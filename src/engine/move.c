@@ -1,11 +1,12 @@
 /* move.c - caches out of the pool and back: to memory, to a file of the moment, to a file that is kept.
  *
  * A file of the moment has no name, so a process that is killed leaves none; it is not flushed, as nobody reads it
- * after a crash.
+ * after a crash, and passes through a megabyte of memory.
  *
  * A kept file is a small head (magic, number of tokens, the tokens, their hash) and the image (kv/image.h). It is
  * written under another name, flushed, and renamed: a reader sees a whole file or none. */
 #include "engine/inside.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/status.h"
 #include <errno.h>
@@ -25,21 +26,6 @@ typedef struct head {
 
 /* ---- files ---- */
 
-static pleat_status write_all(int fd, const void *bytes, size_t n, const char *path, pleat_error *error) {
-    const uint8_t *at = bytes;
-    while (n) {
-        ssize_t done = write(fd, at, n);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0)
-            return err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", path,
-                           done ? strerror(errno) : "nothing more fits");
-        at += done;
-        n -= (size_t)done;
-    }
-    return PLEAT_OK;
-}
-
 typedef struct piece {
     const void *bytes;
     size_t n;
@@ -54,7 +40,7 @@ static pleat_status write_file(const char *path, const piece *pieces, int n_piec
         return err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", part, strerror(errno));
     pleat_status status = PLEAT_OK;
     for (int i = 0; i < n_pieces && !status; i++)
-        status = write_all(fd, pieces[i].bytes, pieces[i].n, path, error);
+        status = file_write_all(fd, pieces[i].bytes, pieces[i].n, path, error);
     if (!status && fsync(fd))
         status = err_set(error, PLEAT_EIO, "%.300s cannot be written: %s", path, strerror(errno));
     if (close(fd) && !status)
@@ -64,20 +50,6 @@ static pleat_status write_file(const char *path, const piece *pieces, int n_piec
     if (status)
         unlink(part);
     return status;
-}
-
-static pleat_status read_exactly(int fd, const char *path, uint8_t *to, size_t n, pleat_error *error) {
-    while (n) {
-        ssize_t done = read(fd, to, n);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0)
-            return err_set(error, done ? PLEAT_EIO : PLEAT_EINPUT, "%.300s cannot be read: %s", path,
-                           done ? strerror(errno) : "it became shorter");
-        to += done;
-        n -= (size_t)done;
-    }
-    return PLEAT_OK;
 }
 
 static pleat_status read_file(const char *path, uint8_t **bytes, size_t *n_bytes, pleat_error *error) {
@@ -96,7 +68,7 @@ static pleat_status read_file(const char *path, uint8_t **bytes, size_t *n_bytes
         status = err_set(error, PLEAT_EINPUT, "%.300s is not a file", path);
     else if (!*bytes)
         status = err_set(error, PLEAT_EMEMORY, "no memory for %.300s of %zu bytes", path, *n_bytes);
-    status = status ? status : read_exactly(fd, path, *bytes, *n_bytes, error);
+    status = status ? status : file_read_all(fd, *bytes, *n_bytes, path, error);
     close(fd);
     if (status) {
         free(*bytes);
@@ -109,9 +81,9 @@ static pleat_status read_file(const char *path, uint8_t **bytes, size_t *n_bytes
 
 void move_forget(pleat_seq *seq) {
     kv_image_free(&seq->image);
-    if (seq->file_bytes)
-        close(seq->file);
-    seq->file_bytes = 0;
+    if (seq->file.n_bytes)
+        close(seq->file.fd);
+    seq->file.n_bytes = 0;
 }
 
 /* -1: errno says why. Not every file system makes files without a name: there it loses its name at once. */
@@ -130,26 +102,22 @@ static int open_nameless(const char *folder) {
     return fd;
 }
 
-/* *fd is open after success only. */
-static pleat_status write_nameless(const char *folder, const kv_image *image, int *fd, pleat_error *error) {
-    *fd = open_nameless(folder);
-    if (*fd < 0)
+pleat_status move_try(const char *folder, pleat_error *error) {
+    int fd = open_nameless(folder);
+    if (fd < 0)
         return err_set(error, PLEAT_EIO, "%.300s: no file can be made there: %s", folder, strerror(errno));
-    pleat_status status = write_all(*fd, image->bytes, image->n_bytes, folder, error);
-    if (status)
-        close(*fd);
-    return status;
+    close(fd);
+    return PLEAT_OK;
 }
 
-static pleat_status read_nameless(const pleat_seq *seq, kv_image *image, pleat_error *error) {
-    *image = (kv_image){malloc(seq->file_bytes), seq->file_bytes};
-    if (!image->bytes)
-        return err_set(error, PLEAT_EMEMORY, "no memory for a cache of %zu bytes", seq->file_bytes);
-    pleat_status status = lseek(seq->file, 0, SEEK_SET)
-                              ? err_set(error, PLEAT_EIO, "a moved cache cannot be read: %s", strerror(errno))
-                              : read_exactly(seq->file, "a moved cache", image->bytes, image->n_bytes, error);
+/* The file is open after success only. */
+static pleat_status save_nameless(const kv_cache *cache, const char *folder, kv_image_file *file, pleat_error *error) {
+    int fd = open_nameless(folder);
+    if (fd < 0)
+        return err_set(error, PLEAT_EIO, "%.300s: no file can be made there: %s", folder, strerror(errno));
+    pleat_status status = kv_image_put(cache, fd, file, error);
     if (status)
-        kv_image_free(image);
+        close(fd);
     return status;
 }
 
@@ -162,27 +130,20 @@ static pleat_status fresh_cache(pleat_seq *seq, kv_cache **out, pleat_error *err
 }
 
 pleat_status pleat_seq_move_out(pleat_seq *seq, const char *folder, pleat_error *error) {
-    kv_image image;
+    kv_image image = {0};
+    kv_image_file file = {0};
     kv_cache *fresh;
     if (seq_is_out(seq))
         return err_set(error, PLEAT_EINPUT, "the sequence is moved out already");
     pleat_status status = fresh_cache(seq, &fresh, error);
     if (status)
         return status;
-    status = kv_image_save(seq->cache, &image, error);
-    int file = -1;
-    size_t file_bytes = 0;
-    if (!status && folder) {
-        status = write_nameless(folder, &image, &file, error);
-        file_bytes = image.n_bytes;
-        kv_image_free(&image);
-    }
+    status = folder ? save_nameless(seq->cache, folder, &file, error) : kv_image_save(seq->cache, &image, error);
     if (status) {
         kv_cache_close(fresh);
         return status;
     }
     seq->file = file;
-    seq->file_bytes = file_bytes;
     seq->image = image;
     kv_cache_close(seq->cache);
     seq->cache = fresh;
@@ -190,19 +151,13 @@ pleat_status pleat_seq_move_out(pleat_seq *seq, const char *folder, pleat_error 
 }
 
 pleat_status pleat_seq_move_in(pleat_seq *seq, pleat_error *error) {
-    kv_image image = seq->image;
-    pleat_status status = PLEAT_OK;
+    pleat_status status;
     if (!seq_is_out(seq))
         return err_set(error, PLEAT_EINPUT, "the sequence is not moved out");
-    if (seq->file_bytes)
-        status = read_nameless(seq, &image, error);
-    if (!status) {
-        do
-            status = kv_image_load(&image, seq->cache, error);
-        while (status == PLEAT_EFULL && seq->engine->prefix && prefix_shrink(seq->engine->prefix));
-    }
-    if (seq->file_bytes)
-        kv_image_free(&image);
+    do
+        status = seq->file.n_bytes ? kv_image_get(&seq->file, seq->cache, error)
+                                   : kv_image_load(&seq->image, seq->cache, error);
+    while (status == PLEAT_EFULL && seq->engine->prefix && prefix_shrink(seq->engine->prefix));
     if (!status)
         move_forget(seq);
     return status;

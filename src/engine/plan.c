@@ -90,5 +90,5 @@ size_t engine_plan_bytes(const pleat_model *model, const kv_method *method, int 
         }
         total += bytes * (size_t)model->n_head_kv;
     }
-    return total;
+    return total + kv_queries_bytes(&model->kv, &wants);
 }

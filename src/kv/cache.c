@@ -186,6 +186,7 @@ void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase) {
     }
     cache->n_new = n_tokens;
     cache->phase = phase;
+    queries_charge(cache);
 }
 
 /* The slot of a decode step's token: a movable hole if there is one, else a new one. */

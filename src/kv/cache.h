@@ -41,6 +41,8 @@ bool kv_cache_in_prompt(const kv_cache *cache); /* a prompt was begun and not en
  * grows the lanes' own arrays, so that the step itself allocates nothing: SIZE_MAX when the system has no memory for
  * them. The cache's contents do not change. */
 size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase, int n_workers);
+/* Of the queries that a policy wants kept: charged to the pool with a cache's first step. */
+size_t kv_queries_bytes(const kv_model *model, const kv_wants *wants);
 /* How many of n further prompt tokens one step may take (grid points under bounded; any otherwise). */
 int kv_cache_cut(const kv_cache *cache, int n_tokens);
 /* Tokens until the model's context ends. With positions inside the cache only live tokens count, so decode never ends;

@@ -9,13 +9,16 @@
  * A damaged image is refused before anything is taken: the hash is checked first, then a whole walk checks every number
  * against the others (a hash says nothing of a foreign file that was made to fit), and only a last walk takes pages. */
 #include "kv/image.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/status.h"
 #include "kv/lane.h"
 #include <assert.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { VERSION = 2, MOST_SLOTS = 1 << 26 };
 static const char magic[8] = "PLEATKV";
@@ -30,10 +33,23 @@ typedef struct header {
 
 typedef enum pass { COUNT, WRITE, CHECK, READ } pass;
 
+/* To or from a file, a piece at a time. */
+typedef struct passage {
+    int fd;
+    uint8_t *piece; /* [PIECE_BYTES] */
+    size_t n, at;   /* bytes in it; read up to here */
+    size_t left;    /* READ: of the file, behind the piece */
+    uint64_t sum;   /* of the pieces so far */
+    pleat_status status;
+    pleat_error *error;
+} passage;
+enum { PIECE_BYTES = 1 << 20 };
+
 typedef struct walk {
     pass pass;
     uint8_t *to;         /* WRITE */
     const uint8_t *from; /* CHECK, READ */
+    passage *passage;    /* WRITE, READ: instead */
     size_t at, end;
     size_t page_bytes; /* CHECK: of all pages together */
     bool bad;
@@ -42,6 +58,52 @@ typedef struct walk {
     int first_head_slots; /* and how many */
 } walk;
 
+/* ---- through a file ---- */
+
+static bool passage_flush(passage *p) {
+    p->sum = hash_bytes(p->piece, p->n, p->sum);
+    p->status = file_write_all(p->fd, p->piece, p->n, "a moved cache", p->error);
+    p->n = 0;
+    return !p->status;
+}
+
+static bool passage_fill(passage *p) {
+    p->n = p->left < PIECE_BYTES ? p->left : PIECE_BYTES;
+    p->at = 0;
+    p->left -= p->n;
+    p->status = file_read_all(p->fd, p->piece, p->n, "a moved cache", p->error);
+    p->sum = hash_bytes(p->piece, p->n, p->sum);
+    return !p->status;
+}
+
+static bool passage_put(passage *p, const void *value, size_t n) {
+    for (const uint8_t *from = value; n;) {
+        size_t m = n < PIECE_BYTES - p->n ? n : PIECE_BYTES - p->n;
+        memcpy(p->piece + p->n, from, m);
+        p->n += m;
+        from += m;
+        n -= m;
+        if (p->n == PIECE_BYTES && !passage_flush(p))
+            return false;
+    }
+    return true;
+}
+
+static bool passage_get(passage *p, void *value, size_t n) {
+    for (uint8_t *to = value; n;) {
+        if (p->at == p->n && !passage_fill(p))
+            return false;
+        size_t m = n < p->n - p->at ? n : p->n - p->at;
+        memcpy(to, p->piece + p->at, m);
+        p->at += m;
+        to += m;
+        n -= m;
+    }
+    return true;
+}
+
+/* ---- one walk ---- */
+
 /* The next n bytes of the image are those at `value`. While checking, small values are read into `value` too (a scratch
  * copy); large ones (value NULL) are skipped. */
 static void visit(walk *w, void *value, size_t n) {
@@ -49,7 +111,9 @@ static void visit(walk *w, void *value, size_t n) {
         w->bad = true;
         return;
     }
-    if (w->pass == WRITE && n) /* an empty lane has no arrays */
+    if (w->passage && n)
+        w->bad = !(w->pass == WRITE ? passage_put(w->passage, value, n) : passage_get(w->passage, value, n));
+    else if (w->pass == WRITE && n) /* an empty lane has no arrays */
         memcpy(w->to + w->at, value, n);
     else if (w->pass != COUNT && value)
         memcpy(value, w->from + w->at, n);
@@ -341,17 +405,6 @@ size_t kv_image_bytes(const kv_cache *cache) {
     return w.at + sizeof(uint64_t);
 }
 
-/* Slots: both sides in f16, a position, mass, last and norm. Queries: a window, two moments, the late ones. The rest:
- * counts of lanes and pages, spans. */
-size_t kv_image_most_bytes(const kv_model *m, int n_tokens) {
-    enum { WINDOW = 64, LANE_BYTES = 256, PAGE_BYTES = 64, REST_BYTES = 64 << 10 };
-    size_t lanes = (size_t)m->n_layer * (size_t)m->n_head_kv, d = (size_t)m->head_dim;
-    size_t pages = (size_t)page_count(n_tokens) + 1, slots = pages * PAGE_TOKENS;
-    size_t lane = slots * (2 * d * sizeof(uint16_t) + sizeof(int32_t) + 3 * sizeof(float)) + 2 * pages * PAGE_BYTES;
-    size_t queries = (size_t)m->n_layer * (size_t)m->n_head * d * sizeof(float) * (WINDOW + 1 + d + QUERIES_LATE);
-    return lanes * (lane + LANE_BYTES) + queries + REST_BYTES;
-}
-
 pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error) {
     assert(cache->n_new == 0);
     size_t n = kv_image_bytes(cache);
@@ -456,6 +509,55 @@ pleat_status kv_image_load(const kv_image *image, kv_cache *cache, pleat_error *
         return err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a saved cache");
     }
     return PLEAT_OK;
+}
+
+/* ---- a file of this process ---- */
+
+static pleat_status passage_open(passage *p, int fd, pleat_error *error) {
+    *p = (passage){.fd = fd, .piece = malloc(PIECE_BYTES), .error = error};
+    return p->piece ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory to move a cache");
+}
+
+pleat_status kv_image_put(const kv_cache *cache, int fd, kv_image_file *out, pleat_error *error) {
+    assert(cache->n_new == 0);
+    walk count = {.pass = COUNT};
+    visit_all(&count, (kv_cache *)cache); /* only READ changes it */
+    passage p;
+    pleat_status status = passage_open(&p, fd, error);
+    if (status)
+        return status;
+    walk w = {.pass = WRITE, .passage = &p};
+    visit_all(&w, (kv_cache *)cache);
+    if (!w.bad)
+        passage_flush(&p);
+    free(p.piece);
+    *out = (kv_image_file){.fd = fd, .n_bytes = count.at, .page_bytes = count.page_bytes, .sum = p.sum};
+    return p.status;
+}
+
+pleat_status kv_image_get(const kv_image_file *file, kv_cache *cache, pleat_error *error) {
+    assert(cache->n_seen == 0 && cache->n_new == 0);
+    if (!kv_pool_reserve(cache->pool, file->page_bytes))
+        return err_set(error, PLEAT_EFULL, "a moved cache needs %zu bytes of the KV pool; %zu are free",
+                       file->page_bytes, kv_pool_budget_bytes(cache->pool) - kv_pool_used_bytes(cache->pool));
+    if (lseek(file->fd, 0, SEEK_SET))
+        return err_set(error, PLEAT_EIO, "a moved cache cannot be read: %s", strerror(errno));
+    passage p;
+    pleat_status status = passage_open(&p, file->fd, error);
+    if (status)
+        return status;
+    p.left = file->n_bytes;
+    walk w = {.pass = READ, .passage = &p, .end = file->n_bytes};
+    visit_all(&w, cache);
+    free(p.piece);
+    status = p.status;
+    if (!status && w.bad)
+        status = err_set(error, PLEAT_EMEMORY, "no memory for the lanes of a moved cache");
+    if (!status && (p.sum != file->sum || w.at != w.end))
+        status = err_set(error, PLEAT_EINPUT, "a moved cache is damaged: its hash does not match");
+    if (status)
+        empty(cache);
+    return status;
 }
 
 void kv_image_free(kv_image *image) {

@@ -95,7 +95,8 @@ struct kv_cache {
     int max_new, n_steps;    /* tokens expected of decoding (0: not known), and decoded since the prompt's end */
     kv_span *pin;            /* [n_pins] pinned positions, in rising order, apart from each other */
     int n_pins, cap_pins;
-    kv_queries *queries; /* [n_layer] window.c; NULL until the first step that needs it */
+    kv_queries *queries;  /* [n_layer] window.c; NULL until the first step that needs it */
+    size_t charged_bytes; /* of the pool, for these */
     _Atomic size_t bytes, peak_bytes;
     size_t most_bytes; /* of this step, as was reserved; SIZE_MAX between steps */
     kv_lane *lane;     /* [n_layer][n_head_kv] */
@@ -216,7 +217,9 @@ pack_matrix product_pack(const kv_view *view, const float *w, int n_rows, int n_
 void product_run(const kv_view *view, const pack_matrix *w, const float *x, int n, float *out, int ldo);
 
 /* window.c: queries kept for policies. */
-bool queries_ensure(kv_cache *cache); /* false: no memory, unchanged */
+bool queries_ensure(kv_cache *cache);            /* false: no memory, unchanged */
+size_t queries_uncharged(const kv_cache *cache); /* bytes of the pool that queries_charge will take */
+void queries_charge(kv_cache *cache);            /* a step that has reserved them begins */
 void queries_free(kv_cache *cache);
 void queries_copy(kv_cache *cache, const kv_cache *src);
 /* Of a layer, its outer products made whole. */

@@ -237,5 +237,5 @@ size_t kv_cache_step_bytes(kv_cache *cache, int n_tokens, pleat_phase phase, int
     for (int i = 0; i < n_workers && i < n_layer; i++)
         bytes += passing[i];
     cache->most_bytes = atomic_load(&cache->bytes) + bytes;
-    return bytes;
+    return bytes + queries_uncharged(cache);
 }

@@ -1,7 +1,8 @@
 /* window.c - the queries that policies look at: the newest ones of each layer, and moments of all.
  *
  * The window is a ring by absolute position, so it does not depend on how a prompt was cut. It is held in memory of its
- * own, not in the pool: n_layer x window x n_head x d floats (SmolLM2, 32 queries: 2.2 MB).
+ * own, whose bytes are charged to the pool with the first step: n_layer x window x n_head x d floats (SmolLM2, 32
+ * queries: 2.2 MB).
  *
  * Moments are sums over the queries before their rotation: each query is turned back by its own angle (exact to float
  * rounding: the rotation is orthogonal, its magnitude is divided out). Outer products are made 64 positions at a time,
@@ -21,19 +22,43 @@ static int group_of(const kv_model *m) {
     return m->n_head / m->n_head_kv;
 }
 
-static size_t ring_floats(const kv_cache *cache) {
-    return (size_t)cache->wants.window_tokens * (size_t)cache->model->n_head * (size_t)cache->model->head_dim;
-}
-
 static size_t sum_floats(const kv_cache *cache) {
     return (size_t)cache->model->n_head * (size_t)cache->model->head_dim;
+}
+
+static size_t ring_floats(const kv_cache *cache) {
+    return (size_t)cache->wants.window_tokens * sum_floats(cache);
 }
 
 static size_t outer_floats(const kv_cache *cache) {
     return sum_floats(cache) * (size_t)cache->model->head_dim;
 }
 
+size_t kv_queries_bytes(const kv_model *m, const kv_wants *wants) {
+    size_t rows = 0, n_layer = 0, row = (size_t)m->n_head * (size_t)m->head_dim * sizeof(float);
+    if (wants->flags & KV_WANT_WINDOW_Q)
+        rows += (size_t)wants->window_tokens;
+    if (wants->flags & KV_WANT_MOMENTS)
+        rows += 1 + (size_t)m->head_dim + QUERIES_LATE;
+    for (int il = 0; il < m->n_layer; il++)
+        n_layer += m->layer[il].window_tokens == 0;
+    return n_layer * rows * row;
+}
+
+size_t queries_uncharged(const kv_cache *cache) {
+    return cache->queries && !cache->charged_bytes ? kv_queries_bytes(cache->model, &cache->wants) : 0;
+}
+
+void queries_charge(kv_cache *cache) {
+    size_t bytes = queries_uncharged(cache);
+    if (bytes && kv_pool_charge(cache->pool, bytes))
+        cache->charged_bytes = bytes;
+}
+
 void queries_free(kv_cache *cache) {
+    if (cache->charged_bytes)
+        kv_pool_discharge(cache->pool, cache->charged_bytes);
+    cache->charged_bytes = 0;
     for (int il = 0; cache->queries && il < cache->model->n_layer; il++) {
         mem_free(cache->queries[il].ring);
         mem_free(cache->queries[il].sum);

@@ -152,6 +152,11 @@ size_t drive_out_floats(const drive *d, int n_tokens) {
     return (size_t)DRIVE_LAYERS * (size_t)n_tokens * (size_t)d->model.n_head * (size_t)d->model.head_dim;
 }
 
+size_t drive_queries_bytes(const drive *d, const kv_cache *cache) {
+    kv_wants wants = kv_method_wants(kv_cache_method(cache));
+    return kv_queries_bytes(&d->model, &wants);
+}
+
 static void append(drive *d, const drive_item *item, int il) {
     int dim = d->model.head_dim, first = kv_cache_tokens(item->cache);
     float *k = malloc((size_t)(item->n_tokens * dim) * sizeof(*k)),

@@ -36,6 +36,8 @@ void drive_close(drive *d);
 /* Parses spec; the test fails when it is refused. */
 kv_method drive_method(const drive *d, const char *spec);
 kv_cache *drive_cache(drive *d, const char *spec);
+/* Of the pool beside the cache's pages: what its policy keeps of queries. */
+size_t drive_queries_bytes(const drive *d, const kv_cache *cache);
 
 typedef struct drive_item {
     kv_cache *cache;

@@ -121,7 +121,7 @@ static pleat_status submit_told(desk *d, ask q, int pin_tokens, const char *salt
                          .salt = salt};
     spec.sampling.temperature = q.temperature;
     spec.sampling.seed = 11;
-    pleat_status status = scheduler_submit(d->s, &spec, take, a, id, error);
+    pleat_status status = scheduler_submit(d->s, &spec, 1, take, (void *[]){a}, id, error);
     pleat_method_free(method);
     free(ids);
     return status;
@@ -361,7 +361,7 @@ static void logprobs_are_those_of_the_model(void **state) {
                          .logprobs = true,
                          .n_top = 3,
                          .prompt_logprobs = true};
-    assert_int_equal(scheduler_submit(d.s, &spec, take, a, &id, &error), PLEAT_OK);
+    assert_int_equal(scheduler_submit(d.s, &spec, 1, take, (void *[]){a}, &id, &error), PLEAT_OK);
     run_dry(&d);
     float *logits = malloc((size_t)N * (size_t)n_vocab * sizeof(*logits));
     pleat_seq *seq = bed_seq(&d.bed, "f16");
@@ -412,7 +412,7 @@ static void ends_are_held_back_until_min_tokens(void **state) {
                              .sampling = pleat_sampling_default(),
                              .bias = &bias,
                              .n_bias = 1};
-        assert_int_equal(scheduler_submit(d.s, &spec, take, &a[i], &id, &error), PLEAT_OK);
+        assert_int_equal(scheduler_submit(d.s, &spec, 1, take, (void *[]){&a[i]}, &id, &error), PLEAT_OK);
     }
     run_dry(&d);
     assert_string_equal(a[0].finish, "stop");
@@ -543,8 +543,8 @@ static void a_full_queue_takes_in_who_has_less_of_it(void **state) {
         scheduler_turn(d.s);
     for (int i = 0; i < N; i++)
         must_submit(&d, (ask){"f16", "many", 20, i, 3, 0}, &many[i], NULL);
-    assert_true(scheduler_full(d.s, "many"));
-    assert_false(scheduler_full(d.s, "few"));
+    assert_true(scheduler_full(d.s, "many", 1));
+    assert_false(scheduler_full(d.s, "few", 1));
     refused(&d, (ask){"f16", "many", 20, 0, 3, 0}, PLEAT_EFULL, "queue is full");
     for (int i = 0; i < N / 2; i++) {
         must_submit(&d, (ask){"f16", "few", 20, i, 3, 0}, &few[i], NULL);
@@ -552,7 +552,7 @@ static void a_full_queue_takes_in_who_has_less_of_it(void **state) {
         if (i == 1) /* two at a time as well */
             scheduler_turn(d.s);
     }
-    assert_true(scheduler_full(d.s, "few"));
+    assert_true(scheduler_full(d.s, "few", 1));
     refused(&d, (ask){"f16", "few", 20, 0, 3, 0}, PLEAT_EFULL, "queue is full");
     run_dry(&d);
     assert_int_equal(running->n, 50);
@@ -614,15 +614,17 @@ static void flood(desk *d, answer *small, int *n_small, const answer *until, int
     }
 }
 
-static void a_large_request_is_not_passed_over_for_good(void **state) {
-    (void)state;
+/* busy: its tenant has a request in the batch too, so that by turns alone the others would always come first. */
+static void pass_over(bool busy) {
     enum { PASSING = 60, MOST_SMALL = 8 * 2 * PASSING };
     desk d = desk_open(0, 0, (scheduler_options){0});
     size_t token = pleat_model_describe(d.bed.model).f16_token_bytes;
     desk_close(&d);
-    d = desk_open(token * 2400, 0, (scheduler_options){0});
-    answer *small = answers(MOST_SMALL), *large = answers(1);
+    d = desk_open(token * (busy ? 2900 : 2400), 0, (scheduler_options){0});
+    answer *small = answers(MOST_SMALL), *large = answers(1), *other = answers(1);
     int n = 0, n_before;
+    if (busy)
+        must_submit(&d, (ask){"f16", "large", 20, 1, 390, 0}, other, NULL);
     flood(&d, small, &n, large, 1);
     must_submit(&d, (ask){"f16", "large", 1700, 0, 4, 0}, large, NULL);
     flood(&d, small, &n, large, PASSING);
@@ -631,6 +633,7 @@ static void a_large_request_is_not_passed_over_for_good(void **state) {
     passed_seconds += 6;
     flood(&d, small, &n, large, PASSING); /* more turns than those that run have tokens left */
     assert_string_equal(large->finish, "length");
+    assert_int_equal(atomic_load(&other->ended), 0);
     assert_true(n > n_before);
     run_dry(&d);
     for (int i = n_before; i < n; i++)
@@ -638,6 +641,53 @@ static void a_large_request_is_not_passed_over_for_good(void **state) {
     desk_close(&d);
     free(small);
     free(large);
+    free(other);
+}
+
+static void a_large_request_is_not_passed_over_for_good(void **state) {
+    (void)state;
+    pass_over(false);
+    pass_over(true);
+}
+
+static void answers_of_one_request_come_in_together(void **state) {
+    (void)state;
+    enum { N = 4 };
+    pleat_error error = {""};
+    pleat_method *method;
+    uint64_t id[N];
+    desk d = desk_open(0, 0, (scheduler_options){.max_running = 2, .max_waiting = N - 1});
+    answer *a = answers(N);
+    int32_t *ids = bed_tokens(&d.bed, 20);
+    assert_int_equal(pleat_method_parse("f16", d.bed.model, &method, &error), PLEAT_OK);
+    request_spec spec[N];
+    void *context[N];
+    for (int i = 0; i < N; i++) {
+        spec[i] = (request_spec){.method = method,
+                                 .prompt = ids,
+                                 .n_prompt = 20,
+                                 .max_tokens = 3 + i,
+                                 .ignore_end = true,
+                                 .sampling = pleat_sampling_default()};
+        context[i] = &a[i];
+    }
+    assert_int_equal(scheduler_submit(d.s, spec, N, take, context, id, &error), PLEAT_EFULL);
+    spec[1].max_tokens = -1;
+    assert_int_equal(scheduler_submit(d.s, spec, 2, take, context, id, &error), PLEAT_EINPUT);
+    assert_int_equal(scheduler_describe(d.s).waiting, 0);
+    spec[1].max_tokens = 4;
+    assert_int_equal(scheduler_submit(d.s, spec, N - 1, take, context, id, &error), PLEAT_OK);
+    assert_int_equal(scheduler_describe(d.s).waiting, N - 1);
+    scheduler_cancel(d.s, id[1]);
+    run_dry(&d);
+    assert_int_equal(a[0].n, 3);
+    assert_string_equal(a[1].finish, "cancelled");
+    assert_int_equal(a[2].n, 5);
+    assert_int_equal(a[N - 1].n_ends, 0);
+    pleat_method_free(method);
+    free(ids);
+    desk_close(&d);
+    free(a);
 }
 
 static void a_cancelled_request_is_gone_within_a_turn(void **state) {
@@ -735,7 +785,7 @@ static void requests_from_other_threads_are_answered(void **state) {
     }
     scheduler_figures f = scheduler_describe(d.s);
     assert_int_equal(f.running + f.waiting + f.moved_out, 0);
-    assert_int_equal(f.requests_ended[1] + f.requests_ended[2], N);
+    assert_int_equal(f.requests_ended[REQUEST_LENGTH] + f.requests_ended[REQUEST_CANCELLED], N);
     desk_close(&d);
     free(a);
 }
@@ -758,6 +808,7 @@ int main(void) {
         cmocka_unit_test(a_full_queue_takes_in_who_has_less_of_it),
         cmocka_unit_test(places_are_counted_right_whoever_goes_first),
         cmocka_unit_test(a_large_request_is_not_passed_over_for_good),
+        cmocka_unit_test(answers_of_one_request_come_in_together),
         cmocka_unit_test(a_cancelled_request_is_gone_within_a_turn),
         cmocka_unit_test(a_moved_out_request_is_cancelled_too),
         cmocka_unit_test(closing_ends_everything_once),

@@ -1,10 +1,14 @@
 /* test_scheduler_fault.c - a step that fails for one request's sake ends that one alone, whatever its age. */
 #include "engine/scheduler_inside.h"
 #include "support/bed.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 enum { N = 3, PROMPT = 40, ANSWER = 20 };
@@ -44,7 +48,7 @@ static scheduler *start_all(const bed *b, const scheduler_options *options, int 
                              .max_tokens = ANSWER,
                              .ignore_end = true,
                              .sampling = pleat_sampling_default()};
-        if (scheduler_submit(s, &spec, take, &answers[i], &id, &error))
+        if (scheduler_submit(s, &spec, 1, take, (void *[]){&answers[i]}, &id, &error))
             fail_msg("%s", error.text);
         free(ids);
         scheduler_turn(s);
@@ -112,10 +116,79 @@ static void moved_images_are_counted_whole(void **state) {
     bed_close(&b);
 }
 
+static bool no_nameless_files;
+
+/* A file system that makes no files without a name. */
+int open(const char *path, int flags, ...) {
+    va_list arguments;
+    va_start(arguments, flags);
+    int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, int) : 0;
+    va_end(arguments);
+    if (no_nameless_files && (flags & O_TMPFILE) == O_TMPFILE) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+static void where_files_have_names_they_lose_them(void **state) {
+    (void)state;
+    char folder[] = "/tmp/pleat-fault-XXXXXX";
+    answer a[2] = {0};
+    bed b = bed_open(tiny_default(),
+                     (pleat_engine_options){
+                         .n_threads = 1, .max_step_tokens = 256, .max_sequences = 2, .pool_bytes = (size_t)64 << 20});
+    assert_non_null(mkdtemp(folder));
+    no_nameless_files = true;
+    scheduler *s = start_all(&b, &(scheduler_options){.moved_bytes = 1, .moved_dir = folder}, 2, a);
+    assert_true(admit_preempt(s));
+    assert_true(s->moved->seq->file.n_bytes > 0);
+    assert_int_equal(rmdir(folder), 0);
+    while (scheduler_turn(s))
+        ;
+    no_nameless_files = false;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(a[i].n, ANSWER);
+    scheduler_close(s);
+    bed_close(&b);
+}
+
+/* What a policy keeps of queries is part of the pool, and of what a request is admitted by. */
+static void windows_of_queries_are_in_the_pool(void **state) {
+    (void)state;
+    bed b = bed_open(tiny_default(),
+                     (pleat_engine_options){
+                         .n_threads = 1, .max_step_tokens = 256, .max_sequences = 1, .pool_bytes = (size_t)64 << 20});
+    pleat_error error = {""};
+    size_t plan[2];
+    for (int i = 0; i < 2; i++) {
+        pleat_method *method;
+        if (pleat_method_parse(i ? "snapkv:window=96" : "snapkv:window=32", b.model, &method, &error))
+            fail_msg("%s", error.text);
+        kv_wants wants = kv_method_wants(method);
+        size_t queries = kv_queries_bytes(&b.model->kv, &wants);
+        plan[i] = engine_plan_bytes(b.model, method, 100, 10) - queries;
+        pleat_seq *seq = bed_seq(&b, i ? "snapkv:window=96" : "snapkv:window=32");
+        assert_int_equal(kv_pool_used_bytes(engine_pool(b.engine)), 0);
+        int32_t *ids = bed_tokens(&b, 100);
+        bed_prefill(&b, seq, ids, 100, NULL);
+        assert_true(queries > 0);
+        assert_int_equal(kv_pool_used_bytes(engine_pool(b.engine)), pleat_seq_describe(seq).kv_bytes + queries);
+        pleat_seq_close(seq);
+        assert_int_equal(kv_pool_used_bytes(engine_pool(b.engine)), 0);
+        free(ids);
+        pleat_method_free(method);
+    }
+    assert_int_equal(plan[0], plan[1]);
+    bed_close(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_cannot_step_ends_alone),
         cmocka_unit_test(moved_images_are_counted_whole),
+        cmocka_unit_test(where_files_have_names_they_lose_them),
+        cmocka_unit_test(windows_of_queries_are_in_the_pool),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

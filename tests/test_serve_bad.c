@@ -617,6 +617,24 @@ static void methods_and_types_are_looked_at(void **state) {
     desk_close(&d);
 }
 
+static void a_head_has_no_body(void **state) {
+    (void)state;
+    desk d = desk_open((serve_options){0}, 0, 0);
+    int fd = web_connect(d.port);
+    char said[4000] = "";
+    size_t n = 0;
+    ssize_t got;
+    web_puts(fd, "HEAD /v1/models HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n");
+    while ((got = recv(fd, said + n, sizeof(said) - 1 - n, 0)) > 0)
+        n += (size_t)got;
+    const char *length = strstr(said, "Content-Length: "), *end = strstr(said, "\r\n\r\n");
+    assert_int_equal(strncmp(said, "HTTP/1.1 200", 12), 0);
+    assert_true(length && atoi(length + 16) > 0);
+    assert_true(end && end[4] == 0);
+    close(fd);
+    desk_close(&d);
+}
+
 static void a_connection_goes_on_after_an_error(void **state) {
     (void)state;
     enum { N = 100 };
@@ -752,6 +770,7 @@ int main(void) {
         cmocka_unit_test(odd_requests_are_answered),
         cmocka_unit_test(bytes_that_are_no_http_are_refused),
         cmocka_unit_test(methods_and_types_are_looked_at),
+        cmocka_unit_test(a_head_has_no_body),
         cmocka_unit_test(a_connection_goes_on_after_an_error),
         cmocka_unit_test(slow_requests_are_hung_up_on),
         cmocka_unit_test(keys_that_are_none_are_refused),

@@ -286,7 +286,7 @@ static void check_overcommit(const char *overcommit, const char *moved, const ch
             break;
     }
     bool moved_out = desk_figure(&d, "vllm:num_preemptions_total") > 0;
-    if ((n_failed > 0) != fails || (!fails && moved_out != moves)) /* a cache that is still empty can always move */
+    if ((n_failed > 0) != fails || (!fails && moved_out != moves))
         fail_msg("--overcommit %s --moved %s --moved-dir %s: %d failed, %g moved out", overcommit, moved,
                  folder ? folder : "", n_failed, desk_figure(&d, "vllm:num_preemptions_total"));
     serving_stop(&s);
@@ -300,7 +300,7 @@ static void caches_move_where_they_may(void **state) {
     check_overcommit("4", "8MB", NULL, true, false);
     check_overcommit("4", "0", folder, true, false);
     check_overcommit("4", "0", NULL, false, true);
-    assert_int_equal(rmdir(folder), 0); /* and nothing is left there */
+    assert_int_equal(rmdir(folder), 0);
 }
 
 int main(int argc, char **argv) {

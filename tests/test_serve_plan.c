@@ -133,17 +133,12 @@ static void requests_and_connections_are_planned_for(void **state) {
     assert_int_equal(bytes(more, "total_bytes"), bytes(plan, "total_bytes"));
     assert_int_equal(bytes(plan, "most_bytes"),
                      bytes(plan, "total_bytes") + bytes(plan, "requests_bytes") + bytes(plan, "connections_bytes"));
-    assert_int_equal(bytes(plan, "moving_bytes"), 0);
     json_decref(plan);
     json_decref(more);
-    plan = PLAN(NULL, "--pool", "64MB", "--overcommit", "2", "--moved-dir", "/tmp", "--ctx", "1000");
-    json_int_t pages = 1000 * 2 * 2 * 2 * 64 * 2; /* layers, heads, sides, values of 2 bytes */
-    assert_true(bytes(plan, "moving_bytes") > pages && bytes(plan, "moving_bytes") < 2 * pages);
-    assert_int_equal(bytes(plan, "most_bytes"), bytes(plan, "total_bytes") + bytes(plan, "requests_bytes") +
-                                                    bytes(plan, "connections_bytes") + bytes(plan, "moving_bytes"));
-    json_decref(plan);
     PROGRAM_REFUSES(1, "are free", "serve", "-m", model_path(), "--port", "0", "--requests", "900TB");
     PROGRAM_REFUSES(1, "one body alone", "serve", "-m", model_path(), "--port", "0", "--requests", "1MB");
+    PROGRAM_REFUSES(1, "/no/such", "serve", "-m", model_path(), "--port", "0", "--overcommit", "2", "--moved-dir",
+                    "/no/such");
     PROGRAM_REFUSES(2, "--requests is \"much\"", "serve", "-m", model_path(), "--port", "0", "--requests", "much");
 }
 
@@ -222,6 +217,7 @@ static void a_body_is_kept_only_where_it_is_read(void **state) {
     } cases[] = {{"POST " TEXT, "", 401, false},
                  {"POST " TEXT, "Authorization: Bearer other\r\n", 401, false},
                  {"POST " TEXT, "Expect: 100-continue\r\nContent-Length: 1000\r\n", 401, true},
+                 {"POST " TEXT, "Content-Length: 100000000\r\n", 401, true}, /* and does not wait for all of that */
                  {"POST /nowhere", "", 404, false},
                  {"POST /health", "", 405, false},
                  {"POST " TEXT, "Authorization: Bearer key\r\nContent-Type: image/png\r\n", 415, false},
@@ -264,6 +260,33 @@ static void answers_share_a_bound(void **state) {
     wait_for_bytes(&d, 0, 0);
     must_be(&d, 200, "{\"prompt\":\"x\",\"max_tokens\":2,\"n\":3}", NULL);
     wait_for_bytes(&d, 0, 0);
+    desk_close(&d);
+}
+
+/* What a request that waits has set aside. */
+static double set_aside(const desk *d, const char *more) {
+    char body[300];
+    double before = desk_figure(d, "pleat:request_bytes");
+    snprintf(body, sizeof(body), "{\"prompt\":[1,2,3,4,5,6,7,8],\"max_tokens\":9,\"kv_method\":\"f16\"%s}", more);
+    int fd = web_connect(d->port);
+    web_request(fd, "POST " TEXT, NULL, body);
+    desk_await_in(d, "vllm:num_requests_waiting", 1, 1);
+    double now = desk_figure(d, "pleat:request_bytes");
+    close(fd);
+    desk_await_in(d, "pleat:requests", 1, 1);
+    return now - before;
+}
+
+static void streams_and_pins_are_set_aside(void **state) {
+    (void)state;
+    desk d = desk_open((serve_options){.request_bytes = 10000000, .scheduler = {.max_running = 1}}, 0, 0);
+    int running = endless(&d);
+    desk_await(&d, "vllm:num_requests_running", 1);
+    double plain = set_aside(&d, "");
+    assert_int_equal((int)(set_aside(&d, ",\"stream\":true") - plain), 16 << 10);
+    assert_int_equal((int)(set_aside(&d, ",\"pin\":3") - plain), 2 * 8); /* here and in the scheduler */
+    close(running);
+    desk_quiet(&d);
     desk_close(&d);
 }
 
@@ -354,6 +377,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(bodies_share_a_bound),
         cmocka_unit_test(a_body_is_kept_only_where_it_is_read),
         cmocka_unit_test(answers_share_a_bound),
+        cmocka_unit_test(streams_and_pins_are_set_aside),
         cmocka_unit_test(lists_of_tokens_are_bounded),
         cmocka_unit_test(who_leaves_gives_all_back),
         cmocka_unit_test(large_bodies_leave_nothing),

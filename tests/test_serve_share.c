@@ -126,6 +126,13 @@ static void nobody_keeps_the_others_out(void **state) {
     assert_non_null(web_header(&a, "Retry-After"));
     web_free(&a);
     close(more);
+    int all = connect_from(&d, few.address); /* three places are more than half of the queue: none is taken */
+    web_request(all, "POST " TEXT, NULL, "{\"prompt\":\"x\",\"n\":3,\"max_tokens\":2,\"kv_method\":\"f16\"}");
+    a = web_read(all);
+    assert_int_equal(a.status, 429);
+    web_free(&a);
+    close(all);
+    await(&d, "vllm:num_requests_waiting", WAITING);
     int other = ask(&d, few, 0, "f16", 5);
     a = web_read(fd[N - 1]);
     assert_int_equal(a.status, 503);

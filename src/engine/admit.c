@@ -4,7 +4,8 @@
  *
  * Order of admission: those moved out first (oldest first), then, among tenants, the one with the fewest running
  * requests; within a tenant by arrival. A request that does not fit holds back only its tenant's later ones while
- * others fit, but never for good: once it has waited for HELD_SECONDS nobody is admitted before it. */
+ * others fit, but never for good: one that found no room after HELD_SECONDS is next, and nobody is admitted before it.
+ */
 #include "engine/scheduler_inside.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -54,7 +55,7 @@ static void end_cancelled_in(scheduler *s, request **list) {
 static request **find_surplus(scheduler *s) {
     request **newest = NULL;
     for (request **at = &s->waiting; *at; at = &(*at)->next)
-        if (atomic_load(&(*at)->tenant->n_surplus) > 0)
+        if (tenants_surplus((*at)->tenant) > 0)
             newest = at;
     return newest;
 }
@@ -193,9 +194,13 @@ static bool resume_first(scheduler *s) {
 /* Whose turn it is; NULL: nobody who waits fits. */
 static request **next_waiting(scheduler *s, double now) {
     request **best = NULL;
-    for (request **at = &s->waiting; *at; at = &(*at)->next) {
+    for (request **at = &s->waiting; *at; at = &(*at)->next)
+        if ((*at)->held)
+            return fits(s, *at) ? at : NULL;
+    for (request **at = &s->waiting; *at && s->n_running < s->options.max_running; at = &(*at)->next) {
         if (!fits(s, *at)) {
-            if (now - (*at)->submitted > HELD_SECONDS)
+            (*at)->held = now - (*at)->submitted > HELD_SECONDS;
+            if ((*at)->held)
                 return best;
             continue;
         }

@@ -84,6 +84,8 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     s->raw = mem_alloc((size_t)engine->model->n_vocab, sizeof(*s->raw));
     if (o.moved_dir)
         s->options.moved_dir = strdup(o.moved_dir);
+    if (o.moved_dir && !status)
+        status = move_try(o.moved_dir, error);
     if (!s->running || !s->of_item || !s->item || !s->row || !s->raw || (o.moved_dir && !s->options.moved_dir))
         status = err_set(error, PLEAT_EMEMORY, "no memory for a scheduler");
     status = status ? status : list_ends(s, error);
@@ -150,16 +152,17 @@ static void request_free(request *r) {
 }
 
 const char *request_finish_name(request_finish finish) {
-    static const char *const names[] = {"", "stop", "length", "cancelled", "error", "error"};
+    static const char *const names[REQUEST_FINISHES] = {[REQUEST_GOES_ON] = "",      [REQUEST_STOP] = "stop",
+                                                        [REQUEST_LENGTH] = "length", [REQUEST_CANCELLED] = "cancelled",
+                                                        [REQUEST_NO_ROOM] = "error", [REQUEST_FAILED] = "error"};
     return names[finish];
 }
 
 void request_end(scheduler *s, request *r, request_finish finish, const char *sentence) {
-    static const int figure_of[] = {0, FIGURE_STOP, FIGURE_LENGTH, FIGURE_CANCELLED, FIGURE_ERROR, FIGURE_ERROR};
     double now = clock_seconds();
     if (r->state == REQUEST_WAITING)
         tenants_give(&s->tenants, r->tenant);
-    figure_add(s, figure_of[finish], 1);
+    figure_add(s, FIGURE_ENDED + (int)finish, 1);
     if (r->seq && r->state != REQUEST_MOVED) {
         pleat_seq_stats stats = pleat_seq_describe(r->seq);
         r->usage.kv_bytes = stats.kv_bytes;
@@ -175,7 +178,7 @@ void request_end(scheduler *s, request *r, request_finish finish, const char *se
     request_usage usage = r->usage;
     request_sink sink = r->sink;
     void *context = r->context;
-    tenants_leave(&s->tenants, r->tenant);
+    tenants_leave(r->tenant);
     request_free(r); /* pages are free before the client hears of it */
     sink(context, &(request_event){.kind = REQUEST_END, .finish = finish, .sentence = sentence, .usage = &usage});
 }
@@ -258,43 +261,78 @@ static void wake(scheduler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
-static const char *tenant_of(const request_spec *spec) {
-    return spec->tenant ? spec->tenant : "";
+bool scheduler_full(scheduler *s, const char *tenant_name, int n) {
+    return tenants_full(&s->tenants, tenant_name, n);
 }
 
-bool scheduler_full(scheduler *s, const char *name) {
-    return tenants_full(&s->tenants, name);
-}
-
-pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
-                              pleat_error *error) {
-    pleat_status status = check_spec(s, spec, error);
-    if (status)
-        return status;
-    if (atomic_load(&s->draining))
-        return err_set(error, PLEAT_EFULL, "the server is shutting down");
-    size_t plan = engine_plan_bytes(s->engine->model, spec->method, spec->n_prompt, spec->max_tokens);
+static pleat_status check_plan(const scheduler *s, const request_spec *spec, size_t *plan_bytes, pleat_error *error) {
     size_t budget = kv_pool_budget_bytes(s->engine->pages);
-    if (plan > budget)
-        return err_set(error, PLEAT_EINPUT,
-                       "%d prompt and %d new tokens need up to %zu bytes of the KV pool under this method; it has %zu",
-                       spec->n_prompt, spec->max_tokens, plan, budget);
-    request *r = request_new(spec, s->engine->model->n_vocab, sink, context);
-    bool full = r && !tenants_enter(&s->tenants, tenant_of(spec), &r->tenant);
-    if (!r || !r->tenant) {
-        if (r)
-            request_free(r);
-        return full ? err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting)
-                    : err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", spec->n_prompt);
+    *plan_bytes = engine_plan_bytes(s->engine->model, spec->method, spec->n_prompt, spec->max_tokens);
+    return *plan_bytes <= budget
+               ? PLEAT_OK
+               : err_set(
+                     error, PLEAT_EINPUT,
+                     "%d prompt and %d new tokens need up to %zu bytes of the KV pool under this method; it has %zu",
+                     spec->n_prompt, spec->max_tokens, *plan_bytes, budget);
+}
+
+/* A list of requests, the newest first, as the mailbox has them. */
+static pleat_status make_all(scheduler *s, const request_spec *specs, int n, request_sink sink, void *const *contexts,
+                             request **list, pleat_error *error) {
+    for (int i = 0; i < n; i++) {
+        size_t plan;
+        pleat_status status = check_spec(s, &specs[i], error);
+        status = status ? status : check_plan(s, &specs[i], &plan, error);
+        request *r = status ? NULL : request_new(&specs[i], s->engine->model->n_vocab, sink, contexts[i]);
+        if (!r)
+            return status ? status
+                          : err_set(error, PLEAT_EMEMORY, "no memory for a request of %d tokens", specs[i].n_prompt);
+        r->plan_bytes = plan;
+        r->next = *list;
+        *list = r;
     }
-    r->plan_bytes = plan;
-    r->id = atomic_fetch_add(&s->next_id, 1);
-    *id = r->id;
-    r->next = atomic_load(&s->mailbox);
-    while (!atomic_compare_exchange_weak(&s->mailbox, &r->next, r))
+    return PLEAT_OK;
+}
+
+static pleat_status enter_all(scheduler *s, request *list, int n, const char *name, pleat_error *error) {
+    tenant *t;
+    if (!tenants_enter(&s->tenants, name, n, &t))
+        return err_set(error, PLEAT_EFULL, "the queue is full: %d requests are waiting", s->options.max_waiting);
+    for (request *r = list; r; r = r->next)
+        r->tenant = t;
+    return t ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for a place in the queue");
+}
+
+static void mail(scheduler *s, request *list, int n, uint64_t *ids) {
+    uint64_t first = atomic_fetch_add(&s->next_id, (uint64_t)n);
+    request *oldest = list;
+    for (request *r = list; r; r = r->next) {
+        n--;
+        r->id = ids[n] = first + (uint64_t)n;
+        oldest = r;
+    }
+    oldest->next = atomic_load(&s->mailbox);
+    while (!atomic_compare_exchange_weak(&s->mailbox, &oldest->next, list))
         ;
     wake(s);
-    return PLEAT_OK;
+}
+
+pleat_status scheduler_submit(scheduler *s, const request_spec *specs, int n, request_sink sink, void *const *contexts,
+                              uint64_t *ids, pleat_error *error) {
+    request *list = NULL, *next;
+    if (atomic_load(&s->draining))
+        return err_set(error, PLEAT_EFULL, "the server is shutting down");
+    pleat_status status = make_all(s, specs, n, sink, contexts, &list, error);
+    status = status ? status : enter_all(s, list, n, specs->tenant ? specs->tenant : "", error);
+    if (!status) {
+        mail(s, list, n, ids);
+        return PLEAT_OK;
+    }
+    for (; list; list = next) {
+        next = list->next;
+        request_free(list);
+    }
+    return status;
 }
 
 void scheduler_cancel(scheduler *s, uint64_t id) {
@@ -389,7 +427,7 @@ scheduler_figures scheduler_describe(const scheduler *s) {
                            .evictions = atomic_load(&s->figure[FIGURE_EVICTIONS]),
                            .seals = atomic_load(&s->figure[FIGURE_SEALS]),
                            .reseals = atomic_load(&s->figure[FIGURE_RESEALS])};
-    for (int i = 0; i < 4; i++)
-        f.requests_ended[i] = atomic_load(&s->figure[FIGURE_STOP + i]);
+    for (int i = 0; i < REQUEST_FINISHES; i++)
+        f.requests_ended[i] = atomic_load(&s->figure[FIGURE_ENDED + i]);
     return f;
 }

@@ -78,6 +78,7 @@ typedef enum request_finish {
     REQUEST_CANCELLED, /* by scheduler_cancel or scheduler_stop */
     REQUEST_NO_ROOM,   /* an error: memory ran out, or a full pool with no place to move to; later it may do */
     REQUEST_FAILED,    /* any other error */
+    REQUEST_FINISHES   /* how many there are */
 } request_finish;
 /* "stop", "length", "cancelled", or "error"; static. */
 const char *request_finish_name(request_finish finish);
@@ -111,13 +112,14 @@ void scheduler_stop(scheduler *s);
 /* Stops, and frees. */
 void scheduler_close(scheduler *s);
 
-/* Any thread. Would a request of this tenant be refused, because the queue is full for it? (tenants.h) */
-bool scheduler_full(scheduler *s, const char *name);
-/* Any thread. *id names the request for scheduler_cancel. PLEAT_EINPUT: a field is wrong, or the request could never
- * fit the context or the pool; PLEAT_EFULL: not now, the queue is full or the scheduler drains; PLEAT_EMEMORY. Then
- * nothing was taken in. After PLEAT_OK the sink will get exactly one END. */
-pleat_status scheduler_submit(scheduler *s, const request_spec *spec, request_sink sink, void *context, uint64_t *id,
-                              pleat_error *error);
+/* Any thread. Would n requests of this tenant be refused, because the queue is full for them? (tenants.h) */
+bool scheduler_full(scheduler *s, const char *tenant_name, int n);
+/* Any thread. n requests of the first one's tenant, all of them or none; ids [n] name them for scheduler_cancel, and
+ * are written before any event comes. PLEAT_EINPUT: a field is wrong, or one could never fit the context or the pool;
+ * PLEAT_EFULL: not now, the queue is full or the scheduler drains; PLEAT_EMEMORY. Then nothing was taken in. After
+ * PLEAT_OK the sink will get exactly one END with each of contexts [n]. */
+pleat_status scheduler_submit(scheduler *s, const request_spec *specs, int n, request_sink sink, void *const *contexts,
+                              uint64_t *ids, pleat_error *error);
 /* Any thread: the request ends with REQUEST_CANCELLED within a step and its pages are free. An id that is gone is
  * ignored. */
 void scheduler_cancel(scheduler *s, uint64_t id);
@@ -133,8 +135,7 @@ bool scheduler_drain(scheduler *s, double seconds);
 typedef struct scheduler_figures {
     int running, waiting, moved_out;
     size_t pool_used_bytes, pool_budget_bytes;
-    int64_t prompt_tokens, cached_tokens, generation_tokens, preemptions, steps,
-        requests_ended[4]; /* stop, length, cancelled, error */
+    int64_t prompt_tokens, cached_tokens, generation_tokens, preemptions, steps, requests_ended[REQUEST_FINISHES];
     int64_t prefix_asked_tokens, prefix_found_tokens;
     int64_t evictions, seals, reseals; /* of requests that have ended */
 } scheduler_figures;

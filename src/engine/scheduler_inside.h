@@ -17,6 +17,7 @@ typedef struct request {
     int n_prompt, n_tokens, n_done; /* n_done: tokens in the cache */
     int max_tokens, min_tokens, n_top;
     bool ignore_end, logprobs, prompt_logprobs, cancelled;
+    bool held; /* found no room for long: it is next */
     pleat_sampling sampling;
     token_bias *bias;
     int n_bias;
@@ -48,6 +49,21 @@ enum {
     PROMPT_ROWS = 64   /* of a step, whose prompt logprobs are wanted */
 };
 
+enum {
+    FIGURE_PROMPT,
+    FIGURE_CACHED,
+    FIGURE_GENERATION,
+    FIGURE_PREEMPTIONS,
+    FIGURE_STEPS,
+    FIGURE_ASKED,
+    FIGURE_FOUND,
+    FIGURE_EVICTIONS,
+    FIGURE_SEALS,
+    FIGURE_RESEALS,
+    FIGURE_ENDED, /* of each request_finish */
+    N_FIGURES = FIGURE_ENDED + REQUEST_FINISHES
+};
+
 struct scheduler {
     pleat_engine *engine;
     scheduler_options options;
@@ -73,30 +89,13 @@ struct scheduler {
     /* figures */
     atomic_int figure_running, figure_moved;
     atomic_size_t figure_used;
-    _Atomic int64_t figure[14];
+    _Atomic int64_t figure[N_FIGURES];
     /* its thread */
     pthread_t thread;
     pthread_mutex_t lock; /* of sleeping only */
     pthread_cond_t wake;
     bool has_thread;
     atomic_bool stop, asleep;
-};
-
-enum {
-    FIGURE_PROMPT,
-    FIGURE_CACHED,
-    FIGURE_GENERATION,
-    FIGURE_PREEMPTIONS,
-    FIGURE_STEPS,
-    FIGURE_STOP,
-    FIGURE_LENGTH,
-    FIGURE_CANCELLED,
-    FIGURE_ERROR,
-    FIGURE_ASKED,
-    FIGURE_FOUND,
-    FIGURE_EVICTIONS,
-    FIGURE_SEALS,
-    FIGURE_RESEALS
 };
 
 static inline void figure_add(scheduler *s, int which, int64_t n) {

@@ -4,15 +4,45 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const uint64_t one_waiting = 1, one_surplus = (uint64_t)1 << 32;
+
+static int waiting_of(uint64_t n) {
+    return (int)(uint32_t)n;
+}
+
+static int surplus_of(uint64_t n) {
+    return (int)(n >> 32);
+}
+
+int tenants_surplus(const tenant *t) {
+    return surplus_of(atomic_load(&t->n));
+}
+
 void tenants_open(tenants *all, int most_waiting) {
     *all = (tenants){.most_waiting = most_waiting};
     pthread_mutex_init(&all->lock, NULL);
 }
 
+/* Those whom nobody names any more. */
+static void sweep(tenants *all) {
+    for (tenant **at = &all->first; *at;) {
+        tenant *t = *at;
+        if (atomic_load(&t->n_requests)) {
+            at = &t->next;
+            continue;
+        }
+        *at = t->next;
+        free(t);
+    }
+}
+
 void tenants_close(tenants *all) {
+    sweep(all);
     assert(!all->first);
     pthread_mutex_destroy(&all->lock);
 }
+
+/* ---- who submits; under the lock ---- */
 
 static tenant *find(const tenants *all, const char *name) {
     tenant *t = all->first;
@@ -32,46 +62,68 @@ static tenant *find_or_make(tenants *all, const char *name) {
     return t;
 }
 
-static tenant *largest(const tenants *all) {
-    tenant *most = all->first;
-    for (tenant *t = all->first; t; t = t->next)
-        if (t->n_waiting > most->n_waiting)
+/* Places that others would lose before one of them had fewer than `least`. */
+static int places_above(const tenants *all, const tenant *but, int least) {
+    int n = 0;
+    for (const tenant *t = all->first; t; t = t->next) {
+        int more = waiting_of(atomic_load(&t->n)) - least;
+        n += t != but && more > 0 ? more : 0;
+    }
+    return n;
+}
+
+/* Could n more requests of t (NULL: of nobody yet) come in? */
+static bool could_enter(const tenants *all, const tenant *t, int n) {
+    int room = all->most_waiting - atomic_load(&all->n_waiting), own = t ? waiting_of(atomic_load(&t->n)) : 0;
+    return room >= n || room + places_above(all, t, own + n) >= n;
+}
+
+static bool take_room(tenants *all) {
+    int n = atomic_load(&all->n_waiting);
+    while (n < all->most_waiting)
+        if (atomic_compare_exchange_weak(&all->n_waiting, &n, n + 1))
+            return true;
+    return false;
+}
+
+/* The place of one request of whoever has the most; the engine's thread may be giving some of them back. */
+static bool take_from_largest(tenants *all, const tenant *but, int least) {
+    tenant *most = NULL;
+    uint64_t n = 0;
+    for (tenant *t = all->first; t; t = t->next) {
+        uint64_t its = atomic_load(&t->n);
+        if (t != but && waiting_of(its) > least && (!most || waiting_of(its) > waiting_of(n))) {
             most = t;
-    return most;
+            n = its;
+        }
+    }
+    if (!most || !atomic_compare_exchange_strong(&most->n, &n, n - one_waiting + one_surplus))
+        return false;
+    atomic_fetch_add(&all->n_surplus, 1);
+    return true;
 }
 
-/* Whose place a request of t (NULL: a new tenant) would take. */
-static tenant *victim_for(const tenants *all, const tenant *t) {
-    tenant *most = largest(all);
-    return most && most->n_waiting > (t ? t->n_waiting : 0) + 1 ? most : NULL;
-}
-
-static bool has_room(const tenants *all) {
-    return atomic_load(&all->n_waiting) < all->most_waiting;
-}
-
-bool tenants_full(tenants *all, const char *name) {
+bool tenants_full(tenants *all, const char *name, int n) {
     pthread_mutex_lock(&all->lock);
-    bool full = !has_room(all) && !victim_for(all, find(all, name));
+    bool full = !could_enter(all, find(all, name), n);
     pthread_mutex_unlock(&all->lock);
     return full;
 }
 
-bool tenants_enter(tenants *all, const char *name, tenant **out) {
+/* Once n could enter they still can: what the engine's thread gives back is room, whoever had it. */
+bool tenants_enter(tenants *all, const char *name, int n, tenant **out) {
     *out = NULL;
     pthread_mutex_lock(&all->lock);
-    tenant *victim = has_room(all) ? NULL : victim_for(all, find(all, name));
-    bool enters = victim || has_room(all);
+    sweep(all);
+    bool enters = could_enter(all, find(all, name), n);
     tenant *t = enters ? find_or_make(all, name) : NULL;
     if (t) {
-        t->n_requests++;
-        t->n_waiting++;
-        if (victim) {
-            victim->n_waiting--;
-            atomic_fetch_add(&victim->n_surplus, 1);
-            atomic_fetch_add(&all->n_surplus, 1);
-        } else {
-            atomic_fetch_add(&all->n_waiting, 1);
+        int least = waiting_of(atomic_load(&t->n)) + n;
+        atomic_fetch_add(&t->n_requests, n);
+        for (int i = 0; i < n; i++) {
+            while (!take_room(all) && !take_from_largest(all, t, least))
+                ;
+            atomic_fetch_add(&t->n, one_waiting);
         }
     }
     pthread_mutex_unlock(&all->lock);
@@ -79,27 +131,15 @@ bool tenants_enter(tenants *all, const char *name, tenant **out) {
     return enters;
 }
 
+/* ---- the engine's thread ---- */
+
 void tenants_give(tenants *all, tenant *t) {
-    pthread_mutex_lock(&all->lock);
-    if (atomic_load(&t->n_surplus) > 0) {
-        atomic_fetch_sub(&t->n_surplus, 1);
-        atomic_fetch_sub(&all->n_surplus, 1);
-    } else {
-        t->n_waiting--;
-        atomic_fetch_sub(&all->n_waiting, 1);
-    }
-    pthread_mutex_unlock(&all->lock);
+    uint64_t n = atomic_load(&t->n);
+    while (!atomic_compare_exchange_weak(&t->n, &n, surplus_of(n) ? n - one_surplus : n - one_waiting))
+        ;
+    atomic_fetch_sub(surplus_of(n) ? &all->n_surplus : &all->n_waiting, 1);
 }
 
-void tenants_leave(tenants *all, tenant *t) {
-    pthread_mutex_lock(&all->lock);
-    if (--t->n_requests == 0) {
-        assert(t->n_waiting == 0 && t->n_surplus == 0);
-        tenant **at = &all->first;
-        while (*at != t)
-            at = &(*at)->next;
-        *at = t->next;
-        free(t);
-    }
-    pthread_mutex_unlock(&all->lock);
+void tenants_leave(tenant *t) {
+    atomic_fetch_sub(&t->n_requests, 1);
 }

@@ -7,6 +7,7 @@
  * A job lives as long as its exchange; each choice that the scheduler knows of holds the exchange until its END. */
 #include "serve/job.h"
 #include "base/clock.h"
+#include "base/status.h"
 #include "net/sse.h"
 #include <math.h>
 #include <stdio.h>
@@ -310,7 +311,7 @@ static uint64_t seed_of(const ask *a, int which) {
     return a->sampling.seed + (uint64_t)which * 0x9E3779B97F4A7C15u; /* the first answer has the seed asked for */
 }
 
-static pleat_status submit(job *j, choice *c, const char *tenant, const char *salt, pleat_error *error) {
+static request_spec spec_of(const job *j, const choice *c, const char *tenant, const char *salt) {
     const ask *a = j->ask;
     request_spec spec = {.method = a->method,
                          .prompt = c->prompt->ids,
@@ -332,16 +333,34 @@ static pleat_status submit(job *j, choice *c, const char *tenant, const char *sa
                          .pin = c->prompt->pin,
                          .n_pins = c->prompt->n_pins};
     spec.sampling.seed = seed_of(a, c->index % a->n);
-    http_hold(j->x);
-    atomic_fetch_add(&j->n_open, 1);
-    pleat_status status = scheduler_submit(j->server->scheduler, &spec, sink, c, &c->id, error);
-    if (!status)
-        return PLEAT_OK;
-    c->id = 0;
-    c->finish = REQUEST_CANCELLED;
-    atomic_store(&c->ended, true);
-    atomic_fetch_sub(&j->n_open, 1);
-    http_drop(j->x);
+    return spec;
+}
+
+/* All choices or none. Each holds the exchange until its END. */
+static pleat_status submit(job *j, const char *tenant, const char *salt, pleat_error *error) {
+    int n = j->n_choices;
+    request_spec *specs = malloc((size_t)n * sizeof(*specs));
+    void **contexts = malloc((size_t)n * sizeof(*contexts));
+    uint64_t *ids = malloc((size_t)n * sizeof(*ids));
+    pleat_status status =
+        specs && contexts && ids ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for a request");
+    for (int i = 0; i < n && !status; i++) {
+        specs[i] = spec_of(j, &j->choice[i], tenant, salt);
+        contexts[i] = &j->choice[i];
+        http_hold(j->x);
+    }
+    atomic_store(&j->n_open, status ? 0 : n);
+    bool held = !status;
+    status = status ? status : scheduler_submit(j->server->scheduler, specs, n, sink, contexts, ids, error);
+    for (int i = 0; i < n; i++) {
+        if (!status)
+            j->choice[i].id = ids[i];
+        else if (held)
+            http_drop(j->x);
+    }
+    free(specs);
+    free(contexts);
+    free(ids);
     return status;
 }
 
@@ -370,17 +389,18 @@ void job_start(server *s, http_exchange *x, ask *a, const char *tenant) {
     s->jobs = j;
     pthread_mutex_unlock(&s->lock);
     http_defer(x, &work, j);
-    for (int i = 0; i < j->n_choices; i++) {
-        pleat_status status = submit(j, &j->choice[i], tenant, salt, &error);
-        if (!status)
-            continue;
-        refuse_status(&r, "", status, &error);
-        if (atomic_load(&s->draining))
-            refuse_draining(&r);
-        cancel_all(j);
-        serve_refuse(x, &r);
+    pleat_status status = submit(j, tenant, salt, &error);
+    if (!status)
         return;
+    atomic_store(&j->n_open, 0);
+    for (int i = 0; i < j->n_choices; i++) {
+        j->choice[i].finish = REQUEST_CANCELLED;
+        atomic_store(&j->choice[i].ended, true);
     }
+    refuse_status(&r, "", status, &error);
+    if (atomic_load(&s->draining))
+        refuse_draining(&r);
+    serve_refuse(x, &r);
 }
 
 void jobs_kv_bytes(server *s, void (*see)(void *context, const char *method, size_t bytes), void *context) {

@@ -163,12 +163,19 @@ static void write_config(const writer *w, const scheduler_figures *f) {
                 f->pool_budget_bytes / (BLOCK_TOKENS * w->f16_token_bytes));
 }
 
+/* By vLLM's reasons. */
 static void write_ends(const writer *w, const scheduler_figures *f) {
-    static const char *const reasons[] = {"stop", "length", "abort", "error"};
+    static const struct {
+        const char *reason;
+        request_finish finish, or ;
+    } list[] = {{"stop", REQUEST_STOP, REQUEST_GOES_ON},
+                {"length", REQUEST_LENGTH, REQUEST_GOES_ON},
+                {"abort", REQUEST_CANCELLED, REQUEST_GOES_ON},
+                {"error", REQUEST_NO_ROOM, REQUEST_FAILED}};
     head(w, "vllm:request_success_total", "counter", "Requests that have ended, by reason.");
     for (int i = 0; i < 4; i++) {
-        labels(w, "vllm:request_success_total", "finished_reason", reasons[i]);
-        text_printf(w->out, "%lld\n", (long long)f->requests_ended[i]);
+        labels(w, "vllm:request_success_total", "finished_reason", list[i].reason);
+        text_printf(w->out, "%lld\n", (long long)(f->requests_ended[list[i].finish] + f->requests_ended[list[i].or ]));
     }
 }
 

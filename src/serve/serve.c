@@ -91,7 +91,7 @@ static void start(server *s, http_exchange *x, bool chat, int key) {
         serve_refuse(x, &r);
         return;
     }
-    if (scheduler_full(s->scheduler, tenant)) {
+    if (scheduler_full(s->scheduler, tenant, 1)) {
         r = (refusal){.status = 429, .retry_seconds = 1};
         snprintf(r.text, sizeof(r.text), "the queue is full: %d requests are waiting",
                  s->options.scheduler.max_waiting);

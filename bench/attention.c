@@ -6,7 +6,7 @@
  * A shape is head dim / query heads per KV head. Every format has a filled cache of so many layers that its f16 form
  * takes --mb megabytes (KV_MAX_LAYERS of them at most); a round goes once through the layers of each format in turn and
  * once over a buffer for the read bandwidth, so a page comes back after all the others were read. What is timed is what
- * the engine does in a decode step: kv_attend's tasks and merges, layer by layer. The first format is the base of the
+ * the engine does in a decode step: kv_attend's picks and tasks, layer by layer. The first format is the base of the
  * ratios.
  *
  * Roofs: reading (bytes of the cache / read bandwidth of the round) and arithmetic (the same attention over a few pages

@@ -27,15 +27,15 @@ pleat_status plan_size(const char *name, const char *value, size_t *bytes, pleat
 }
 
 /* Activations of a step; logits of its rows, of running requests and of prompts; the tokenizer; positions and scores of
- * the pool's tokens; stacks, buffers and the rest. */
+ * the pool's tokens; pages that are free between others in use; stacks, buffers and the rest. */
 static size_t work_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
-    enum { LOGIT_ROWS = 32 + 64 + 1, TOKEN_BYTES = 80, POOL_SHARE = 50, REST_BYTES = 12 << 20 };
+    enum { LOGIT_ROWS = 32 + 64 + 1, TOKEN_BYTES = 80, POOL_SHARE = 50, FREE_SHARE = 16, REST_BYTES = 12 << 20 };
     int d = model->head_dim, heads = model->n_head + model->n_head_kv;
     size_t row = (size_t)(2 * model->n_embd + 2 * heads * d + 2 * model->n_ff + 2 * model->kv.n_rot) * sizeof(float) +
                  (size_t)model->n_ff * 5 / 4; /* its int8 form, with scales and sums */
     return (size_t)o->scheduler.step_tokens * row +
            (size_t)(LOGIT_ROWS + o->scheduler.max_running) * (size_t)model->n_vocab * sizeof(float) +
-           (size_t)model->n_vocab * TOKEN_BYTES + pool_bytes / POOL_SHARE + REST_BYTES;
+           (size_t)model->n_vocab * TOKEN_BYTES + pool_bytes / POOL_SHARE + pool_bytes / FREE_SHARE + REST_BYTES;
 }
 
 static size_t most_bytes(const serve_plan *p) {

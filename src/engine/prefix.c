@@ -130,13 +130,22 @@ static void forget(prefix *p, block *b) {
     free(b);
 }
 
-bool prefix_shrink(prefix *p) {
+/* The oldest one that can go. */
+static bool shrink(prefix *p, bool images_only) {
     for (block *b = p->oldest; b; b = b->newer)
-        if (b->n_children == 0) {
+        if (b->n_children == 0 && (b->image.bytes || !images_only)) {
             forget(p, b);
             return true;
         }
     return false;
+}
+
+bool prefix_shrink(prefix *p) {
+    return shrink(p, false);
+}
+
+bool prefix_shrink_images(prefix *p) {
+    return shrink(p, true);
 }
 
 /* ---- finding ---- */
@@ -217,6 +226,8 @@ pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, in
 static bool hold(prefix *p, const prefix_path *path, int n_tokens, kv_cache *cache, block *b) {
     if (path->kind == KV_SHARE_NONE) {
         b->bytes = kv_image_bytes(cache);
+        if (kv_pool_resident_bytes(p->pool) + b->bytes > kv_pool_budget_bytes(p->pool))
+            return false;
         if (!kv_pool_charge(p->pool, b->bytes))
             return false;
         if (!kv_image_save(cache, &b->image, NULL))

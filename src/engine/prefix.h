@@ -38,6 +38,8 @@ pleat_status prefix_find(prefix *p, prefix_path *path, const int32_t *tokens, in
 void prefix_offer(prefix *p, prefix_path *path, const int32_t *tokens, int n, kv_cache *cache);
 /* Lets the block go that was not used for longest; false: there is none. */
 bool prefix_shrink(prefix *p);
+/* The same of those that are held as images, beside the pool's pages. */
+bool prefix_shrink_images(prefix *p);
 
 typedef struct prefix_figures {
     int64_t asked_tokens, found_tokens; /* of prompts */

@@ -1,6 +1,6 @@
 /* pool.c - pages of mixed sizes under one exact byte budget.
  *
- * Memory comes from the system in regions of 64 MB, aligned to 64 MB and cut into 32 slabs of 2 MB; a slab serves pages
+ * Memory comes from the system in regions of 64 MB, aligned to 64 MB and cut into slabs of 512 KB; a slab serves pages
  * of one size. The slabs' records stand at the region's start, so a page finds its region by clearing low bits, its
  * slab by dividing, and no slab is touched (and so backed by memory) before its first page is. A slab whose pages are
  * all free goes back to the common list and may serve another size. The budget counts pages, and what lies elsewhere
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { SLAB_BYTES = 2 << 20, REGION_SLABS = 32, MAX_SIZES = 512, NEW_SIZES = 32, HEADER_BYTES = 4096 };
+enum { SLAB_BYTES = 512 << 10, REGION_SLABS = 128, MAX_SIZES = 512, NEW_SIZES = 32, HEADER_BYTES = 12288 };
 #define REGION_BYTES ((size_t)SLAB_BYTES * REGION_SLABS)
 
 typedef struct slab {
@@ -161,9 +161,19 @@ static int size_index(kv_pool *pool, size_t page_bytes) {
     return free_entry;
 }
 
+/* The fullest of the next slabs that have pages left: the others may run empty, and then serve any size. */
+static slab *fullest(slab *head) {
+    enum { LOOK_AT = 32 };
+    slab *best = head;
+    for (int i = 0; head && i < LOOK_AT; i++, head = head->next)
+        if (head->n_used > best->n_used)
+            best = head;
+    return best;
+}
+
 static slab *slab_for(kv_pool *pool, int index) {
     if (pool->partial[index])
-        return pool->partial[index];
+        return fullest(pool->partial[index]);
     if (!pool->empty && !map_region(pool))
         return NULL;
     slab *s = pool->empty;
@@ -289,6 +299,13 @@ size_t kv_pool_used_bytes(const kv_pool *pool) {
     size_t used = pool->used_bytes;
     pthread_mutex_unlock((pthread_mutex_t *)&pool->lock);
     return used;
+}
+
+size_t kv_pool_resident_bytes(const kv_pool *pool) {
+    pthread_mutex_lock((pthread_mutex_t *)&pool->lock);
+    size_t bytes = pool->n_touched * SLAB_BYTES + pool->charged_bytes;
+    pthread_mutex_unlock((pthread_mutex_t *)&pool->lock);
+    return bytes;
 }
 
 size_t kv_pool_budget_bytes(const kv_pool *pool) {

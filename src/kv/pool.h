@@ -27,6 +27,8 @@ void kv_pool_discharge(kv_pool *pool, size_t bytes);
 size_t kv_pool_page_bytes(const void *page);
 size_t kv_pool_used_bytes(const kv_pool *pool); /* exact sum of pages taken and bytes charged */
 size_t kv_pool_budget_bytes(const kv_pool *pool);
+/* What is backed by memory for it, free pages in slabs that serve others included, and the bytes charged. */
+size_t kv_pool_resident_bytes(const kv_pool *pool);
 /* Makes the next takes of up to `bytes` succeed: true when budget and system allow that now. Only one holder at a time
  * may reserve; pages given back meanwhile only add. */
 bool kv_pool_reserve(kv_pool *pool, size_t bytes);

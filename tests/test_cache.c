@@ -911,6 +911,36 @@ static void lanes_are_shared_out_in_chunks(void **state) {
     assert_int_equal(count_tasks(n_slots, MANY), LANES * (MANY - 1 + 4));
 }
 
+/* Many lanes of a decode step ask for many small parts; few tiles of a prompt for fewer and larger ones. */
+static void parts_have_room_whatever_came_before(void **state) {
+    (void)state;
+    enum { N = 16, SLOTS = 300, TURN = 64 };
+    drive d;
+    kv_cache *cache[N];
+    drive_item items[N];
+    drive_open(&d, (drive_shape){.n_head = 6, .n_head_kv = 2, .d = 64}, (size_t)256 << 20);
+    for (int i = 0; i < N; i++) {
+        cache[i] = drive_cache(&d, "f16");
+        drive_prompt(&d, cache[i], 7, 1, 64, true, NULL);
+    }
+    for (int step = 0; step < SLOTS; step++) {
+        for (int i = 0; i < N; i++)
+            items[i] = (drive_item){.cache = cache[i], .seed = 7, .n_tokens = 1, .phase = PLEAT_DECODE};
+        drive_step(&d, items, N);
+    }
+    float *small = malloc(drive_out_floats(&d, TURN) * sizeof(*small)),
+          *large = malloc(drive_out_floats(&d, TURN) * sizeof(*large));
+    drive_prompt(&d, cache[0], 7, TURN, TURN, true, small);
+    drive_prompt(&d, cache[1], 7, 1, 64, true, NULL);
+    drive_prompt(&d, cache[2], 7, TURN, TURN, true, large);
+    assert_memory_equal(small, large, drive_out_floats(&d, TURN) * sizeof(*small));
+    free(small);
+    free(large);
+    for (int i = 0; i < N; i++)
+        kv_cache_close(cache[i]);
+    drive_close(&d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bounds_reach_as_far_as_slots),
@@ -921,6 +951,7 @@ int main(void) {
         cmocka_unit_test(long_decode_matches_the_reference),
         cmocka_unit_test(bits_do_not_depend_on_the_schedule),
         cmocka_unit_test(lanes_are_shared_out_in_chunks),
+        cmocka_unit_test(parts_have_room_whatever_came_before),
         cmocka_unit_test(decode_equals_prefill),
         cmocka_unit_test(budget_or_tail_above_the_length_is_f16),
         cmocka_unit_test(sinks_stay_exact),

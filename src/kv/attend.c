@@ -55,9 +55,9 @@ struct kv_attend {
     picking *pick;
     uint64_t *read; /* slots that each query head reads, at the offsets of the picks */
     int n_tasks, n_merges, n_picks, cap_tasks, cap_order, cap_merges, cap_picks, cap_read;
-    float *partial; /* [n_partials][partial_rows][2 + d]: maximum, sum, output */
-    int partial_rows, cap_partial;
-    float *mass; /* tiles x slots, at the offsets of the tasks */
+    float *partial;                /* [n_partials][partial_rows][2 + d]: maximum, sum, output */
+    int partial_rows, cap_partial; /* cap: floats */
+    float *mass;                   /* tiles x slots, at the offsets of the tasks */
     int cap_mass;
     float **p, **p_max; /* [n_workers]: [cap_p / 64][tile_rows][64], [cap_p / 64][tile_rows] */
     kept_page **p_kept; /* [n_workers]: [cap_p / 64] */
@@ -166,15 +166,15 @@ pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_ite
         }
     }
     int n_split =
-        SPLIT_TASKS_PER_WORKER * a->n_workers; /* lanes at most: each has more than 1 / n_split of all pages */
+        SPLIT_TASKS_PER_WORKER * a->n_workers; /* tiles at most: each has more than 1 / n_split of all pages */
     n_split = (n_split < n_lane_tiles ? n_split : n_lane_tiles) * most_chunks;
     a->partial_rows = a->group * (most_tokens < ATTEND_TILE_TOKENS ? most_tokens : ATTEND_TILE_TOKENS);
-    size_t partial_floats = (size_t)a->partial_rows * (size_t)(2 + a->model->head_dim);
-    bool ok = n_mass <= INT_MAX && n_read <= INT_MAX &&
+    size_t n_partial = (size_t)n_split * (size_t)a->partial_rows * (size_t)(2 + a->model->head_dim);
+    bool ok = n_mass <= INT_MAX && n_read <= INT_MAX && n_partial <= INT_MAX &&
               mem_grow(&a->task, &a->cap_tasks, n_lane_tiles + n_split, sizeof(*a->task)) &&
               mem_grow(&a->order, &a->cap_order, n_lane_tiles + n_split, sizeof(*a->order)) &&
               mem_grow(&a->merge, &a->cap_merges, n_lane_tiles, sizeof(*a->merge)) &&
-              mem_grow(&a->partial, &a->cap_partial, n_split, partial_floats * sizeof(float)) &&
+              mem_grow(&a->partial, &a->cap_partial, (int)n_partial, sizeof(float)) &&
               mem_grow(&a->mass, &a->cap_mass, (int)n_mass, sizeof(float)) &&
               mem_grow(&a->pick, &a->cap_picks, n_picks, sizeof(*a->pick)) &&
               mem_grow(&a->read, &a->cap_read, (int)n_read, sizeof(*a->read)) && grow_probabilities(a, mass_slots);
@@ -273,8 +273,8 @@ static int first_of(const kv_attend *a, int worker) {
     return (int)((int64_t)a->n_tasks * worker / a->n_workers);
 }
 
-/* The place of the r-th largest task: to each worker in turn, there and back, at the head of what it is dealt; at last to
- * those who are dealt one more. */
+/* The place of the r-th largest task: to each worker in turn, there and back, at the head of what it is dealt; at last
+ * to those who are dealt one more. */
 static int place_of(const kv_attend *a, int r) {
     int n = a->n_workers, round = r / n, nth = r % n;
     if (round < a->n_tasks / n)
@@ -284,23 +284,26 @@ static int place_of(const kv_attend *a, int r) {
             return first_of(a, w) + round;
 }
 
-/* Threads get the same number of tasks, and about the same number of pages. Sorted by counting: a task has a chunk at
- * most, or is counted as more. */
+/* Classes of size, the largest first: more than a chunk, then by pages. */
+enum { SIZES = CHUNK_PAGES + 2 };
+
+static int size_of(const kv_attend *a, const task *t) {
+    int pages = pages_of(a, t);
+    return pages > CHUNK_PAGES ? 0 : CHUNK_PAGES + 1 - pages;
+}
+
+/* Threads get the same number of tasks, and about the same number of pages. Sorted by counting. */
 static void deal(kv_attend *a) {
-    int rank[CHUNK_PAGES + 3] = {0};
-    for (int i = 0; i < a->n_tasks; i++) {
-        int pages = pages_of(a, &a->task[i]);
-        rank[pages > CHUNK_PAGES ? 0 : CHUNK_PAGES + 1 - pages]++;
-    }
-    for (int size = 0, sum = 0; size < CHUNK_PAGES + 2; size++) {
+    int rank[SIZES] = {0};
+    for (int i = 0; i < a->n_tasks; i++)
+        rank[size_of(a, &a->task[i])]++;
+    for (int size = 0, sum = 0; size < SIZES; size++) {
         int n = rank[size];
         rank[size] = sum;
         sum += n;
     }
-    for (int i = 0; i < a->n_tasks; i++) {
-        int pages = pages_of(a, &a->task[i]);
-        a->order[place_of(a, rank[pages > CHUNK_PAGES ? 0 : CHUNK_PAGES + 1 - pages]++)] = i;
-    }
+    for (int i = 0; i < a->n_tasks; i++)
+        a->order[place_of(a, rank[size_of(a, &a->task[i])]++)] = i;
 }
 
 /* ---- a layer ---- */
@@ -327,7 +330,8 @@ void kv_attend_layer(kv_attend *a, const kv_attend_item *items, int n_items, int
             bool split = pages * SPLIT_TASKS_PER_WORKER * a->n_workers > n_pages;
             add_lane(a, i, ih, split, &mass_offset, &n_read, &n_partials);
         }
-    assert(a->n_tasks <= a->cap_tasks && a->n_merges <= a->cap_merges && n_partials <= a->cap_partial);
+    assert(a->n_tasks <= a->cap_tasks && a->n_merges <= a->cap_merges);
+    assert((size_t)n_partials * (size_t)a->partial_rows * (size_t)(2 + a->model->head_dim) <= (size_t)a->cap_partial);
     assert(mass_offset <= (size_t)a->cap_mass && a->n_picks <= a->cap_picks && n_read <= (size_t)a->cap_read);
     if (n_partials)
         deal(a);

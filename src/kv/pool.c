@@ -223,8 +223,8 @@ static size_t page_index(const slab *s, const void *page) {
 
 void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
     slab *s = slab_of(page);
-    assert(s->page_bytes == page_bytes && s->n_used > 0);
     pthread_mutex_lock(&pool->lock);
+    assert(s->page_bytes == page_bytes && s->n_used > 0);
     if (s->n_more && s->n_more[page_index(s, page)] > 0) {
         s->n_more[page_index(s, page)]--;
         pthread_mutex_unlock(&pool->lock);

@@ -34,6 +34,12 @@ static void leave(tenant *t, int n) {
         tenants_leave(t);
 }
 
+/* n requests end, or are admitted and end. */
+static void go(tenants *all, tenant *t, int n) {
+    give(all, t, n);
+    leave(t, n);
+}
+
 static void expect(const tenants *all, int n_waiting, int n_surplus) {
     assert_int_equal(atomic_load(&all->n_waiting), n_waiting);
     assert_int_equal(atomic_load(&all->n_surplus), n_surplus);
@@ -55,13 +61,10 @@ static void a_full_queue_is_shared_evenly(void **state) {
     tenant *c = must_enter(&all, "c", 2); /* of the larger ones in turn */
     assert_int_equal(tenants_surplus(a) + tenants_surplus(b), 5);
     assert_int_equal(tenants_surplus(b), 1);
-    give(&all, a, 6); /* four of them settle a's surplus */
-    give(&all, b, 3);
-    give(&all, c, 2);
+    go(&all, a, 6); /* four of them settle a's surplus */
+    go(&all, b, 3);
+    go(&all, c, 2);
     expect(&all, 0, 0);
-    leave(a, 6);
-    leave(b, 3);
-    leave(c, 2);
     tenants_close(&all);
 }
 
@@ -77,18 +80,14 @@ static void places_are_given_all_or_none(void **state) {
     must_not(&all, "c", 2);
     must_not(&all, "c", 5);
     tenant *c = must_enter(&all, "c", 1);
-    give(&all, a, 4);
-    give(&all, b, 2);
-    give(&all, c, 1);
+    go(&all, a, 4);
+    go(&all, b, 2);
+    go(&all, c, 1);
     expect(&all, 0, 0);
-    leave(a, 4);
-    leave(b, 2);
-    leave(c, 1);
     must_enter(&all, "d", 4);
     tenant *d = all.first; /* the others have gone from the list */
     assert_null(d->next);
-    give(&all, d, 4);
-    leave(d, 4);
+    go(&all, d, 4);
     tenants_close(&all);
 }
 

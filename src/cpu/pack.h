@@ -4,7 +4,8 @@
  * stand side by side so that one vector holds 4 columns of 16 rows and no horizontal sum is needed. A panel of an
  * integer type has the codes of all its blocks, then the numbers that give a block's scales and minima, then, where
  * the file has super-blocks of 8 blocks, theirs. They are the file's own numbers, so that a weight takes about as many
- * bytes here as there (half as many again where codes of 5 bits take bytes), and value = scale * code + minimum is exactly what the file says (blocks.h):
+ * bytes here as there (half as many again where codes of 5 bits take bytes), and value = scale * code + minimum is
+ * exactly what the file says (blocks.h):
  *
  *   type (of the file)         codes   of a block                  of a super-block           minimum
  *   PACK_I4 (Q4_1)             4 bits  f16 scale[16] minimum[16]

@@ -86,36 +86,36 @@ void move_forget(pleat_seq *seq) {
     seq->file.n_bytes = 0;
 }
 
-/* -1: errno says why. Not every file system makes files without a name: there it loses its name at once. */
-static int open_nameless(const char *folder) {
+/* Not every file system makes files without a name: there it loses its name at once. */
+static pleat_status open_nameless(const char *folder, int *fd, pleat_error *error) {
     char path[4200];
-    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
-        return fd;
-    if ((size_t)snprintf(path, sizeof(path), "%s/pleat-XXXXXX", folder) >= sizeof(path)) {
+    *fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (*fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
         errno = ENAMETOOLONG;
-        return -1;
+        if ((size_t)snprintf(path, sizeof(path), "%s/pleat-XXXXXX", folder) < sizeof(path))
+            *fd = mkostemp(path, O_CLOEXEC);
+        if (*fd >= 0)
+            unlink(path);
     }
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd >= 0)
-        unlink(path);
-    return fd;
+    return *fd >= 0 ? PLEAT_OK
+                    : err_set(error, PLEAT_EIO, "%.300s: no file can be made there: %s", folder, strerror(errno));
 }
 
 pleat_status move_try(const char *folder, pleat_error *error) {
-    int fd = open_nameless(folder);
-    if (fd < 0)
-        return err_set(error, PLEAT_EIO, "%.300s: no file can be made there: %s", folder, strerror(errno));
-    close(fd);
-    return PLEAT_OK;
+    int fd;
+    pleat_status status = open_nameless(folder, &fd, error);
+    if (!status)
+        close(fd);
+    return status;
 }
 
 /* The file is open after success only. */
 static pleat_status save_nameless(const kv_cache *cache, const char *folder, kv_image_file *file, pleat_error *error) {
-    int fd = open_nameless(folder);
-    if (fd < 0)
-        return err_set(error, PLEAT_EIO, "%.300s: no file can be made there: %s", folder, strerror(errno));
-    pleat_status status = kv_image_put(cache, fd, file, error);
+    int fd;
+    pleat_status status = open_nameless(folder, &fd, error);
+    if (status)
+        return status;
+    status = kv_image_put(cache, fd, file, error);
     if (status)
         close(fd);
     return status;

@@ -82,10 +82,10 @@ pleat_status scheduler_open(pleat_engine *engine, const scheduler_options *optio
     s->item = calloc((size_t)o.max_running, sizeof(*s->item));
     s->row = mem_alloc((size_t)o.max_running * (size_t)engine->model->n_vocab, sizeof(*s->row));
     s->raw = mem_alloc((size_t)engine->model->n_vocab, sizeof(*s->raw));
-    if (o.moved_dir)
+    if (o.moved_dir) {
         s->options.moved_dir = strdup(o.moved_dir);
-    if (o.moved_dir && !status)
         status = move_try(o.moved_dir, error);
+    }
     if (!s->running || !s->of_item || !s->item || !s->row || !s->raw || (o.moved_dir && !s->options.moved_dir))
         status = err_set(error, PLEAT_EMEMORY, "no memory for a scheduler");
     status = status ? status : list_ends(s, error);

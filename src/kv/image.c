@@ -51,7 +51,7 @@ typedef struct walk {
     const uint8_t *from; /* CHECK, READ */
     passage *passage;    /* WRITE, READ: instead */
     size_t at, end;
-    size_t page_bytes; /* CHECK: of all pages together */
+    size_t page_bytes; /* of all pages together */
     bool bad;
     const char *why;      /* what is wrong, where one sentence can say it; else NULL */
     size_t first_head_at; /* CHECK: where the positions of the layer's first head are, */
@@ -399,10 +399,15 @@ static header header_of(const kv_cache *cache, size_t n_bytes) {
     return h;
 }
 
-size_t kv_image_bytes(const kv_cache *cache) {
-    walk w = {.pass = COUNT, .at = sizeof(header)};
+/* `at` bytes, `page_bytes` of them of pages. */
+static walk count(const kv_cache *cache) {
+    walk w = {.pass = COUNT};
     visit_all(&w, (kv_cache *)cache); /* only READ changes it */
-    return w.at + sizeof(uint64_t);
+    return w;
+}
+
+size_t kv_image_bytes(const kv_cache *cache) {
+    return sizeof(header) + count(cache).at + sizeof(uint64_t);
 }
 
 pleat_status kv_image_save(const kv_cache *cache, kv_image *out, pleat_error *error) {
@@ -520,8 +525,7 @@ static pleat_status passage_open(passage *p, int fd, pleat_error *error) {
 
 pleat_status kv_image_put(const kv_cache *cache, int fd, kv_image_file *out, pleat_error *error) {
     assert(cache->n_new == 0);
-    walk count = {.pass = COUNT};
-    visit_all(&count, (kv_cache *)cache); /* only READ changes it */
+    walk size = count(cache);
     passage p;
     pleat_status status = passage_open(&p, fd, error);
     if (status)
@@ -531,7 +535,7 @@ pleat_status kv_image_put(const kv_cache *cache, int fd, kv_image_file *out, ple
     if (!w.bad)
         passage_flush(&p);
     free(p.piece);
-    *out = (kv_image_file){.fd = fd, .n_bytes = count.at, .page_bytes = count.page_bytes, .sum = p.sum};
+    *out = (kv_image_file){.fd = fd, .n_bytes = size.at, .page_bytes = size.page_bytes, .sum = p.sum};
     return p.status;
 }
 

@@ -344,20 +344,17 @@ static pleat_status submit(job *j, const char *tenant, const char *salt, pleat_e
     uint64_t *ids = malloc((size_t)n * sizeof(*ids));
     pleat_status status =
         specs && contexts && ids ? PLEAT_OK : err_set(error, PLEAT_EMEMORY, "no memory for a request");
+    atomic_store(&j->n_open, n);
     for (int i = 0; i < n && !status; i++) {
         specs[i] = spec_of(j, &j->choice[i], tenant, salt);
         contexts[i] = &j->choice[i];
         http_hold(j->x);
     }
-    atomic_store(&j->n_open, status ? 0 : n);
-    bool held = !status;
-    status = status ? status : scheduler_submit(j->server->scheduler, specs, n, sink, contexts, ids, error);
-    for (int i = 0; i < n; i++) {
-        if (!status)
-            j->choice[i].id = ids[i];
-        else if (held)
+    if (!status && (status = scheduler_submit(j->server->scheduler, specs, n, sink, contexts, ids, error)))
+        for (int i = 0; i < n; i++)
             http_drop(j->x);
-    }
+    for (int i = 0; i < n && !status; i++)
+        j->choice[i].id = ids[i];
     free(specs);
     free(contexts);
     free(ids);

@@ -167,7 +167,7 @@ static void write_config(const writer *w, const scheduler_figures *f) {
 static void write_ends(const writer *w, const scheduler_figures *f) {
     static const struct {
         const char *reason;
-        request_finish finish, or ;
+        request_finish finish, also;
     } list[] = {{"stop", REQUEST_STOP, REQUEST_GOES_ON},
                 {"length", REQUEST_LENGTH, REQUEST_GOES_ON},
                 {"abort", REQUEST_CANCELLED, REQUEST_GOES_ON},
@@ -175,7 +175,7 @@ static void write_ends(const writer *w, const scheduler_figures *f) {
     head(w, "vllm:request_success_total", "counter", "Requests that have ended, by reason.");
     for (int i = 0; i < 4; i++) {
         labels(w, "vllm:request_success_total", "finished_reason", list[i].reason);
-        text_printf(w->out, "%lld\n", (long long)(f->requests_ended[list[i].finish] + f->requests_ended[list[i].or ]));
+        text_printf(w->out, "%lld\n", (long long)(f->requests_ended[list[i].finish] + f->requests_ended[list[i].also]));
     }
 }
 

@@ -273,7 +273,7 @@ static double set_aside(const desk *d, const char *more) {
     desk_await_in(d, "vllm:num_requests_waiting", 1, 1);
     double now = desk_figure(d, "pleat:request_bytes");
     close(fd);
-    desk_await_in(d, "pleat:requests", 1, 1);
+    wait_for_bytes(d, before, before); /* given back after the request is no longer counted */
     return now - before;
 }
 

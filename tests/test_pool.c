@@ -1,5 +1,5 @@
 /* test_pool.c - the pool's budget is exact to the byte, freed pages come back, a reservation holds whatever the sizes,
- * charges count in budget and memory. */
+ * charges count in budget and memory, pages that lie apart can move together. */
 #include "kv/pool.h"
 #include <pthread.h>
 #include <stdarg.h>
@@ -156,6 +156,66 @@ static void charges_take_the_place_of_pages(void **state) {
     kv_pool_close(pool);
 }
 
+/* Of pages far apart those that nobody shares move: with their bytes, and until as few slabs are left as can be. */
+static void pages_move_closer_together(void **state) {
+    (void)state;
+    enum { PAGE = 8192, PER_SLAB = 64, SLABS = 32, N = SLABS * PER_SLAB };
+    kv_pool *pool = open_pool((size_t)64 << 20);
+    static uint8_t *page[N];
+    for (int i = 0; i < N; i++) {
+        page[i] = kv_pool_take(pool, PAGE);
+        memset(page[i], i % 251, PAGE);
+    }
+    assert_int_equal(kv_pool_mark(pool), 0);
+    assert_true(kv_pool_share(pool, page[5 * PER_SLAB]));
+    for (int i = 0; i < N; i++)
+        if (i % (PER_SLAB / 2)) /* two are left of a slab */
+            kv_pool_give(pool, page[i], PAGE);
+    size_t used = kv_pool_used_bytes(pool), apart = kv_pool_mark(pool);
+    assert_true(apart >= (SLABS - 4) * (size_t)PER_SLAB * PAGE);
+    int n_moved = 0;
+    for (int i = 0; i < N; i += PER_SLAB / 2) {
+        uint8_t *to = kv_pool_gather(pool, page[i]);
+        n_moved += to != NULL;
+        assert_true(!to || i != 5 * PER_SLAB);
+        page[i] = to ? to : page[i];
+    }
+    assert_true(n_moved >= 2 * (SLABS - 4));
+    assert_int_equal(kv_pool_used_bytes(pool), used);
+    assert_int_equal(kv_pool_mark(pool), 0);
+    for (int i = 0; i < N; i += PER_SLAB / 2)
+        for (int k = 0; k < PAGE; k++)
+            assert_int_equal(page[i][k], i % 251);
+    for (int i = 0; i < N; i += PER_SLAB / 2)
+        kv_pool_give(pool, page[i], PAGE);
+    kv_pool_give(pool, page[5 * PER_SLAB], PAGE);
+    kv_pool_close(pool);
+}
+
+/* A page that somebody shares stays where it is, also in a slab that is to be emptied. */
+static void shared_pages_stay(void **state) {
+    (void)state;
+    enum { PAGE = 8192, PER_SLAB = 64, SLABS = 8, N = SLABS * PER_SLAB };
+    kv_pool *pool = open_pool((size_t)64 << 20);
+    static uint8_t *page[N];
+    for (int i = 0; i < N; i++)
+        page[i] = kv_pool_take(pool, PAGE);
+    for (int i = 0; i < N; i++)
+        if (i % PER_SLAB)
+            kv_pool_give(pool, page[i], PAGE);
+        else
+            assert_true(kv_pool_share(pool, page[i])); /* one in each slab: some are marked all the same */
+    assert_true(kv_pool_mark(pool) > 0);
+    for (int i = 0; i < N; i += PER_SLAB)
+        assert_null(kv_pool_gather(pool, page[i]));
+    for (int i = 0; i < N; i += PER_SLAB) {
+        kv_pool_give(pool, page[i], PAGE);
+        kv_pool_give(pool, page[i], PAGE);
+    }
+    assert_int_equal(kv_pool_used_bytes(pool), 0);
+    kv_pool_close(pool);
+}
+
 static void *churn(void *context) {
     kv_pool *pool = context;
     void *page[64];
@@ -191,6 +251,8 @@ int main(void) {
         cmocka_unit_test(empty_slabs_change_size),
         cmocka_unit_test(reservation_holds),
         cmocka_unit_test(charges_take_the_place_of_pages),
+        cmocka_unit_test(pages_move_closer_together),
+        cmocka_unit_test(shared_pages_stay),
         cmocka_unit_test(threads_share_it),
         cmocka_unit_test(sizes_are_forgotten),
     };

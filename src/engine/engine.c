@@ -62,7 +62,7 @@ pleat_status pleat_engine_open(const pleat_model *model, const pleat_engine_opti
 void pleat_engine_close(pleat_engine *e) {
     if (!e)
         return;
-    assert(e->n_sequences == 0);
+    assert(!e->first);
     forward_close(e->pass);
     sampler_close(e->sampler);
     prefix_close(e->prefix);

@@ -15,7 +15,9 @@ struct pleat_engine {
     forward *pass;
     prefix *prefix; /* NULL: nothing is held of earlier prompts */
     sampler *sampler;
-    int max_step_tokens, max_sequences, n_sequences;
+    int max_step_tokens, max_sequences;
+    pleat_seq *first; /* list of all its sequences */
+    int gather_rest;  /* steps until gather.c tries again */
     /* of a step: [max_sequences], [max_step_tokens] */
     forward_item *item;
     int *logit_row;
@@ -24,6 +26,7 @@ struct pleat_engine {
 
 struct pleat_seq {
     pleat_engine *engine;
+    pleat_seq *next, *prev; /* in its list */
     kv_cache *cache;
     bool in_prompt; /* a prompt was begun and not ended */
     /* offering its prompt to later ones; tokens [n_tokens] so far */
@@ -42,6 +45,8 @@ static inline bool seq_is_out(const pleat_seq *seq) {
 
 /* reuse.c. Makes room for `bytes` in the pool, from what is held of earlier prompts if it must be. */
 bool engine_reserve(pleat_engine *engine, size_t bytes);
+/* gather.c. Between steps: moves pages closer together when the memory behind the pool is above its budget. */
+void engine_gather(pleat_engine *engine);
 /* In a step of a sequence that offers, with its new tokens in the cache: between the last layer and the event, and
  * after the step. */
 void seq_offer_before_event(pleat_seq *seq, const int32_t *tokens, int n_tokens);

@@ -1,6 +1,7 @@
 /* prefix.c - a hash table of blocks, chained by key, and a list of them by last use. */
 #include "engine/prefix.h"
 #include "base/status.h"
+#include "kv/gather.h"
 #include "kv/image.h"
 #include <nettle/sha2.h>
 #include <stdlib.h>
@@ -146,6 +147,11 @@ bool prefix_shrink(prefix *p) {
 
 bool prefix_shrink_images(prefix *p) {
     return shrink(p, true);
+}
+
+void prefix_gather(prefix *p) {
+    for (block *b = p->oldest; b; b = b->newer)
+        kv_held_gather(p->pool, b->held, b->n_held);
 }
 
 /* ---- finding ---- */

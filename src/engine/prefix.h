@@ -41,6 +41,9 @@ bool prefix_shrink(prefix *p);
 /* The same of those that are held as images, beside the pool's pages. */
 bool prefix_shrink_images(prefix *p);
 
+/* kv_cache_gather for the pages that are held. */
+void prefix_gather(prefix *p);
+
 typedef struct prefix_figures {
     int64_t asked_tokens, found_tokens; /* of prompts */
     int n_blocks;

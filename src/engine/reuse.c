@@ -4,19 +4,10 @@
 #include "base/status.h"
 #include <string.h>
 
-/* Free pages among those in use cannot be given back: when these and the images of earlier prompts take more memory
- * than the pool may, images go. */
-static void keep_within_memory(pleat_engine *e) {
-    while (e->prefix && kv_pool_resident_bytes(e->pages) > kv_pool_budget_bytes(e->pages))
-        if (!prefix_shrink_images(e->prefix))
-            return;
-}
-
 bool engine_reserve(pleat_engine *e, size_t bytes) {
     while (!kv_pool_reserve(e->pages, bytes))
         if (!e->prefix || bytes > kv_pool_budget_bytes(e->pages) || !prefix_shrink(e->prefix))
             return false;
-    keep_within_memory(e);
     return true;
 }
 

@@ -10,7 +10,10 @@ pleat_status seq_of(pleat_engine *e, kv_cache *cache, bool in_prompt, pleat_seq 
         return err_set(error, PLEAT_EMEMORY, "no memory for a sequence");
     }
     *seq = (pleat_seq){.engine = e, .cache = cache, .in_prompt = in_prompt};
-    e->n_sequences++;
+    seq->next = e->first;
+    if (e->first)
+        e->first->prev = seq;
+    e->first = seq;
     *out = seq;
     return PLEAT_OK;
 }
@@ -48,7 +51,9 @@ pleat_status engine_seq_fill(pleat_engine *e, const pleat_method *method, int n_
 void pleat_seq_close(pleat_seq *seq) {
     if (!seq)
         return;
-    seq->engine->n_sequences--;
+    *(seq->prev ? &seq->prev->next : &seq->engine->first) = seq->next;
+    if (seq->next)
+        seq->next->prev = seq->prev;
     kv_cache_close(seq->cache);
     move_forget(seq);
     free(seq->tokens);

@@ -137,6 +137,7 @@ pleat_status pleat_step(pleat_engine *e, const pleat_item *items, int n_items, p
     status = status ? status : reserve(e, items, n_items, error);
     if (status)
         return status;
+    engine_gather(e);
     int n_logits = list_logits(e, items, n_items);
     for (int i = 0; i < n_items; i++)
         kv_cache_begin(items[i].seq->cache, items[i].n_tokens, items[i].phase);

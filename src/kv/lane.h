@@ -1,5 +1,5 @@
 /* lane.h - the inside of a cache, shared by cache.c, lane.c, plan.c, seal.c, reserve.c, fill.c, attend.c, tile.c,
- * view.c, window.c, bounds.c, critical.c, share.c and image.c only.
+ * view.c, window.c, bounds.c, critical.c, share.c, gather.c and image.c only.
  *
  * A lane numbers its slots 0..n_slots-1; slot i of both sides lies in page i / 64. On each side the slots below
  * n_sealed lie in sealed pages, the others in fp16 pages (a page may be both: its sealed rows first). Order in a lane

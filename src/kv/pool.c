@@ -7,6 +7,10 @@
  * and is charged to it, to the byte. Empty slabs that were used before are used first; where they and the charges
  * together are more than the budget, the system gets their memory back.
  *
+ * Requests end in any order, and leave slabs in which a few pages live on. Of n pages in part-used slabs of p places,
+ * as many slabs as hold n are enough: kv_pool_mark keeps the fullest, and those that have shared pages, which cannot
+ * move; the others are marked, and take pages only when nobody else can.
+ *
  * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even
  * the worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). A size is
  * forgotten with its last slab, so only sizes in use together count. */
@@ -15,6 +19,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 enum { SLAB_BYTES = 512 << 10, REGION_SLABS = 128, MAX_SIZES = 512, NEW_SIZES = 32, HEADER_BYTES = 12288 };
@@ -29,6 +34,7 @@ typedef struct slab {
     void *free_page;              /* list through the pages' first word */
     struct slab *next, *prev;     /* in the list of its size with pages left, or in the list of empty slabs */
     bool listed, touched;         /* touched: backed by memory, at least in part */
+    bool marked;                  /* to be emptied */
 } slab;
 
 typedef struct region {
@@ -161,12 +167,13 @@ static int size_index(kv_pool *pool, size_t page_bytes) {
     return free_entry;
 }
 
-/* The fullest of the next slabs that have pages left: the others may run empty, and then serve any size. */
+/* The fullest of the next slabs that have pages left, marked ones last: those may run empty, and then serve any size.
+ */
 static slab *fullest(slab *head) {
     enum { LOOK_AT = 32 };
     slab *best = head;
     for (int i = 0; head && i < LOOK_AT; i++, head = head->next)
-        if (head->n_used > best->n_used)
+        if (head->marked < best->marked || (head->marked == best->marked && head->n_used > best->n_used))
             best = head;
     return best;
 }
@@ -184,6 +191,7 @@ static slab *slab_for(kv_pool *pool, int index) {
     pool->n_slabs[index]++;
     s->page_bytes = pool->size[index];
     s->n_used = s->n_fresh = 0;
+    s->marked = false;
     s->n_pages = (int)(s->usable_bytes / s->page_bytes);
     s->free_page = NULL;
     list_push(&pool->partial[index], s);
@@ -196,8 +204,10 @@ static void *slab_take(kv_pool *pool, int index, slab *s) {
         s->free_page = *(void **)page;
     else
         page = s->base + (size_t)s->n_fresh++ * s->page_bytes;
-    if (++s->n_used == s->n_pages)
+    if (++s->n_used == s->n_pages) {
         list_remove(&pool->partial[index], s);
+        s->marked = false;
+    }
     return page;
 }
 
@@ -221,33 +231,109 @@ static size_t page_index(const slab *s, const void *page) {
     return (size_t)((const uint8_t *)page - s->base) / s->page_bytes;
 }
 
+static void slab_give(kv_pool *pool, slab *s, void *page) {
+    int index = size_index(pool, s->page_bytes);
+    *(void **)page = s->free_page;
+    s->free_page = page;
+    s->n_used--;
+    if (!s->listed)
+        list_push(&pool->partial[index], s);
+    if (s->n_used)
+        return;
+    free(s->n_more);
+    s->n_more = NULL;
+    list_remove(&pool->partial[index], s);
+    list_push(&pool->empty, s);
+    pool->n_empty++;
+    if (!--pool->n_slabs[index])
+        pool->size[index] = 0;
+    trim(pool);
+}
+
+static bool is_shared(const slab *s, const void *page) {
+    return s->n_more && s->n_more[page_index(s, page)] > 0;
+}
+
 void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
     slab *s = slab_of(page);
     pthread_mutex_lock(&pool->lock);
     assert(s->page_bytes == page_bytes && s->n_used > 0);
-    if (s->n_more && s->n_more[page_index(s, page)] > 0) {
+    (void)page_bytes;
+    if (is_shared(s, page)) {
         s->n_more[page_index(s, page)]--;
-        pthread_mutex_unlock(&pool->lock);
-        return;
-    }
-    int index = size_index(pool, page_bytes);
-    *(void **)page = s->free_page;
-    s->free_page = page;
-    s->n_used--;
-    pool->used_bytes -= page_bytes;
-    if (!s->listed)
-        list_push(&pool->partial[index], s);
-    if (s->n_used == 0) {
-        free(s->n_more);
-        s->n_more = NULL;
-        list_remove(&pool->partial[index], s);
-        list_push(&pool->empty, s);
-        pool->n_empty++;
-        if (!--pool->n_slabs[index])
-            pool->size[index] = 0;
-        trim(pool);
+    } else {
+        pool->used_bytes -= s->page_bytes;
+        slab_give(pool, s, page);
     }
     pthread_mutex_unlock(&pool->lock);
+}
+
+/* ---- closer together ---- */
+
+enum { RANKS = 65 };
+
+/* The higher, the better a slab stays. */
+static int rank_of(const slab *s) {
+    return s->n_more ? RANKS - 1 : (int)((int64_t)s->n_used * (RANKS - 1) / s->n_pages);
+}
+
+/* Slabs of one size; returns how many are marked. They leave the list and come back, marked ones behind the others. */
+static size_t mark_size(slab **head) {
+    int n_of[RANKS] = {0}, n_stay = 0, n_used = 0, least = RANKS;
+    slab *stays = NULL, *leaves = NULL;
+    size_t n_marked = 0;
+    for (const slab *s = *head; s; s = s->next) {
+        n_of[rank_of(s)]++;
+        n_used += s->n_used;
+    }
+    if (*head)
+        n_stay = (n_used + (*head)->n_pages - 1) / (*head)->n_pages;
+    while (least > 0 && n_stay > 0)
+        n_stay -= n_of[--least];
+    for (slab *s = *head, *next; s; s = next) {
+        next = s->next;
+        bool spare = rank_of(s) == least && n_stay < 0; /* more of this rank than are needed */
+        n_stay += spare;
+        s->marked = spare || rank_of(s) < least;
+        n_marked += s->marked;
+        list_push(s->marked ? &leaves : &stays, s);
+    }
+    *head = stays ? stays : leaves;
+    while (stays && stays->next)
+        stays = stays->next;
+    if (stays && leaves) {
+        stays->next = leaves;
+        leaves->prev = stays;
+    }
+    return n_marked;
+}
+
+size_t kv_pool_mark(kv_pool *pool) {
+    size_t n = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (int i = 0; i < pool->n_sizes; i++)
+        n += mark_size(&pool->partial[i]);
+    pthread_mutex_unlock(&pool->lock);
+    return n * SLAB_BYTES;
+}
+
+void *kv_pool_gather(kv_pool *pool, void *page) {
+    slab *s = slab_of(page);
+    void *to = NULL;
+    if (!s->marked) /* most pages: nobody marks or takes meanwhile */
+        return NULL;
+    pthread_mutex_lock(&pool->lock);
+    if (!is_shared(s, page)) {
+        int index = size_index(pool, s->page_bytes);
+        slab *other = fullest(pool->partial[index]);
+        if (other && !other->marked) {
+            to = slab_take(pool, index, other);
+            memcpy(to, page, s->page_bytes);
+            slab_give(pool, s, page);
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return to;
 }
 
 bool kv_pool_charge(kv_pool *pool, size_t bytes) {
@@ -289,7 +375,7 @@ bool kv_pool_share(kv_pool *pool, void *page) {
 bool kv_pool_is_shared(const kv_pool *pool, const void *page) {
     const slab *s = slab_of(page);
     pthread_mutex_lock((pthread_mutex_t *)&pool->lock);
-    bool shared = s->n_more && s->n_more[page_index(s, page)] > 0;
+    bool shared = is_shared(s, page);
     pthread_mutex_unlock((pthread_mutex_t *)&pool->lock);
     return shared;
 }

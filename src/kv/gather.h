@@ -1,0 +1,11 @@
+/* gather.h - moves pages closer together, so that the pool's slabs run empty (kv_pool_mark). */
+#ifndef KV_GATHER_H
+#define KV_GATHER_H
+#include "kv/share.h"
+
+/* Between steps: every page of the cache that lies in a marked slab and has no other holder gets another place, as long
+ * as there are places. No bit of the cache changes. */
+void kv_cache_gather(kv_cache *cache);
+/* The same of n pages that are held for later prompts. */
+void kv_held_gather(kv_pool *pool, kv_held *held, size_t n);
+#endif

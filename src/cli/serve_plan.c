@@ -53,14 +53,15 @@ static int context_of(const serve_options *o, const pleat_model *model) {
 }
 
 /* Prompts and answers of a full queue and batch whose contexts are full, but no more than a quarter of the pool where
- * that is enough for one, and a few whole bodies. */
+ * that is enough for one, and a few whole bodies; and a seventh more, which one client leaves to others. */
 static size_t request_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
     enum { BODIES = 8 };
     int context = context_of(o, model);
     size_t one = serve_request_bytes(1, context - 1);
     size_t all = one * (size_t)(o->scheduler.max_waiting + o->scheduler.max_running);
     size_t most = pool_bytes / 4 > one ? pool_bytes / 4 : one;
-    return BODIES * o->http.body_bytes + (all < most ? all : most);
+    size_t bytes = BODIES * o->http.body_bytes + (all < most ? all : most);
+    return bytes + bytes / 7;
 }
 
 pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
@@ -83,8 +84,10 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     int n_prompt = p->context_tokens > 1 ? p->context_tokens - 1 : 1;
     p->context = engine_plan_bytes(model, method, n_prompt, 1);
     p->available = taken + m.packed_bytes; /* the packed weights are there already */
-    if (p->requests < o->http.body_bytes)
-        return err_set(error, PLEAT_EINPUT, "--requests is %zu bytes; one body alone may have %zu (--body)",
+    if (p->requests - p->requests / 8 < o->http.body_bytes)
+        return err_set(error, PLEAT_EINPUT,
+                       "--requests is %zu bytes, of which one client can have seven eighths; one body alone may have "
+                       "%zu (--body)",
                        p->requests, o->http.body_bytes);
     if (most_bytes(p) > p->available)
         return err_set(error, PLEAT_EMEMORY,

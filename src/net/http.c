@@ -44,8 +44,10 @@ static http_exchange *exchange_new(http_server *s, struct MHD_Connection *c, con
 static void drop_body(http_exchange *x) {
     text_free(&x->body);
     if (x->held_bytes)
-        budget_give(x->server->options.memory, x->held_bytes);
+        shares_give(x->server->options.memory, x->holder, x->held_bytes);
+    shares_drop(x->holder);
     x->held_bytes = 0;
+    x->holder = NULL;
 }
 
 void http_hold(http_exchange *x) {
@@ -269,11 +271,21 @@ static enum MHD_Result begin(http_exchange *x, const char *version) {
     return ok || x->answered ? MHD_YES : MHD_NO;
 }
 
-static bool keep_body(http_exchange *x, const char *bytes, size_t n) {
-    budget *memory = x->server->options.memory;
-    if (memory && !budget_take(memory, n))
+static bool take_memory(http_exchange *x, size_t n) {
+    const http_options *o = &x->server->options;
+    char name[HTTP_HOLDER_BYTES] = "";
+    if (!x->holder && o->holder)
+        o->holder(x->server->context, x, name, sizeof(name));
+    if (!x->holder && !(x->holder = shares_hold(o->memory, name)))
         return false;
-    x->held_bytes += memory ? n : 0;
+    return shares_take(o->memory, x->holder, n);
+}
+
+static bool keep_body(http_exchange *x, const char *bytes, size_t n) {
+    bool counted = x->server->options.memory != NULL;
+    if (counted && !take_memory(x, n))
+        return false;
+    x->held_bytes += counted ? n : 0;
     text_append(&x->body, bytes, n);
     return !x->body.failed;
 }

@@ -9,7 +9,7 @@
  * Which file does what: http.c requests and answers, listen.c sockets, watch.c the thread that wakes and watches. */
 #ifndef NET_HTTP_H
 #define NET_HTTP_H
-#include "base/budget.h"
+#include "base/shares.h"
 #include "pleat.h"
 #include <sys/types.h>
 
@@ -19,6 +19,7 @@ typedef struct http_exchange http_exchange; /* one request and its answer */
 #define HTTP_HOST "127.0.0.1"
 enum { HTTP_THREADS = 4, HTTP_CONNECTIONS = 1024, HTTP_BODY_BYTES = 8 << 20 };
 enum { HTTP_CONNECTION_BYTES = 50 << 10 }; /* that one takes at most, bodies and answers aside */
+enum { HTTP_HOLDER_BYTES = 64 };           /* of a holder's name, its end included */
 
 typedef struct http_options {
     const char *host;                            /* NULL: HTTP_HOST */
@@ -30,7 +31,9 @@ typedef struct http_options {
     double head_seconds, body_seconds;           /* until a request's head, and its body, is whole; 0: 30 and 60 */
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
-    budget *memory;                              /* that bodies take their bytes of; NULL: no bound */
+    shares *memory;                              /* that bodies take their bytes of; NULL: no bound */
+    /* Writes whose share of it a request's body takes. */
+    void (*holder)(void *context, const http_exchange *x, char *out, size_t cap);
     /* Asked once a request's head is there. false: its body is not kept, and the handler answers at once, without it.
      * NULL: every body is kept. */
     bool (*wants_body)(void *context, const http_exchange *x);

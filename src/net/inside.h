@@ -24,6 +24,7 @@ struct http_exchange {
     const char *method;
     text body;
     size_t n_received, held_bytes; /* of the body; held: taken of the server's memory */
+    share *holder;                 /* who took them, or NULL */
     int refused;                   /* the body is not kept: a status that answers once it is in, or UNWANTED */
     double began;
     bool handled, answered, closes, watched;

@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { KEY_BYTES = 32, TENANT_BYTES = 64 };
+enum { KEY_BYTES = 32, TENANT_BYTES = HTTP_HOLDER_BYTES };
 
 typedef struct job job;
 
@@ -19,7 +19,7 @@ struct server {
     scheduler *scheduler;
     http_server *http;
     metrics *metrics;
-    budget requests;           /* memory of bodies, jobs and lists of tokens */
+    shares requests;           /* memory of bodies, jobs and lists of tokens */
     uint8_t (*key)[KEY_BYTES]; /* [n_keys] SHA-256 of each */
     int64_t created;           /* seconds since 1970 */
     atomic_bool draining;
@@ -32,9 +32,14 @@ struct server {
 
 /* serve.c: answers with r's status, headers and error object. */
 void serve_refuse(http_exchange *x, const refusal *r);
-/* Takes bytes of what requests may hold together; budget_give gives them back. false: r says 503, or 400 when that much
- * is never there. */
-bool serve_take(server *s, size_t n_bytes, refusal *r);
+/* What a request holds of the memory for all of them, as part of its tenant's share. */
+typedef struct holding {
+    share *share;
+    size_t bytes;
+} holding;
+/* Takes bytes more for x; the first time h is zeros. false: r says 503, or 400 when that much is never there. */
+bool serve_take(server *s, const http_exchange *x, holding *h, size_t n_bytes, refusal *r);
+void serve_give(server *s, holding *h); /* everything back; a holding of zeros is fine */
 
 /* job.c */
 /* Takes the ask over; answers or defers. tenant: see serve.c. */

@@ -169,7 +169,7 @@ static void job_free(job *j) {
     free(j->choice);
     ask_free(j->ask);
     text_free(&j->out);
-    budget_give(&j->server->requests, j->held_bytes);
+    serve_give(j->server, &j->held);
     free(j);
 }
 
@@ -190,15 +190,15 @@ static bool open_choices(job *j) {
     return j->choice != NULL;
 }
 
-static job *job_new(server *s, http_exchange *x, ask *a, size_t held_bytes) {
+static job *job_new(server *s, http_exchange *x, ask *a, holding held) {
     job *j = calloc(1, sizeof(*j));
     if (!j) {
         ask_free(a);
-        budget_give(&s->requests, held_bytes);
+        serve_give(s, &held);
         return NULL;
     }
     j->server = s;
-    j->held_bytes = held_bytes;
+    j->held = held;
     j->x = x;
     j->ask = a;
     j->streams = a->stream;
@@ -365,14 +365,15 @@ void job_start(server *s, http_exchange *x, ask *a, const char *tenant) {
     char salt[TENANT_BYTES + sizeof(a->salt)];
     pleat_error error = {""};
     refusal r = {0};
-    size_t bytes = ask_bytes(a, s->world.model->n_vocab);
+    holding held = {0};
     snprintf(salt, sizeof(salt), "%s/%s", tenant, a->salt);
-    if (!serve_take(s, bytes, &r)) {
+    if (!serve_take(s, x, &held, ask_bytes(a, s->world.model->n_vocab), &r)) {
+        serve_give(s, &held);
         ask_free(a);
         serve_refuse(x, &r);
         return;
     }
-    job *j = job_new(s, x, a, bytes);
+    job *j = job_new(s, x, a, held);
     if (!j) {
         refuse_no_memory(&r);
         serve_refuse(x, &r);

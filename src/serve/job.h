@@ -54,7 +54,7 @@ struct job {
     char id[48];
     int64_t created;
     double submitted;
-    size_t held_bytes; /* taken of the server's memory for requests */
+    holding held; /* of the memory for requests */
     /* of a stream */
     text out; /* events; sent up to out_at */
     size_t out_at;

@@ -43,10 +43,10 @@ static const struct {
 struct metrics {
     histogram h[N_HISTOGRAMS];
     _Atomic int64_t answers[6]; /* by HTTP status / 100 */
-    const budget *requests;
+    const shares *requests;
 };
 
-metrics *metrics_open(const budget *requests) {
+metrics *metrics_open(const shares *requests) {
     metrics *m = calloc(1, sizeof(*m));
     if (!m)
         return NULL;

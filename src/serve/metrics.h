@@ -1,7 +1,7 @@
 /* metrics.h - counts and histograms, written without locks from the engine's and HTTP threads. */
 #ifndef SERVE_METRICS_H
 #define SERVE_METRICS_H
-#include "base/budget.h"
+#include "base/shares.h"
 #include "base/text.h"
 #include "engine/scheduler.h"
 
@@ -13,7 +13,7 @@ static inline bool finish_answers(request_finish finish) {
 }
 
 /* requests: the memory that they take, which is read when metrics are written. NULL: no memory */
-metrics *metrics_open(const budget *requests);
+metrics *metrics_open(const shares *requests);
 void metrics_close(metrics *m);
 void metrics_first_token(metrics *m, double seconds); /* since submission */
 void metrics_next_token(metrics *m, double seconds);  /* since the token before */

@@ -71,8 +71,8 @@ static int find_key(const server *s, const http_exchange *x) {
 
 /* ---- completions ---- */
 
-/* Whose share of the queue and the batch a request takes, and whose prompts it may meet: its key's, or its address's.
- */
+/* Whose share of the queue, the batch and the memory a request takes, and whose prompts it may meet: its key's, or its
+ * address's. */
 static void tenant_of(const http_exchange *x, int key, char out[TENANT_BYTES]) {
     if (key)
         snprintf(out, TENANT_BYTES, "key %d", key);
@@ -239,18 +239,42 @@ static void on_exchange(void *context, http_exchange *x) {
     }
 }
 
-bool serve_take(server *s, size_t bytes, refusal *r) {
-    char needed[16], most[16];
-    if (budget_take(&s->requests, bytes))
+/* ---- memory for requests ---- */
+
+static void holder(void *context, const http_exchange *x, char *out, size_t cap) {
+    char tenant[TENANT_BYTES];
+    tenant_of(x, find_key(context, x), tenant);
+    snprintf(out, cap, "%s", tenant);
+}
+
+bool serve_take(server *s, const http_exchange *x, holding *h, size_t bytes, refusal *r) {
+    char needed[16], most[16], name[TENANT_BYTES];
+    if (!h->share) {
+        holder(s, x, name, sizeof(name));
+        h->share = shares_hold(&s->requests, name);
+    }
+    if (!h->share)
+        return refuse_no_memory(r);
+    if (shares_take(&s->requests, h->share, bytes)) {
+        h->bytes += bytes;
         return true;
+    }
     text_bytes(bytes, needed);
-    text_bytes(s->requests.most, most);
-    if (bytes > s->requests.most)
-        return refuse(r, "", "what is asked for can take %s of memory; all requests together have %s", needed, most);
+    text_bytes(shares_most_of_one(&s->requests), most);
+    if (h->bytes + bytes > shares_most_of_one(&s->requests))
+        return refuse(r, "", "what is asked for can take %s of memory; the requests of one client have %s", needed,
+                      most);
     *r = (refusal){.status = 503, .retry_seconds = 1};
-    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s for all of them", needed,
-             most);
+    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s that one client can have",
+             needed, most);
     return false;
+}
+
+void serve_give(server *s, holding *h) {
+    if (h->share)
+        shares_give(&s->requests, h->share, h->bytes);
+    shares_drop(h->share);
+    *h = (holding){0};
 }
 
 static void on_refused(http_exchange *x, int status, const char *sentence) {
@@ -338,7 +362,7 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     (void)!getrandom(&s->id_salt, sizeof(s->id_salt), 0);
     pleat_status status = copy_options(s, options, error);
     status = status ? status : read_world(s, error);
-    s->requests.most = options->request_bytes;
+    shares_open(&s->requests, options->request_bytes);
     s->metrics = metrics_open(&s->requests);
     if (!status && !s->metrics)
         status = err_set(error, PLEAT_EMEMORY, "no memory for a server");
@@ -347,6 +371,7 @@ pleat_status serve_open(pleat_engine *engine, const serve_options *options, serv
     http_options http = options->http;
     http.answered = on_answer;
     http.memory = &s->requests;
+    http.holder = holder;
     http.wants_body = wants_body;
     http.refuse = on_refused;
     status = status ? status : http_open(&http, on_exchange, s, &s->http, error);
@@ -386,6 +411,7 @@ void serve_close(server *s) {
     http_close(s->http);
     scheduler_close(s->scheduler);
     metrics_close(s->metrics);
+    shares_close(&s->requests);
     pthread_mutex_destroy(&s->lock);
     free((char *)s->options.name);
     free((char *)s->options.method);

@@ -118,15 +118,9 @@ static json_t *body_of(http_exchange *x) {
  * written: values, their text, and its copy in the connection. Estimates from above. */
 enum { ENCODE_BYTES = 8, ID_BYTES = 100, PIECE_BYTES = 1000 };
 
-/* Takes n bytes more for the request. */
-static bool hold(server *s, size_t n, size_t *held, refusal *r) {
-    bool ok = serve_take(s, n, r);
-    *held += ok ? n : 0;
-    return ok;
-}
-
 /* {"prompt" or "content": TEXT} or {"messages": [...]}. */
-static bool encode(server *s, const json_t *body, int32_t **ids, int *n, size_t *held, refusal *r) {
+static bool encode(server *s, const http_exchange *x, const json_t *body, int32_t **ids, int *n, holding *held,
+                   refusal *r) {
     bool special = true;
     const char *key = field(body, "content") ? "content" : "prompt";
     const json_t *prompt = field(body, key);
@@ -145,7 +139,7 @@ static bool encode(server *s, const json_t *body, int32_t **ids, int *n, size_t 
     }
     if (!json_is_string(prompt))
         return refuse(r, key, "%s must be a text", key);
-    if (!hold(s, json_string_length(prompt) * ENCODE_BYTES, held, r))
+    if (!serve_take(s, x, held, json_string_length(prompt) * ENCODE_BYTES, r))
         return false;
     pleat_status status = tokenizer_encode(s->world.model->tok, json_string_value(prompt), json_string_length(prompt),
                                            special ? TOKENIZER_SPECIAL : TOKENIZER_PARSE, ids, n, &error);
@@ -166,7 +160,7 @@ void tell_tokens(server *s, http_exchange *x) {
     refusal r = {0};
     int32_t *ids = NULL;
     int n = 0;
-    size_t held = 0;
+    holding held = {0};
     bool with_pieces = false, with_strings = false;
     json_t *body = body_of(x);
     if (!body)
@@ -174,8 +168,8 @@ void tell_tokens(server *s, http_exchange *x) {
     if (!field_flag(body, "with_pieces", &with_pieces, &r) ||
         !field_flag(body, "return_token_strs", &with_strings, &r) ||
         (with_strings && !refuse(&r, "return_token_strs", "return_token_strs is not supported; with_pieces is")) ||
-        !encode(s, body, &ids, &n, &held, &r) ||
-        !hold(s, (size_t)n * (with_pieces ? PIECE_BYTES : ID_BYTES), &held, &r)) {
+        !encode(s, x, body, &ids, &n, &held, &r) ||
+        !serve_take(s, x, &held, (size_t)n * (with_pieces ? PIECE_BYTES : ID_BYTES), &r)) {
         serve_refuse(x, &r);
     } else {
         json_t *list = json_array();
@@ -184,7 +178,7 @@ void tell_tokens(server *s, http_exchange *x) {
         answer(x, json_pack("{s:i,s:i,s:o}", "count", n, "max_model_len", s->world.context_tokens, "tokens", list));
     }
     free(ids);
-    budget_give(&s->requests, held);
+    serve_give(s, &held);
     json_decref(body);
 }
 
@@ -214,7 +208,7 @@ static size_t decode_bytes(const server *s, const int32_t *ids, size_t n) {
     return bytes;
 }
 
-static bool decode(server *s, const json_t *list, text *out, size_t *held, refusal *r) {
+static bool decode(server *s, const http_exchange *x, const json_t *list, text *out, holding *held, refusal *r) {
     size_t i;
     const json_t *item;
     if (!json_is_array(list))
@@ -222,7 +216,7 @@ static bool decode(server *s, const json_t *list, text *out, size_t *held, refus
     int32_t *ids = malloc((json_array_size(list) + 1) * sizeof(*ids));
     bool ok = ids || refuse_no_memory(r);
     json_array_foreach(list, i, item) ok = ok && ask_token_id(&s->world, "tokens", item, &ids[i], r);
-    ok = ok && hold(s, decode_bytes(s, ids, json_array_size(list)), held, r);
+    ok = ok && serve_take(s, x, held, decode_bytes(s, ids, json_array_size(list)), r);
     if (ok)
         text_of_tokens(s->world.model, ids, (int)json_array_size(list), true, out);
     free(ids);
@@ -232,18 +226,18 @@ static bool decode(server *s, const json_t *list, text *out, size_t *held, refus
 void tell_text(server *s, http_exchange *x) {
     refusal r = {0};
     text out = {0};
-    size_t held = 0;
+    holding held = {0};
     json_t *body = body_of(x);
     if (!body)
         return;
-    if (ask_model(&s->world, body, &r) && decode(s, field(body, "tokens"), &out, &held, &r)) {
+    if (ask_model(&s->world, body, &r) && decode(s, x, field(body, "tokens"), &out, &held, &r)) {
         const char *said = out.bytes ? out.bytes : "";
         answer(x, json_pack("{s:s%,s:s%}", "prompt", said, out.n, "content", said, out.n));
     } else {
         serve_refuse(x, &r);
     }
     text_free(&out);
-    budget_give(&s->requests, held);
+    serve_give(s, &held);
     json_decref(body);
 }
 

@@ -166,12 +166,40 @@ static void echo_gives_the_logprobs_of_the_prompt(void **state) {
         assert_true(json_is_null(json_array_get(values, 0)));
         for (size_t i = 1; i < 5; i++)
             assert_true(json_is_real(json_array_get(values, i)));
-        assert_int_equal(json_object_size(json_array_get(json_object_get(l, "top_logprobs"), 1)), 1);
+        assert_in_range(json_object_size(json_array_get(json_object_get(l, "top_logprobs"), 1)), 1, 2); /* and itself */
         if (most) { /* greedy: the token is the best */
             const json_t *top = json_array_get(json_object_get(l, "top_logprobs"), 5);
             double best = json_real_value(json_object_iter_value(json_object_iter((json_t *)top)));
             assert_float_equal(json_real_value(json_array_get(values, 5)), best, 1e-6);
         }
+        json_decref(a);
+    }
+    desk_close(&d);
+}
+
+/* Also where it is none of the most probable, of which there may be none. */
+static void the_token_itself_is_among_the_alternatives(void **state) {
+    (void)state;
+    desk d = desk_open((serve_options){0}, 0, 0);
+    for (int n_top = 0; n_top < 3; n_top += 2) {
+        char body[300];
+        snprintf(body, sizeof(body),
+                 "{\"prompt\":[65,66,67],\"max_tokens\":40,\"echo\":true,\"logprobs\":%d,\"temperature\":3,\"seed\":4,"
+                 "\"ignore_eos\":true}",
+                 n_top);
+        json_t *a = desk_ask(&d, TEXT, body);
+        const json_t *l = json_object_get(json_array_get(json_object_get(a, "choices"), 0), "logprobs");
+        size_t others = 0;
+        for (size_t i = 1; i < 43; i++) {
+            const json_t *top = json_array_get(json_object_get(l, "top_logprobs"), i),
+                         *own =
+                             json_object_get(top, json_string_value(json_array_get(json_object_get(l, "tokens"), i)));
+            assert_non_null(own);
+            assert_float_equal(json_real_value(own),
+                               json_real_value(json_array_get(json_object_get(l, "token_logprobs"), i)), 1e-6);
+            others += json_object_size(top) == (size_t)n_top + 1;
+        }
+        assert_true(others > 0);
         json_decref(a);
     }
     desk_close(&d);
@@ -646,6 +674,7 @@ int main(void) {
         cmocka_unit_test(the_server_says_what_it_has),
         cmocka_unit_test(a_method_that_costs_answers_says_so),
         cmocka_unit_test(echo_gives_the_logprobs_of_the_prompt),
+        cmocka_unit_test(the_token_itself_is_among_the_alternatives),
         cmocka_unit_test(a_text_is_the_same_streamed_and_whole_and_under_load),
         cmocka_unit_test(stop_strings_are_never_shown),
         cmocka_unit_test(characters_are_whole_in_every_event),

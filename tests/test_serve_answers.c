@@ -198,11 +198,49 @@ static void a_context_that_was_set_binds_every_method(void **state) {
     desk_close(&free_one);
 }
 
-static void four_stop_strings_are_the_most(void **state) {
+static void thirty_two_stop_strings_are_the_most(void **state) {
+    (void)state;
+    char body[600];
+    desk d = desk_open((serve_options){0}, 0, 0);
+    for (int most = 32; most < 34; most++) {
+        int at = snprintf(body, sizeof(body), "{\"prompt\":\"x\",\"max_tokens\":1,\"stop\":[\"0\"");
+        for (int i = 1; i < most; i++)
+            at += snprintf(body + at, sizeof(body) - (size_t)at, ",\"%d\"", i);
+        snprintf(body + at, sizeof(body) - (size_t)at, "]}");
+        if (most == 32)
+            json_decref(ask_for(&d, TEXT, body, 200));
+        else
+            check_refused(&d, TEXT, body, "stop");
+    }
+    desk_close(&d);
+}
+
+/* Of them too: the last one of the list ends the text. */
+static void the_last_of_many_stop_strings_counts(void **state) {
     (void)state;
     desk d = desk_open((serve_options){0}, 0, 0);
-    json_decref(ask_for(&d, TEXT, "{\"prompt\":\"x\",\"max_tokens\":1,\"stop\":[\"1\",\"2\",\"3\",\"4\"]}", 200));
-    check_refused(&d, TEXT, "{\"prompt\":\"x\",\"max_tokens\":1,\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\"]}", "stop");
+    char body[1200];
+    int at =
+        snprintf(body, sizeof(body), "{\"prompt\":\"one\",\"max_tokens\":60,\"temperature\":0,\"ignore_eos\":true");
+    body[at] = '}';
+    body[at + 1] = 0;
+    json_t *a = ask_for(&d, TEXT, body, 200);
+    const char *whole = desk_text(a, 0);
+    size_t n = strlen(whole), from = n / 2;
+    while (from < n - 1 &&
+           ((unsigned char)whole[from] >= 0x80 || whole[from] < '0' || strchr(whole, whole[from]) < whole + from))
+        from++;
+    if (from == n - 1)
+        skip();
+    at += snprintf(body + at, sizeof(body) - (size_t)at, ",\"stop\":[");
+    for (int i = 1; i < 32; i++)
+        at += snprintf(body + at, sizeof(body) - (size_t)at, "\"no such text %d\",", i);
+    snprintf(body + at, sizeof(body) - (size_t)at, "\"%c\"]}", whole[from]);
+    json_t *cut = ask_for(&d, TEXT, body, 200);
+    assert_int_equal(strlen(desk_text(cut, 0)), from);
+    assert_memory_equal(desk_text(cut, 0), whole, from);
+    json_decref(a);
+    json_decref(cut);
     desk_close(&d);
 }
 
@@ -291,6 +329,22 @@ static void long_prompts_are_truncated_in_front(void **state) {
     assert_int_equal(desk_number(json_object_get(a, "usage"), "prompt_tokens"), 100);
     json_decref(a);
     check_refused(&d, TEXT, "{\"prompt\":\"x\",\"truncate_prompt_tokens\":0}", "truncate_prompt_tokens");
+    /* A text that no context holds: refused by its length alone, unless it is to be cut. */
+    enum { LONG = 256 * (DESK_CONTEXT + 1) };
+    static char long_body[LONG + 200];
+    for (int cut = 0; cut < 2; cut++) {
+        int at =
+            snprintf(long_body, 100, "{\"max_tokens\":1,%s\"prompt\":\"", cut ? "\"truncate_prompt_tokens\":9," : "");
+        memset(long_body + at, 'x', LONG);
+        memcpy(long_body + at + LONG, "\"}", 3);
+        json_t *answer = ask_for(&d, TEXT, long_body, cut ? 200 : 400);
+        if (cut)
+            assert_int_equal(desk_number(json_object_get(answer, "usage"), "prompt_tokens"), 9);
+        else
+            assert_string_equal(json_string_value(json_object_get(json_object_get(answer, "error"), "code")),
+                                "context_length_exceeded");
+        json_decref(answer);
+    }
     desk_close(&d);
 }
 
@@ -513,7 +567,8 @@ int main(void) {
         cmocka_unit_test(running_usage_has_every_figure),
         cmocka_unit_test(a_stream_begins_with_its_prompt),
         cmocka_unit_test(a_stream_that_is_refused_has_a_status),
-        cmocka_unit_test(four_stop_strings_are_the_most),
+        cmocka_unit_test(thirty_two_stop_strings_are_the_most),
+        cmocka_unit_test(the_last_of_many_stop_strings_counts),
         cmocka_unit_test(a_context_that_was_set_binds_every_method),
         cmocka_unit_test(a_stop_string_is_shown_when_it_is_wanted),
         cmocka_unit_test(only_allowed_tokens_come),

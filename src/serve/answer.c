@@ -118,7 +118,7 @@ static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log
     for (size_t k = 0; k < n; k++)
         c->offset += ((unsigned char)bytes[k] & 0xC0) != 0x80;
     json_array_append_new(l->logprobs, log ? number(log->logprob[i]) : json_null());
-    if (!log || !log->n_top) {
+    if (!log) {
         json_array_append_new(l->tops, json_null());
         return;
     }
@@ -130,6 +130,10 @@ static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log
             json_object_set_new(top, key, number(log->top_logprob[k]));
         json_decref(name);
     }
+    json_t *own = token_name(model, id); /* always one of them, as clients look it up */
+    if (own && !json_object_get(top, json_string_value(own)))
+        json_object_set_new(top, json_string_value(own), number(log->logprob[i]));
+    json_decref(own);
     json_array_append_new(l->tops, top);
 }
 

@@ -55,8 +55,9 @@ static const struct {
                {"top_n_sigma", -1}};
 
 static bool changes_nothing(const json_t *at, double neutral) {
-    return !at || json_is_false(at) || (json_is_array(at) && !json_array_size(at)) ||
-           (json_is_object(at) && !json_object_size(at)) || (json_is_number(at) && json_number_value(at) == neutral);
+    return !at || json_is_false(at) || (json_is_string(at) && !json_string_length(at)) ||
+           (json_is_array(at) && !json_array_size(at)) || (json_is_object(at) && !json_object_size(at)) ||
+           (json_is_number(at) && json_number_value(at) == neutral);
 }
 
 static bool check_unknown(const json_t *body, bool chat, refusal *r) {
@@ -388,7 +389,7 @@ static bool read_lengths(const ask_world *w, ask *a, const json_t *body, refusal
             refuse(r, a->chat ? "messages" : "prompt",
                    "the context has %d tokens; %d of the prompt and %d of the answer were asked for", w->context_tokens,
                    p->n, p->max_tokens);
-            r->code = "context_length_exceeded";
+            r->code = CODE_TOO_LONG;
             return false;
         }
         if (least > p->max_tokens)

@@ -3,6 +3,8 @@
 #define SERVE_ASK_INSIDE_H
 #include "serve/ask.h"
 
+#define CODE_TOO_LONG "context_length_exceeded"
+
 /* Fill a->prompt. Messages that are to stay are pinned; *system: where the system message stands, may be empty. */
 bool ask_read_messages(const ask_world *world, ask *a, const json_t *body, token_span *system, refusal *r);
 bool ask_read_prompts(const ask_world *world, ask *a, const json_t *body, refusal *r);

@@ -7,11 +7,15 @@
 
 enum { MOST_MESSAGES = 10000 };
 
-/* A text that cannot fit is refused before it is tokenised: no token stands for more than the longest one's bytes. */
-static bool fits(const ask_world *w, const char *name, size_t n_bytes, refusal *r) {
+/* A text that cannot fit, and is not to be cut, is refused before it is tokenised: no token stands for more than the
+ * longest one's bytes. */
+static bool fits(const ask_world *w, const json_t *body, const char *name, size_t n_bytes, refusal *r) {
     enum { TOKEN_BYTES = 256 };
-    return n_bytes / TOKEN_BYTES <= (size_t)w->context_tokens ||
-           refuse(r, name, "a text of %zu bytes does not fit a context of %d tokens", n_bytes, w->context_tokens);
+    if (n_bytes / TOKEN_BYTES <= (size_t)w->context_tokens || field(body, "truncate_prompt_tokens"))
+        return true;
+    refuse(r, name, "a text of %zu bytes does not fit a context of %d tokens", n_bytes, w->context_tokens);
+    r->code = CODE_TOO_LONG;
+    return false;
 }
 
 /* ---- prompts ---- */
@@ -27,12 +31,13 @@ static bool add_ids(ask *a, int32_t *ids, int n, refusal *r) {
     return n > 0 || refuse(r, "prompt", "the prompt has no tokens");
 }
 
-static bool add_text(const ask_world *w, ask *a, const json_t *item, tokenizer_mode mode, refusal *r) {
+static bool add_text(const ask_world *w, ask *a, const json_t *body, const json_t *item, tokenizer_mode mode,
+                     refusal *r) {
     int32_t *ids;
     int n;
     pleat_error error;
     size_t n_bytes = json_string_length(item);
-    if (!fits(w, "prompt", n_bytes, r))
+    if (!fits(w, body, "prompt", n_bytes, r))
         return false;
     pleat_status status = tokenizer_encode(w->model->tok, json_string_value(item), n_bytes, mode, &ids, &n, &error);
     return status ? refuse_status(r, "prompt", status, &error) : add_ids(a, ids, n, r);
@@ -60,7 +65,7 @@ bool ask_read_prompts(const ask_world *w, ask *a, const json_t *body, refusal *r
     if (!prompt)
         return refuse(r, "prompt", "prompt is missing");
     if (json_is_string(prompt))
-        return add_text(w, a, prompt, mode, r);
+        return add_text(w, a, body, prompt, mode, r);
     if (!json_is_array(prompt) || !json_array_size(prompt))
         return refuse(r, "prompt", "prompt must be a text, token ids, or a list of either that is not empty");
     if (json_is_number(json_array_get(prompt, 0)))
@@ -70,7 +75,8 @@ bool ask_read_prompts(const ask_world *w, ask *a, const json_t *body, refusal *r
                       w->most_answers);
     size_t i;
     json_array_foreach(prompt, i, item) {
-        if (json_is_string(item) ? !add_text(w, a, item, mode, r) : json_is_array(item) && !add_tokens(w, a, item, r))
+        if (json_is_string(item) ? !add_text(w, a, body, item, mode, r)
+                                 : json_is_array(item) && !add_tokens(w, a, item, r))
             return false;
         if (!json_is_string(item) && !json_is_array(item))
             return refuse(r, "prompt", "prompt %zu of the list is neither a text nor token ids", i);
@@ -232,7 +238,8 @@ bool ask_messages_read(const ask_world *w, const json_t *body, ask_messages *out
         return refuse(r, "messages", "messages must be a list of 1 to %d messages", MOST_MESSAGES);
     if (!read_begun(body, &begun, r) || !conversation_open(&c, n, r))
         return false;
-    bool ok = conversation_read(&c, messages, r) && fits(w, "messages", c.n_bytes, r) && encode(w, &c, begun, out, r);
+    bool ok =
+        conversation_read(&c, messages, r) && fits(w, body, "messages", c.n_bytes, r) && encode(w, &c, begun, out, r);
     conversation_free(&c);
     return ok;
 }

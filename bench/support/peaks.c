@@ -17,8 +17,10 @@ static any_kernel kernel_of(const kernel_case *c, const cpu_kernels *k) {
         return (any_kernel)k->matmul[c->type];
     if (starts(c, "dot"))
         return (any_kernel)k->dot[c->type];
+    if (starts(c, "low_rank.dots"))
+        return (any_kernel)k->low_rank_dots;
     if (starts(c, "low_rank"))
-        return (any_kernel)k->low_rank;
+        return (any_kernel)k->low_rank_add;
     if (starts(c, "sparse"))
         return (any_kernel)k->sparse;
     return starts(c, "book") ? (any_kernel)k->book[c->type] : (any_kernel)k->tile[c->type];

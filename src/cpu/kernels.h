@@ -64,15 +64,15 @@ typedef enum book_type {
 } book_type;
 
 enum {
-    LOW_RANK_MOST = 16, /* rank of a low_rank_matrix at most */
-    SPARSE_MOST = 256,  /* rows and columns of it, and of a sparse_matrix, at most */
+    LOW_RANK_MOST = 16, /* columns of a low_rank_factor at most */
+    SPARSE_MOST = 256,  /* their length, and rows and columns of a sparse_matrix, at most */
 };
 
-/* A matrix [n][m], n and m multiples of 16: the sum over k < rank of the products left[k][i] * right[k][t]. */
-typedef struct low_rank_matrix {
-    int n, m, rank;
-    const f16 *left, *right; /* [rank][n], [rank][m] */
-} low_rank_matrix;
+/* Half of a low-rank matrix, the sum over k < rank of the products left.x[k][i] * right.x[k][t]. */
+typedef struct low_rank_factor {
+    int n, rank;  /* n: a multiple of 16 */
+    const f16 *x; /* [rank][n], without alignment */
+} low_rank_factor;
 
 /* A matrix [n][m], n and m multiples of 8, that is zero but for its terms, which have an order. A term stands in row
  * `from` and column `to` and is value - less[to >> group_bits][from], in float; several may stand in one place. */
@@ -112,10 +112,12 @@ typedef struct cpu_kernels {
     /* The same product with rows of a book type; x needs no alignment. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
-    /* Rows times a low-rank matrix: out[r*m + t] += sum over k, rising, of c[r][k] * right[k][t] for rows x [n_rows][n]
-     * and out [n_rows][m], c[r][k] = sum over i < n, in a fixed order, of x[r*n + i] * left[k][i]. The chain over k
-     * starts from out's value. left and right need no alignment. */
-    void (*low_rank)(const low_rank_matrix *w, const float *x, int n_rows, float *out);
+    /* Rows times a low-rank matrix, in two steps. c[r*rank + k] = sum over i < n, in a fixed order, of x[r*n + i] *
+     * left.x[k][i] for rows x [n_rows][n]; */
+    void (*low_rank_dots)(const low_rank_factor *left, const float *x, int n_rows, float *c);
+    /* out[r*n + t] += sum over k, rising, of c[r*rank + k] * right.x[k][t] for rows out [n_rows][n]. The chain starts
+     * from out's value. */
+    void (*low_rank_add)(const low_rank_factor *right, const float *c, int n_rows, float *out);
     /* Rows times a sparse matrix: out[r*m + t] += sum over the terms in column t, in their order, of x[r*n + from] *
      * term. The chain starts from zero and is added to out's value at the end. */
     void (*sparse)(const sparse_matrix *w, const float *x, int n_rows, float *out);

@@ -45,6 +45,7 @@ enum { BITS, OUTLIERS, RANK, RANK_DECODE, BUFFER, RUN, LOOP, BACKBONE };
 enum { RUN_512, RUN_PROMPT, KCVT = 0 };
 enum { HALVES = PAGE_TOKENS / TILE, MOST_BUFFER = 512, MOST_RUN_PAGES = 256 };
 enum { MOST_PER_TOKEN = 2 * (KV_MAX_HEAD_DIM / 20 + 1), MOST_RUN_TOKENS = MOST_RUN_PAGES * PAGE_TOKENS };
+enum { BLOCK_ROWS = 8 }; /* whose products with one factor are kept at a time */
 _Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)OUTLIERS_MOST, "s is at most 0.1");
 
 static const kv_param params[] = {
@@ -375,13 +376,14 @@ static const f16 *minima_v(const affine *a, int d, const kv_page *page) {
     return (const f16 *)(page->bytes + page_codes_bytes(a->bits, d)) + d / a->group * PAGE_TOKENS;
 }
 
-/* The page's part of L as score and mix multiply with it: K's turned, V's as it is. */
-static low_rank_matrix error_of(kv_side side, int d, const kv_page *page, const layout *l) {
+/* The page's rows of A, and the run's B: the page's part of L is A B^T. */
+static low_rank_factor factor_a(const kv_page *page, const layout *l) {
     const f16 *a = (const f16 *)(page->run + l->a) + page->page_in_run * l->rank * PAGE_TOKENS;
-    const f16 *b = (const f16 *)(page->run + l->b);
-    if (side == KV_K)
-        return (low_rank_matrix){.n = d, .m = PAGE_TOKENS, .rank = l->rank, .left = b, .right = a};
-    return (low_rank_matrix){.n = PAGE_TOKENS, .m = d, .rank = l->rank, .left = a, .right = b};
+    return (low_rank_factor){.n = PAGE_TOKENS, .rank = l->rank, .x = a};
+}
+
+static low_rank_factor factor_b(int d, const kv_page *page, const layout *l) {
+    return (low_rank_factor){.n = d, .rank = l->rank, .x = (const f16 *)(page->run + l->b)};
 }
 
 static void open_k(const kv_config *c, int d, const kv_page *page, const layout *l, float *x) {
@@ -409,7 +411,7 @@ static void open_v(const kv_config *c, int d, const kv_page *page, float *x) {
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
     layout l = layout_of(c, side, d, page->n_run_pages, page->decode);
-    low_rank_matrix error = error_of(KV_V, d, page, &l);
+    low_rank_factor a = factor_a(page, &l), b = factor_b(d, page, &l);
     if (side == KV_K)
         open_k(c, d, page, &l, x);
     else
@@ -417,7 +419,7 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
     for (int t = 0; t < PAGE_TOKENS; t++)
         for (int k = 0; k < l.rank; k++)
             for (int j = 0; j < d; j++)
-                x[t * d + j] += f16_to_f32(error.left[k * PAGE_TOKENS + t]) * f16_to_f32(error.right[k * d + j]);
+                x[t * d + j] += f16_to_f32(a.x[k * PAGE_TOKENS + t]) * f16_to_f32(b.x[k * d + j]);
 }
 
 /* Asks for what the run's first page will read of it, about: where its outliers end is not yet known. */
@@ -456,6 +458,17 @@ static void score_backbone(const cpu_kernels *kernels, const kv_config *c, int d
     page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
 }
 
+/* out += (x left) right^T */
+static void add_product(const cpu_kernels *kernels, low_rank_factor left, low_rank_factor right, const float *x,
+                        int n_rows, float *out) {
+    float c[BLOCK_ROWS * LOW_RANK_MOST];
+    for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
+        int n = n_rows - r < BLOCK_ROWS ? n_rows - r : BLOCK_ROWS;
+        kernels->low_rank_dots(&left, x + r * left.n, n, c);
+        kernels->low_rank_add(&right, c, n, out + r * right.n);
+    }
+}
+
 /* Where outliers stand, the codes are 0 and have added the minimum. */
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
                   int n_rows, float *s, const void *prefetch) {
@@ -475,9 +488,8 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
                                .group_bits = 8};
         kernels->sparse(&exact, q, n_rows, s);
     }
-    low_rank_matrix error = error_of(KV_K, d, page, &l);
     if (l.rank)
-        kernels->low_rank(&error, q, n_rows, s);
+        add_product(kernels, factor_b(d, page, &l), factor_a(page, &l), q, n_rows, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
@@ -502,9 +514,8 @@ static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_
                                .group_bits = a.group == d ? 8 : __builtin_ctz((unsigned)a.group)};
         kernels->sparse(&exact, p, n_rows, o);
     }
-    low_rank_matrix error = error_of(KV_V, d, page, &l);
     if (l.rank)
-        kernels->low_rank(&error, p, n_rows, o);
+        add_product(kernels, factor_a(page, &l), factor_b(d, page, &l), p, n_rows, o);
 }
 
 const kv_format kv_format_gear = {

@@ -15,51 +15,72 @@ static void fill_floats(float *x, size_t n, uint64_t *state, bool magnitudes) {
         x[i] = kernel_draw_float(state, magnitudes);
 }
 
-/* ---- low rank: n_out columns, rank variant + 1 ---- */
+/* ---- low rank: a factor of rank variant + 1 ---- */
 
-enum { L_X, L_LEFT, L_RIGHT, L_OUT };
+enum { L_FROM, L_FACTOR, L_TO };
 
-static void low_rank_layout(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
+/* What is read and what is written, by their rows' lengths. */
+static void low_rank_layout(const kernel_size *s, int n_from, int n_to, kernel_buffer *b) {
+    size_t rank = (size_t)s->variant + 1, n_rows = (size_t)s->n_rows;
+    b[L_FROM] = (kernel_buffer){.element = KERNEL_F32, .n = n_rows * (size_t)n_from, .align = 4};
+    b[L_FACTOR] = (kernel_buffer){.element = KERNEL_F16, .n = rank * (size_t)s->n, .stream = true, .align = 2};
+    b[L_TO] = (kernel_buffer){.element = KERNEL_F32, .n = n_rows * (size_t)n_to, .out = true, .align = 4};
+}
+
+static void dots_layout(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
     (void)c;
-    size_t n = (size_t)s->n, m = (size_t)s->n_out, rank = (size_t)s->variant + 1, n_rows = (size_t)s->n_rows;
-    b[L_X] = (kernel_buffer){.element = KERNEL_F32, .n = n_rows * n, .align = 4};
-    b[L_LEFT] = (kernel_buffer){.element = KERNEL_F16, .n = rank * n, .stream = true, .align = 2};
-    b[L_RIGHT] = (kernel_buffer){.element = KERNEL_F16, .n = rank * m, .stream = true, .align = 2};
-    b[L_OUT] = (kernel_buffer){.element = KERNEL_F32, .n = n_rows * m, .out = true, .align = 4};
+    low_rank_layout(s, s->n, s->variant + 1, b);
+}
+
+static void add_layout(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
+    (void)c;
+    low_rank_layout(s, s->variant + 1, s->n, b);
 }
 
 static void low_rank_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes,
                           void *const *buffer) {
     kernel_buffer b[KERNEL_BUFFERS] = {0};
-    low_rank_layout(c, s, b);
-    fill_floats(buffer[L_X], b[L_X].n, &seed, magnitudes);
-    fill_halves(buffer[L_LEFT], b[L_LEFT].n, &seed, magnitudes);
-    fill_halves(buffer[L_RIGHT], b[L_RIGHT].n, &seed, magnitudes);
-    fill_floats(buffer[L_OUT], b[L_OUT].n, &seed, magnitudes);
+    c->layout(c, s, b);
+    fill_floats(buffer[L_FROM], b[L_FROM].n, &seed, magnitudes);
+    fill_halves(buffer[L_FACTOR], b[L_FACTOR].n, &seed, magnitudes);
+    fill_floats(buffer[L_TO], b[L_TO].n, &seed, magnitudes);
 }
 
-static void low_rank_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
-                         void *const *buffer) {
+static void dots_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
+                     void *const *buffer) {
     (void)c;
-    low_rank_matrix w = {s->n, s->n_out, s->variant + 1, buffer[L_LEFT], buffer[L_RIGHT]};
-    k->low_rank(&w, (const float *)buffer[L_X] + first * s->n, n_rows, (float *)buffer[L_OUT] + first * s->n_out);
+    low_rank_factor w = {s->n, s->variant + 1, buffer[L_FACTOR]};
+    k->low_rank_dots(&w, (const float *)buffer[L_FROM] + first * w.n, n_rows, (float *)buffer[L_TO] + first * w.rank);
+}
+
+static void add_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
+                    void *const *buffer) {
+    (void)c;
+    low_rank_factor w = {s->n, s->variant + 1, buffer[L_FACTOR]};
+    k->low_rank_add(&w, (const float *)buffer[L_FROM] + first * w.rank, n_rows, (float *)buffer[L_TO] + first * w.n);
 }
 
 static double low_rank_ops(const kernel_case *c, const kernel_size *s) {
     (void)c;
-    return 2.0 * (s->n + s->n_out) * (s->variant + 1) * s->n_rows;
+    return 2.0 * s->n * (s->variant + 1) * s->n_rows;
 }
 
-static const kernel_case low_rank = {.name = "low_rank",
-                                     .rule = KERNEL_SUM,
-                                     .step = {16, 1, 16, 0},
-                                     .most = {256, 13, 256, LOW_RANK_MOST},
-                                     .bench = {64, 6, 64, 3},
-                                     .rows_apart = true,
-                                     .layout = low_rank_layout,
-                                     .fill = low_rank_fill,
-                                     .run = low_rank_run,
-                                     .ops = low_rank_ops};
+#define LOW_RANK_CASE(id, text, which)                                                                                 \
+    static const kernel_case id = {                                                                                    \
+        .name = text,                                                                                                  \
+        .rule = KERNEL_SUM,                                                                                            \
+        .step = {16, 1, 1, 0},                                                                                         \
+        .most = {256, 13, 1, LOW_RANK_MOST},                                                                           \
+        .bench = {64, 6, 1, 3},                                                                                        \
+        .rows_apart = true,                                                                                            \
+        .layout = which##_layout,                                                                                      \
+        .fill = low_rank_fill,                                                                                         \
+        .run = which##_run,                                                                                            \
+        .ops = low_rank_ops,                                                                                           \
+    }
+
+LOW_RANK_CASE(low_rank_dots, "low_rank.dots", dots);
+LOW_RANK_CASE(low_rank_add, "low_rank.add", add);
 
 /* ---- sparse: type 0 with places, 1 with as many terms of each row; odd variants have groups of 32 columns ---- */
 
@@ -142,4 +163,4 @@ static double sparse_ops(const kernel_case *c, const kernel_size *s) {
 SPARSE_CASE(sparse_listed, "sparse.listed", LISTED);
 SPARSE_CASE(sparse_even, "sparse.even", EVEN);
 
-const kernel_case *const kernel_cases_sparse[] = {&low_rank, &sparse_listed, &sparse_even, NULL};
+const kernel_case *const kernel_cases_sparse[] = {&low_rank_dots, &low_rank_add, &sparse_listed, &sparse_even, NULL};

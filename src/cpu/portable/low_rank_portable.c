@@ -21,19 +21,26 @@ static float dot(const float *restrict x, const float *restrict y, int n) {
     return lane[0];
 }
 
-static void low_rank(const low_rank_matrix *w, const float *x, int n_rows, float *out) {
-    float left[SPARSE_MOST], right[SPARSE_MOST];
-    for (int k = 0; k < w->rank; k++) {
-        open_halves(w->left + k * w->n, w->n, left);
-        open_halves(w->right + k * w->m, w->m, right);
-        for (int r = 0; r < n_rows; r++) {
-            float c = dot(x + r * w->n, left, w->n);
-            for (int t = 0; t < w->m; t++)
-                out[r * w->m + t] += c * right[t];
-        }
+static void low_rank_dots(const low_rank_factor *left, const float *x, int n_rows, float *c) {
+    float column[SPARSE_MOST];
+    for (int k = 0; k < left->rank; k++) {
+        open_halves(left->x + k * left->n, left->n, column);
+        for (int r = 0; r < n_rows; r++)
+            c[r * left->rank + k] = dot(x + r * left->n, column, left->n);
+    }
+}
+
+static void low_rank_add(const low_rank_factor *right, const float *c, int n_rows, float *out) {
+    float column[SPARSE_MOST];
+    for (int k = 0; k < right->rank; k++) {
+        open_halves(right->x + k * right->n, right->n, column);
+        for (int r = 0; r < n_rows; r++)
+            for (int t = 0; t < right->n; t++)
+                out[r * right->n + t] += c[r * right->rank + k] * column[t];
     }
 }
 
 void low_rank_portable_fill(cpu_kernels *k) {
-    k->low_rank = low_rank;
+    k->low_rank_dots = low_rank_dots;
+    k->low_rank_add = low_rank_add;
 }

@@ -58,9 +58,9 @@ static void check_score(const sealed *s, const cpu_kernels *kernels, int p, cons
         q[i] *= 2 / sqrtf((float)d);
     memcpy(plain, q, sizeof(q));
     turned(s, false, q, MOST_ROWS);
-    s->format->score(kernels, &s->config, d, &s->page[p], q, MOST_ROWS, got, s->page[p].bytes);
+    sealed_score(s, kernels, p, q, MOST_ROWS, got, s->page[p].bytes);
     for (int r = 0; r < MOST_ROWS; r++) {
-        s->format->score(kernels, &s->config, d, &s->page[p], q + r * d, 1, one, NULL);
+        sealed_score(s, kernels, p, q + r * d, 1, one, NULL);
         assert_memory_equal(one, got + r * PAGE_TOKENS, sizeof(one));
         for (int t = 0; t < PAGE_TOKENS; t++) {
             double want = 0, reach = 0;

@@ -134,11 +134,13 @@ static void attend(const cpu_kernels *kernels, const opened *o, const pair *f, c
     float s[BLOCK * MOST_HEADS * PAGE_TOKENS], m[MOST_HEADS], l[MOST_HEADS] = {0}, c[MOST_HEADS];
     for (int r = 0; r < n_heads; r++)
         m[r] = -INFINITY;
+    float of_run[MOST_HEADS * KV_OF_RUN_FLOATS];
+    kv_query_rows rows = kv_query_rows_of(q, n_heads, of_run);
     memset(out, 0, (size_t)(n_heads * d) * sizeof(*out));
     for (int first = 0; first < PAGES; first += BLOCK) {
         for (int i = 0; i < BLOCK; i++) {
             float *to = s + i * n_heads * PAGE_TOKENS;
-            o->s[KV_K].format->score(kernels, &o->s[KV_K].config, d, &o->s[KV_K].page[first + i], q, n_heads, to, NULL);
+            o->s[KV_K].format->score(kernels, &o->s[KV_K].config, d, &o->s[KV_K].page[first + i], &rows, to, NULL);
             check_scores(o, f, first + i, q, n_heads, to, w, what);
         }
         kernels->softmax_pages(s, BLOCK, n_heads, m, l, c);

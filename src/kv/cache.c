@@ -427,7 +427,7 @@ void kv_scratch_close(kv_scratch *scratch) {
                      scratch->cos_sin,    scratch->q_turned,  scratch->q_cached_turned,
                      scratch->out_turned, scratch->ties,      scratch->work,
                      scratch->opened[0],  scratch->opened[1], scratch->product,
-                     scratch->wo};
+                     scratch->wo,         scratch->of_run,    scratch->of_run_cached};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     mem_unmap(scratch->run_rows, scratch->run_rows_bytes);
@@ -479,16 +479,28 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
     ok = ok && s->run_rows && s->run_work;
     s->cos_sin = mem_alloc((size_t)model->n_rot + 2, sizeof(float));
     ok = ok && s->cos_sin;
-    float **by_row[] = {&s->q,          &s->q_cached, &s->out,    &s->chunk_out, &s->q_turned, &s->q_cached_turned,
-                        &s->out_turned, &s->s,        &s->s_part, &s->p_part,    &s->max,      &s->sum,
-                        &s->chunk_max,  &s->chunk_sum};
+    const struct {
+        float **array;
+        size_t floats; /* of a row */
+    } by_row[] = {{&s->q, d},
+                  {&s->q_cached, d},
+                  {&s->out, d},
+                  {&s->chunk_out, d},
+                  {&s->q_turned, d},
+                  {&s->q_cached_turned, d},
+                  {&s->out_turned, d},
+                  {&s->of_run, KV_OF_RUN_FLOATS},
+                  {&s->of_run_cached, KV_OF_RUN_FLOATS},
+                  {&s->s, ATTEND_BLOCK_PAGES * PAGE_TOKENS},
+                  {&s->s_part, PAGE_TOKENS},
+                  {&s->p_part, PAGE_TOKENS},
+                  {&s->max, 1},
+                  {&s->sum, 1},
+                  {&s->chunk_max, 1},
+                  {&s->chunk_sum, 1}};
     for (size_t i = 0; i < sizeof(by_row) / sizeof(*by_row); i++) {
-        *by_row[i] = mem_alloc(rows * (i < 7    ? d
-                                       : i == 7 ? ATTEND_BLOCK_PAGES * PAGE_TOKENS
-                                       : i < 10 ? PAGE_TOKENS
-                                                : 1),
-                               sizeof(float));
-        ok = ok && *by_row[i];
+        *by_row[i].array = mem_alloc(rows * by_row[i].floats, sizeof(float));
+        ok = ok && *by_row[i].array;
     }
     if (!ok) {
         kv_scratch_close(s);

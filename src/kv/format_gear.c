@@ -9,7 +9,7 @@
  *      V over the whole row; kivi: 64 tokens of a channel, 64 channels of a token (32 where d is no multiple of 64).
  *   3. E = X - D, 0 at outliers; L = A B^T by power iteration (lowrank.c), A [n][r], B [d][r], in fp16; r = `rank` for
  *      runs of a prompt, `rank_decode` for those of decoding. Below 1 it is a ratio of min(n, d).
- * Score adds (q B) A^T, mix adds (p A) B^T.
+ * Score adds (q B) A^T, with q B made once per run and tile; mix adds (p A) B^T for each page.
  *
  * Runs: slots [512 i, 512 (i + 1)) of a prompt, its last run takes the whole pages left, so cuts change no bits
  * (run=prompt: one run, up to what a block of 256 KB holds); in decode the fp16 buffer of `buffer` tokens, K and V
@@ -46,6 +46,7 @@ enum { RUN_512, RUN_PROMPT, KCVT = 0 };
 enum { HALVES = PAGE_TOKENS / TILE, MOST_BUFFER = 512, MOST_RUN_PAGES = 256 };
 enum { MOST_PER_TOKEN = 2 * (KV_MAX_HEAD_DIM / 20 + 1), MOST_RUN_TOKENS = MOST_RUN_PAGES * PAGE_TOKENS };
 enum { BLOCK_ROWS = 8 }; /* whose products with one factor are kept at a time */
+_Static_assert((int)LOW_RANK_MOST <= (int)KV_OF_RUN_FLOATS, "q B has a place");
 _Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)OUTLIERS_MOST, "s is at most 0.1");
 
 static const kv_param params[] = {
@@ -469,13 +470,23 @@ static void add_product(const cpu_kernels *kernels, low_rank_factor left, low_ra
     }
 }
 
+/* s += (q B) A^T; q B is the same for all pages of the run. */
+static void score_error(const cpu_kernels *kernels, int d, const kv_page *page, const layout *l, kv_query_rows *q,
+                        float *s) {
+    low_rank_factor a = factor_a(page, l), b = factor_b(d, page, l);
+    if (q->run != page->run)
+        kernels->low_rank_dots(&b, q->x, q->n, q->of_run);
+    q->run = page->run;
+    kernels->low_rank_add(&a, q->of_run, q->n, s);
+}
+
 /* Where outliers stand, the codes are 0 and have added the minimum. */
-static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
-                  int n_rows, float *s, const void *prefetch) {
+static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
+                  float *s, const void *prefetch) {
     layout l = layout_of(c, KV_K, d, page->n_run_pages, page->decode);
     outliers o = outliers_of(c, page, &l, page->n_run_pages * PAGE_TOKENS);
     fetch_run(page, &l, prefetch);
-    score_backbone(kernels, c, d, page, q, n_rows, s, prefetch);
+    score_backbone(kernels, c, d, page, q->x, q->n, s, prefetch);
     if (o.n) {
         float minimum[KV_MAX_HEAD_DIM];
         kernels->f16_to_f32(scales_k(c, d, page) + d, d, minimum);
@@ -486,10 +497,10 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
                                .place = o.place,
                                .less = minimum,
                                .group_bits = 8};
-        kernels->sparse(&exact, q, n_rows, s);
+        kernels->sparse(&exact, q->x, q->n, s);
     }
     if (l.rank)
-        add_product(kernels, factor_b(d, page, &l), factor_a(page, &l), q, n_rows, s);
+        score_error(kernels, d, page, &l, q, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

@@ -45,10 +45,10 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
     affine_open(&a, side, d, page->bytes, x);
 }
 
-static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
-                  int n_rows, float *s, const void *prefetch) {
+static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
+                  float *s, const void *prefetch) {
     affine a = affine_of(c, KV_K, d);
-    affine_score(kernels, &a, d, page->bytes, q, n_rows, s, prefetch);
+    affine_score(kernels, &a, d, page->bytes, q->x, q->n, s, prefetch);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

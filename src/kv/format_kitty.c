@@ -220,14 +220,14 @@ static bool sound(const kv_config *c, kv_side side, int d, const kv_page *page) 
     return side == KV_V || n_named == boosted;
 }
 
-static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
-                  int n_rows, float *s, const void *prefetch) {
+static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
+                  float *s, const void *prefetch) {
     opened m;
     block b = block_of(page, d);
     page_maps maps = open_maps(kernels, &b, d, &m);
-    page_codes_score(kernels, 2, d, page->bytes, &maps, q, n_rows, s, prefetch);
-    for (int r = 0; r < n_rows && n_boosted(c, d); r += BLOCK_ROWS)
-        add_high(kernels, c, d, page, &m, q + r * d, n_rows - r < BLOCK_ROWS ? n_rows - r : BLOCK_ROWS,
+    page_codes_score(kernels, 2, d, page->bytes, &maps, q->x, q->n, s, prefetch);
+    for (int r = 0; r < q->n && n_boosted(c, d); r += BLOCK_ROWS)
+        add_high(kernels, c, d, page, &m, q->x + r * d, q->n - r < BLOCK_ROWS ? q->n - r : BLOCK_ROWS,
                  s + r * PAGE_TOKENS, r ? NULL : prefetch);
 }
 

@@ -227,17 +227,17 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
     page_codes_open(a.bits, d, side, page->bytes, &maps, x);
 }
 
-static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
-                  int n_rows, float *s, const void *prefetch) {
+static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
+                  float *s, const void *prefetch) {
     affine a = affine_of(c);
     opened_maps m;
     if (!packed_params(c)) {
-        affine_score(kernels, &a, d, page->bytes, q, n_rows, s, prefetch);
+        affine_score(kernels, &a, d, page->bytes, q->x, q->n, s, prefetch);
         return;
     }
     page_maps maps = open_packed(c, KV_K, d, page, &m);
     fetch_packed(c, KV_K, d, prefetch);
-    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
+    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q->x, q->n, s, prefetch);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

@@ -95,12 +95,12 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
     turn(c, d, true, x, PAGE_TOKENS);
 }
 
-static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
-                  int n_rows, float *s, const void *prefetch) {
+static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
+                  float *s, const void *prefetch) {
     affine a = affine_of(c, d);
-    affine_score(kernels, &a, d, page->bytes, q, n_rows, s, prefetch);
+    affine_score(kernels, &a, d, page->bytes, q->x, q->n, s, prefetch);
     if (centers(c, KV_K))
-        page_mean_score(kernels, d, mean_of(c, d, page), q, n_rows, s);
+        page_mean_score(kernels, d, mean_of(c, d, page), q->x, q->n, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

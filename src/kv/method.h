@@ -93,6 +93,20 @@ static inline size_t kv_seal_work_floats(int n, int d) {
     return (size_t)((n + PAGE_TOKENS - 1) / PAGE_TOKENS * PAGE_TOKENS) * (size_t)(2 * d + 16);
 }
 
+enum { KV_OF_RUN_FLOATS = 16 };
+/* Rows that pages are scored with, and what a format keeps of them from page to page of a run. x stays as it is for as
+ * long as one of these lives: other rows get another, in which nothing is kept yet. */
+typedef struct kv_query_rows {
+    const float *x; /* [n][d] */
+    int n;
+    float *of_run;      /* room [n][KV_OF_RUN_FLOATS], the format's */
+    const uint8_t *run; /* the kv_page.run that of_run belongs to; NULL: none */
+} kv_query_rows;
+
+static inline kv_query_rows kv_query_rows_of(const float *x, int n, float *of_run) {
+    return (kv_query_rows){.x = x, .n = n, .of_run = of_run};
+}
+
 typedef struct kv_format {
     const char *name, *paper, *summary;
     const kv_param *params;
@@ -117,9 +131,9 @@ typedef struct kv_format {
     void (*turn)(const kv_config *, int d, bool back, float *x, int n_rows);
     /* x [64][d] = the page's rows: the definition of the format, and the oracle of the next two. */
     void (*open)(const kv_config *, kv_side, int d, const kv_page *page, float *x);
-    /* s[r*64 + t] = q[r*d ..] . K row t for n_rows rows; NULL: a generic path over `open`. */
-    void (*score)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, const float *q, int n_rows,
-                  float *s, const void *prefetch);
+    /* s[r*64 + t] = q row r . K row t, the same bits whatever pages q met before; NULL: a generic path over `open`. */
+    void (*score)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, kv_query_rows *q, float *s,
+                  const void *prefetch);
     /* o[r*d + j] += sum_t p[r*64 + t] * V[t][j]; NULL: generic. */
     void (*mix)(const cpu_kernels *, const kv_config *, int d, const kv_page *page, const float *p, int n_rows,
                 float *o, const void *prefetch);
@@ -312,8 +326,8 @@ pleat_status kv_method_parse(const char *spec, const kv_model *model, kv_method 
 /* What the method wants of the engine (union of KV_WANT_*). */
 kv_wants kv_method_wants(const kv_method *method);
 bool kv_method_is_f16(const kv_method *method); /* f16 + all: nothing is lost */
-/* Whether the text may be longer than the model's context: positions are those inside a cache that is bounded, during the
- * prompt too. */
+/* Whether the text may be longer than the model's context: positions are those inside a cache that is bounded, during
+ * the prompt too. */
 bool kv_method_is_endless(const kv_method *method);
 /* The format of a layer's side. */
 static inline const kv_coding *kv_method_coding(const kv_method *method, int il, kv_side side) {

@@ -79,17 +79,16 @@ static void mix_open(const tile *t, const float *rows, const float *p, float *o)
                 o[r * t->d + j] += p[r * PAGE_TOKENS + i] * rows[i * t->d + j];
 }
 
-static void sealed_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
+static void sealed_score(tile *t, int page, bool cached, float *s, const void *prefetch) {
     const kv_coding *coding = &t->lane->keep[KV_K].coding;
     const kv_page *view = &t->lane->sealed[KV_K][page];
     if (coding->format->score) {
-        if (t->turns[KV_K])
-            q = q == t->scratch->q ? t->scratch->q_turned : t->scratch->q_cached_turned;
-        coding->format->score(t->kernels, &coding->config, t->d, view, q, t->n_rows, s, prefetch);
+        coding->format->score(t->kernels, &coding->config, t->d, view, cached ? &t->rows_cached : &t->rows, s,
+                              prefetch);
         return;
     }
     coding->format->open(&coding->config, KV_K, t->d, view, t->scratch->rows[KV_K]);
-    score_open(t, t->scratch->rows[KV_K], q, s);
+    score_open(t, t->scratch->rows[KV_K], cached ? t->scratch->q_cached : t->scratch->q, s);
 }
 
 static void sealed_mix(tile *t, int page, const float *p, float *o, const void *prefetch) {
@@ -109,14 +108,15 @@ static void sealed_mix(tile *t, int page, const float *p, float *o, const void *
 }
 
 /* s [rows][64] of one page under one rotation of the queries; a page may be sealed in its first slots only. */
-static void page_score(const tile *t, int page, const float *q, float *s, const void *prefetch) {
+static void page_score(tile *t, int page, bool cached, float *s, const void *prefetch) {
     int n_sealed = lane_sealed_in(t->lane, KV_K, page);
     const uint8_t *tail = t->lane->tail[KV_K][page];
+    const float *q = cached ? t->scratch->q_cached : t->scratch->q;
     if (n_sealed == 0) {
         page_f16_score(t->kernels, t->d, tail, q, t->n_rows, s, prefetch);
         return;
     }
-    sealed_score(t, page, q, s, prefetch);
+    sealed_score(t, page, cached, s, prefetch);
     if (n_sealed == PAGE_TOKENS || !tail)
         return;
     page_f16_score(t->kernels, t->d, tail, q, t->n_rows, t->scratch->p_part, NULL);
@@ -149,15 +149,15 @@ static void page_mix(tile *t, int page, const float *p, float *o, const void *pr
 }
 
 /* Scores of one page, s [rows][64], with the right rotation per slot, masked. */
-static void page_score_masked(const tile *t, int page, const page_span *span, float *s, const void *prefetch) {
+static void page_score_masked(tile *t, int page, const page_span *span, float *s, const void *prefetch) {
     kv_scratch *w = t->scratch;
     bool cached = t->shifted && span->low < t->cache->segment_end;
     if (!cached || span->high >= t->cache->segment_end)
-        page_score(t, page, w->q, s, prefetch);
+        page_score(t, page, false, s, prefetch);
     if (cached && span->high < t->cache->segment_end) {
-        page_score(t, page, w->q_cached, s, prefetch);
+        page_score(t, page, true, s, prefetch);
     } else if (cached) {
-        page_score(t, page, w->q_cached, w->s_part, NULL);
+        page_score(t, page, true, w->s_part, NULL);
         for (int r = 0; r < t->n_rows; r++)
             for (int i = 0; i < PAGE_TOKENS; i++)
                 if (span->pos[i] < t->cache->segment_end)
@@ -193,7 +193,7 @@ static bool page_unseen(const tile *t, const page_span *span) {
 }
 
 /* The scores s of the pages from first to end that are seen, one behind the other; which pages these are. */
-static int block_score(const tile *t, int first, int end, float *s, int seen[ATTEND_BLOCK_PAGES]) {
+static int block_score(tile *t, int first, int end, float *s, int seen[ATTEND_BLOCK_PAGES]) {
     int n = 0;
     for (int page = first; page < end; page++) {
         page_span span;
@@ -287,13 +287,15 @@ static void load_cached_queries(const tile *t, int il, int shift) {
         t->kernels->rope(w->q_cached + r * t->d, model->n_rot, model->rope_neox, w->cos_sin);
 }
 
-/* For sealed pages in another basis. */
+/* The scratch's queries as sealed pages are scored with them: in another basis where the format wants it. */
 static void turn_queries(tile *t) {
     kv_scratch *w = t->scratch;
     const kv_coding *coding = &t->lane->keep[KV_K].coding;
     size_t bytes = (size_t)(t->n_rows * t->d) * sizeof(*w->q);
     for (int side = 0; side < 2; side++)
         t->turns[side] = t->lane->keep[side].coding.format->turn && t->lane->n_sealed[side] > 0;
+    t->rows = kv_query_rows_of(t->turns[KV_K] ? w->q_turned : w->q, t->n_rows, w->of_run);
+    t->rows_cached = kv_query_rows_of(t->turns[KV_K] ? w->q_cached_turned : w->q_cached, t->n_rows, w->of_run_cached);
     if (!t->turns[KV_K])
         return;
     memcpy(w->q_turned, w->q, bytes);
@@ -345,15 +347,12 @@ tile tile_begin(const kv_attend_item *item, int il, int ih, int first, int n_tok
     return t;
 }
 
-void tile_page_score(const kv_lane *lane, const cpu_kernels *kernels, kv_scratch *scratch, int d, int page,
-                     const float *q, int n_rows, float *s) {
+tile tile_of_rows(const kv_lane *lane, const cpu_kernels *kernels, kv_scratch *scratch, int d, int n_rows) {
     tile t = {.lane = lane, .kernels = kernels, .scratch = scratch, .d = d, .n_rows = n_rows};
-    const kv_coding *coding = &lane->keep[KV_K].coding;
-    t.turns[KV_K] = coding->format->turn && lane_sealed_in(lane, KV_K, page) > 0;
-    if (t.turns[KV_K]) {
-        float *turned = q == scratch->q ? scratch->q_turned : scratch->q_cached_turned;
-        memcpy(turned, q, (size_t)(n_rows * d) * sizeof(*q));
-        coding->format->turn(&coding->config, d, false, turned, n_rows);
-    }
-    page_score(&t, page, q, s, NULL);
+    turn_queries(&t);
+    return t;
+}
+
+void tile_page_score(tile *t, int page, float *s) {
+    page_score(t, page, false, s, NULL);
 }

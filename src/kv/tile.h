@@ -29,11 +29,12 @@ typedef struct tile {
     const cpu_kernels *kernels;
     kv_scratch *scratch;
     int d, group, n_rows, window;
-    int t_first, t_last; /* positions of its queries */
-    bool shifted;        /* the first segment is read with q_cached */
-    bool turns[2];       /* sealed K is read with turned queries, sealed V is summed up in out_turned */
-    float *out_turned;   /* of the chunk, or NULL while there is nothing in it */
-    float *p, *p_max;    /* the worker's, or NULL when no probabilities are kept */
+    int t_first, t_last;             /* positions of its queries */
+    bool shifted;                    /* the first segment is read with q_cached */
+    kv_query_rows rows, rows_cached; /* the tile's queries as sealed pages are scored with them */
+    bool turns[2];                   /* sealed K is read with turned queries, sealed V is summed up in out_turned */
+    float *out_turned;               /* of the chunk, or NULL while there is nothing in it */
+    float *p, *p_max;                /* the worker's, or NULL when no probabilities are kept */
     kept_page *p_kept;
     int n_kept, n_blocks; /* pages and blocks of pages that were seen so far */
     const uint64_t *read; /* [group][pages] slots that each query head reads; NULL: all */
@@ -47,7 +48,8 @@ tile tile_begin(const kv_attend_item *item, int il, int ih, int first, int n_tok
 void tile_chunk(tile *t, int chunk, float *max, float *sum, float *out);
 /* mass [n] = the kept probabilities per slot from row `from` on, added up in the order of the rows. */
 void tile_mass(const tile *t, int from, const float *max, const float *sum, float *mass, int n);
-/* Scores of one page for any rows, s [n_rows][64]; q is scratch->q or scratch->q_cached, scaled. */
-void tile_page_score(const kv_lane *lane, const cpu_kernels *kernels, kv_scratch *scratch, int d, int page,
-                     const float *q, int n_rows, float *s);
+/* A tile for scores alone, of n_rows queries that stand in scratch->q, scaled, for as long as it is used. */
+tile tile_of_rows(const kv_lane *lane, const cpu_kernels *kernels, kv_scratch *scratch, int d, int n_rows);
+/* Scores of one page, s [n_rows][64], with nothing masked. */
+void tile_page_score(tile *t, int page, float *s);
 #endif

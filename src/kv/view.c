@@ -164,14 +164,14 @@ static void load_queries(const window *w, int first, int m) {
     }
 }
 
-/* Scores of one page for those queries, into their places. */
-static void score_page(const window *w, int page, int first, int m) {
+/* Scores of one page for those queries, a tile of them, into their places. */
+static void score_page(const window *w, tile *queries, int page, int first) {
     const kv_view *view = w->view;
     float *page_s = view->scratch->s;
     int n_slots = w->lane->n_slots, n = n_slots - page * PAGE_TOKENS;
     n = n < PAGE_TOKENS ? n : PAGE_TOKENS;
-    tile_page_score(w->lane, view->kernels, view->scratch, w->d, page, view->scratch->q, m * w->group, page_s);
-    for (int r = 0; r < m * w->group; r++) {
+    tile_page_score(queries, page, page_s);
+    for (int r = 0; r < queries->n_rows; r++) {
         int i = first + r / w->group, position = view->n_seen - w->n + i;
         float *to =
             w->s + ((size_t)(r % w->group) * (size_t)w->n + (size_t)i) * (size_t)n_slots + (size_t)(page * PAGE_TOKENS);
@@ -192,8 +192,9 @@ void kv_view_logits(const kv_view *view, int ih, int n, float *s) {
     for (int first = 0, m; first < n; first += m) {
         m = n - first < ATTEND_TILE_TOKENS ? n - first : ATTEND_TILE_TOKENS;
         load_queries(&w, first, m);
+        tile queries = tile_of_rows(w.lane, view->kernels, view->scratch, w.d, m * w.group);
         for (int page = 0; page < page_count(w.lane->n_slots); page++)
-            score_page(&w, page, first, m);
+            score_page(&w, &queries, page, first);
     }
 }
 

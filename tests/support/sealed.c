@@ -73,6 +73,14 @@ void sealed_open_rows(const sealed *s, float *x) {
     }
 }
 
+void sealed_score(const sealed *s, const cpu_kernels *kernels, int page, const float *q, int n_rows, float *out,
+                  const void *prefetch) {
+    float of_run[SEALED_QUERIES * KV_OF_RUN_FLOATS];
+    assert_true(n_rows <= SEALED_QUERIES);
+    kv_query_rows rows = kv_query_rows_of(q, n_rows, of_run);
+    s->format->score(kernels, &s->config, s->d, &s->page[page], &rows, out, prefetch);
+}
+
 size_t sealed_bytes(const sealed *s) {
     return (size_t)s->n_pages * s->geometry.page_bytes + s->run_bytes;
 }

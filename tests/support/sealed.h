@@ -4,7 +4,7 @@
 #define TESTS_SEALED_H
 #include "kv/method.h"
 
-enum { SEALED_PAGES = 16, SEALED_ROWS = SEALED_PAGES * PAGE_TOKENS };
+enum { SEALED_PAGES = 16, SEALED_ROWS = SEALED_PAGES * PAGE_TOKENS, SEALED_QUERIES = 64 };
 
 typedef struct sealed {
     const kv_format *format;
@@ -23,7 +23,10 @@ bool sealed_of(const kv_format *format, const kv_config *config, kv_side side, i
 /* Seals rows x [n][d] as one run of its own (with row_writable formats page by page). */
 void sealed_rows(sealed *s, const float *x, int n, bool decode, uint64_t seed);
 void sealed_open_rows(const sealed *s, float *x); /* [n_rows][d] */
-size_t sealed_bytes(const sealed *s);             /* pages and block */
+/* The format's score of one page, of rows q [n_rows][d] that met no other; SEALED_QUERIES rows at most. */
+void sealed_score(const sealed *s, const cpu_kernels *kernels, int page, const float *q, int n_rows, float *out,
+                  const void *prefetch);
+size_t sealed_bytes(const sealed *s); /* pages and block */
 void sealed_close(sealed *s);
 
 /* Every format of methods.def with its default parameters and with each parameter at each choice or end of its range.

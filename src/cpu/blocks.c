@@ -91,6 +91,13 @@ static void six_bits(const uint8_t *sc, int g, int *scale, int *minimum) {
     }
 }
 
+/* What scale and minimum of a group are products of: scale = d * s, minimum = -(dmin * m); in Q6_K minimum = -32 *
+ * scale, and dmin and m are 0. */
+typedef struct block_factors {
+    f16 d, dmin;
+    int s, m; /* 0..63; in Q6_K -128..127 */
+} block_factors;
+
 static block_factors factors_k(block_type type, const uint8_t *b, int group16) {
     block_factors f = {0};
     if (type == BLOCK_Q6_K) {
@@ -134,13 +141,6 @@ static const uint8_t *block_of(block_type type, const uint8_t *row, int64_t grou
     int64_t per_block = t->elements / GROUP;
     *within = (int)(group % per_block);
     return row + group / per_block * t->bytes;
-}
-
-block_factors block_factors_of(block_type type, const uint8_t *row, int64_t group) {
-    int within;
-    const uint8_t *b = block_of(type, row, group, &within);
-    assert(type == BLOCK_Q4_K || type == BLOCK_Q5_K || type == BLOCK_Q6_K);
-    return factors_k(type, b, within);
 }
 
 void block_affine16(block_type type, const uint8_t *row, int64_t group, uint8_t code[16], float *scale,

@@ -33,15 +33,7 @@ const block_traits *block_traits_of(uint32_t type);
 void block_open(block_type type, const uint8_t *src, int64_t n, float *x);
 
 /* The affine form of one group of 16 elements: value[i] = scale * code[i] + minimum, code 0..255, exact in float up to
- * the one rounding of each product. Only for quantised types; group counts 16-element groups from the row's start. Used
- * to pack weights. */
+ * the one rounding of each product. Only for quantised types; group counts 16-element groups from the row's start. What
+ * pack.c makes is held against it. */
 void block_affine16(block_type type, const uint8_t *row, int64_t group, uint8_t code[16], float *scale, float *minimum);
-
-/* What scale and minimum of such a group are products of in the types with blocks of 256: scale = d * s, minimum =
- * -(dmin * m); in Q6_K minimum = -32 * scale, and dmin and m are 0. */
-typedef struct block_factors {
-    f16 d, dmin;
-    int s, m; /* 0..63; in Q6_K -128..127 */
-} block_factors;
-block_factors block_factors_of(block_type type, const uint8_t *row, int64_t group);
 #endif

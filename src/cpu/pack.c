@@ -1,9 +1,11 @@
 /* pack.c - repacks weight rows of a model file into panels of 16 rows (see pack.h for the bytes).
  *
- * Codes come from block_affine16, 16 at a time. Scales and minima of the types with blocks of 32 were halves in the
- * file and are halves here; of those with blocks of 256 their factors are taken over. In types with groups of 32 both
- * halves of a block share scale and minimum, so the first half's are stored. Nothing is rounded: the packed matrix has
- * the values of the file. */
+ * Four neighbouring codes are a word here, as they are in a panel, and are taken out of a row's nibbles and bits by a
+ * few shifts and masks (blocks.c has the file's bytes), four rows at a time: a matrix that is not kept packed is packed
+ * anew for each step, so this is as good as part of its product. A panel's 16 rows are worked on block by block, so
+ * that what is written stays in L1. Scales, minima and factors are taken over bit by bit. In types with groups of 32
+ * both halves of a block share scale and minimum, so the first half's are stored. Nothing is rounded: the packed matrix
+ * has the values of the file, and tests/test_pack.c holds it against those of block_affine16. */
 #include "cpu/pack.h"
 #include <assert.h>
 #include <string.h>
@@ -62,72 +64,226 @@ size_t pack_bytes(pack_type type, int64_t n_rows, int64_t n_cols) {
     return total;
 }
 
-/* Codes of one row of one block, 32 of them, to their places among the 16 rows. */
-static void place_bytes(const uint8_t code[PACK_BLOCK], int row, uint8_t *dst) {
-    for (int c = 0; c < PACK_BLOCK; c++)
-        dst[(c / 4 * PACK_ROWS + row) * 4 + c % 4] = code[c];
+/* ---- codes ---- */
+
+enum { ROWS = 4 };                                       /* worked on at a time */
+typedef uint32_t words __attribute__((vector_size(16))); /* of four codes each, or a word of each row */
+typedef uint8_t bytes __attribute__((vector_size(16)));
+typedef uint64_t long_words __attribute__((vector_size(16)));
+static const uint32_t nibble = 0x0f0f0f0f, six = 0x3f3f3f3f, pair = 0x03030303, bit = 0x01010101, top = 0x80808080;
+
+typedef struct block_codes { /* of a row, one a byte: columns 0 to 15, 16 to 31 */
+    words first, second;
+} block_codes;
+
+static inline words words_at(const uint8_t *src) {
+    words w;
+    memcpy(&w, src, sizeof(w));
+    return w;
 }
 
-static void place_nibbles(const uint8_t code[PACK_BLOCK], int row, uint8_t *dst) {
-    for (int c = 0; c < PACK_BLOCK / 2; c++)
-        dst[(c / 4 * PACK_ROWS + row) * 4 + c % 4] = (uint8_t)((code[c] & 15) | (code[c + 16] & 15) << 4);
+static inline uint32_t word_at(const uint8_t *src) {
+    uint32_t w;
+    memcpy(&w, src, sizeof(w));
+    return w;
 }
 
-/* The upper two bits of codes of six. */
-static void place_pairs(const uint8_t code[PACK_BLOCK], int row, uint8_t *dst) {
-    for (int c = 0; c < PACK_BLOCK / 4; c++) {
-        int both = 0;
-        for (int k = 0; k < 4; k++)
-            both |= code[c + 8 * k] >> 4 << 2 * k;
-        dst[(c / 4 * PACK_ROWS + row) * 4 + c % 4] = (uint8_t)both;
+/* Sixteen bits to the fifth of sixteen bytes. */
+static inline words fifths(uint32_t bits) {
+    const uint64_t each = 0x0101010101010101;
+    const bytes own = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    bytes spread = (bytes)(long_words){(bits & 255) * each, (bits >> 8 & 255) * each};
+    return (words)((bytes)((spread & own) == own) & 16);
+}
+
+/* A block of a type with blocks of 32. */
+static inline block_codes codes_32(block_type type, const uint8_t *src) {
+    bool fifth = type == BLOCK_Q5_0 || type == BLOCK_Q5_1, minimum = type == BLOCK_Q4_1 || type == BLOCK_Q5_1;
+    const uint8_t *high = src + (minimum ? 4 : 2), *low = high + (fifth ? 4 : 0);
+    words q = words_at(low);
+    if (type == BLOCK_Q8_0)
+        return (block_codes){q ^ top, words_at(low + 16) ^ top}; /* q + 128 */
+    block_codes c = {q & nibble, q >> 4 & nibble};
+    if (fifth) {
+        uint32_t bits = word_at(high);
+        c.first |= fifths(bits & 0xffff);
+        c.second |= fifths(bits >> 16);
     }
+    return c;
 }
 
-static void place_codes(pack_type type, const uint8_t code[PACK_BLOCK], int row, uint8_t *dst) {
-    if (pack_parts_of(type).code == PACK_ROWS * PACK_BLOCK) {
-        place_bytes(code, row, dst);
+/* Block b of a super-block. */
+static inline block_codes codes_256(block_type type, const uint8_t *src, int b) {
+    if (type == BLOCK_Q6_K) {
+        const uint8_t *low = src + b / 4 * 64 + b % 2 * 32, *high = src + 128 + b / 4 * 32;
+        return (block_codes){(words_at(low) >> b % 4 / 2 * 4 & nibble) | (words_at(high) >> b % 4 * 2 & pair) << 4,
+                             (words_at(low + 16) >> b % 4 / 2 * 4 & nibble) | (words_at(high + 16) >> b % 4 * 2 & pair)
+                                                                                  << 4};
+    }
+    const uint8_t *low = src + (type == BLOCK_Q5_K ? 48 : 16) + b / 2 * 32, *high = src + 16;
+    block_codes c = {words_at(low) >> b % 2 * 4 & nibble, words_at(low + 16) >> b % 2 * 4 & nibble};
+    if (type == BLOCK_Q5_K) {
+        c.first |= (words_at(high) >> b & bit) << 4;
+        c.second |= (words_at(high + 16) >> b & bit) << 4;
+    }
+    return c;
+}
+
+/* ---- places ---- */
+
+/* Of four rows' words the first of all, the second of all and so on; live: ones where there is such a row. */
+static inline void turn(const words row[ROWS], words live, words turned[4]) {
+    words a = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5),
+          b = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5),
+          c = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7),
+          d = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    turned[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5) & live;
+    turned[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7) & live;
+    turned[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5) & live;
+    turned[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7) & live;
+}
+
+static inline void place_words(const words row[ROWS], int n, words live, uint8_t *dst) {
+    words turned[4];
+    turn(row, live, turned);
+    for (int i = 0; i < n; i++)
+        memcpy(dst + i * PACK_ROWS * 4, &turned[i], sizeof(words));
+}
+
+/* A word of bytes of each row: the first byte of all to dst, the second `stride` behind it and so on. */
+static inline void place_bytes(words w, uint8_t *dst, int stride) {
+    for (int i = 0; i < 2; i++) {
+        bytes low = (bytes)w, high = (bytes)__builtin_shufflevector(w, w, 2, 3, 2, 3);
+        w = (words)__builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    }
+    for (int i = 0; i < 4; i++)
+        memcpy(dst + i * stride, (const uint8_t *)&w + 4 * i, 4);
+}
+
+/* The upper two bits of codes of six: a byte has those of columns c, c + 8, c + 16, c + 24. */
+static inline words pairs_of(const block_codes *c) {
+    words both = (c->first >> 4 & pair) | (c->second >> 4 & pair) << 4;
+    return both | __builtin_shufflevector(both, both, 2, 3, 2, 3) << 2;
+}
+
+static inline void place_codes(pack_type type, const block_codes code[ROWS], words live, uint8_t *dst) {
+    words low[ROWS], high[ROWS];
+    bool whole = pack_parts_of(type).code == PACK_ROWS * PACK_BLOCK;
+    for (int k = 0; k < ROWS; k++) {
+        low[k] = whole ? code[k].first : (code[k].first & nibble) | (code[k].second & nibble) << 4;
+        high[k] = whole ? code[k].second : pairs_of(&code[k]);
+    }
+    place_words(low, 4, live, dst);
+    if (whole || type == PACK_K6)
+        place_words(high, whole ? 4 : 2, live, dst + 4 * PACK_ROWS * 4);
+}
+
+static inline void place_half(const uint8_t *src, uint8_t *dst, int row) {
+    memcpy(dst + (size_t)row * sizeof(f16), src, sizeof(f16));
+}
+
+/* Of a row's block of a type with blocks of 32: scale, and minimum where it has one. */
+static inline void place_halves(pack_parts parts, const uint8_t *src, int row, uint8_t *map) {
+    place_half(src, map, row);
+    if (!parts.centre)
+        place_half(src + sizeof(f16), map, PACK_ROWS + row);
+}
+
+/* Of four rows' super-blocks and their eight blocks; map: of the first row's. */
+static inline void place_factors(block_type type, const uint8_t *const from[ROWS], words live, uint8_t *map) {
+    words row[ROWS], turned[4];
+    for (int k = 0; k < ROWS; k++)
+        row[k] = words_at(from[k] + (type == BLOCK_Q6_K ? 192 : 0));
+    turn(row, live, turned);
+    if (type == BLOCK_Q6_K) {
+        for (int i = 0; i < 4; i++)
+            place_bytes(turned[i], map + i * 4 * PACK_ROWS, PACK_ROWS);
         return;
     }
-    place_nibbles(code, row, dst);
-    if (type == PACK_K6)
-        place_pairs(code, row, dst + PACK_ROWS * PACK_BLOCK / 2);
+    const words s = turned[1], m = turned[2], rest = turned[3]; /* behind d and dmin */
+    uint8_t *later = map + 4 * 2 * PACK_ROWS;
+    place_bytes(s & six, map, 2 * PACK_ROWS);
+    place_bytes(m & six, map + PACK_ROWS, 2 * PACK_ROWS);
+    place_bytes((rest & nibble) | (s >> 6 & pair) << 4, later, 2 * PACK_ROWS);
+    place_bytes((rest >> 4 & nibble) | (m >> 6 & pair) << 4, later + PACK_ROWS, 2 * PACK_ROWS);
 }
 
-/* Of a type with blocks of 32. */
-static void place_halves(float scale, float minimum, int centre, int row, f16 *map) {
-    map[row] = f16_from_f32(scale);
-    assert(!centre || minimum == (float)-centre * scale || scale != scale);
-    if (!centre)
-        map[PACK_ROWS + row] = f16_from_f32(minimum);
-}
-
-/* Block b of a row of a type with blocks of 256; super: its super-block's. */
-static void place_factors(block_type type, const uint8_t *src, int b, int row, uint8_t *map, f16 *super) {
-    block_factors first = block_factors_of(type, src, (int64_t)b * 2),
-                  second = block_factors_of(type, src, (int64_t)b * 2 + 1);
-    super[row] = first.d;
-    map[row] = (uint8_t)first.s;
-    map[PACK_ROWS + row] = (uint8_t)(type == BLOCK_Q6_K ? second.s : first.m);
+static inline void place_super(block_type type, const uint8_t *src, int row, uint8_t *super) {
+    place_half(src + (type == BLOCK_Q6_K ? 208 : 0), super, row);
     if (type != BLOCK_Q6_K)
-        super[PACK_ROWS + row] = first.dmin;
+        place_half(src + sizeof(f16), super, PACK_ROWS + row);
 }
 
-static void pack_quantised_row(block_type type, const uint8_t *src, int n_cols, int row, uint8_t *panel) {
-    pack_type packed = pack_type_of(type);
-    pack_parts parts = pack_parts_of(packed);
-    int n_blocks = n_cols / PACK_BLOCK;
+/* ---- panels ---- */
+
+/* Where rows of a panel stand; those that are not there are ones that are, and not live. */
+typedef struct panel_rows {
+    const uint8_t *row[PACK_ROWS];
+    words live[PACK_ROWS / ROWS];
+    int n;
+    size_t bytes; /* from a row to the next */
+} panel_rows;
+
+static panel_rows rows_of(const uint8_t *src, size_t row_bytes, int n_rows) {
+    panel_rows rows = {.n = n_rows, .bytes = row_bytes};
+    for (int r = 0; r < PACK_ROWS; r++) {
+        rows.row[r] = src + (size_t)(r < n_rows ? r : 0) * row_bytes;
+        rows.live[r / ROWS][r % ROWS] = r < n_rows ? UINT32_MAX : 0;
+    }
+    return rows;
+}
+
+/* The next panel's bytes, a share of them for each of n steps: no hardware sees where sixteen rows go on. */
+static inline void fetch_ahead(const panel_rows *rows, size_t step, size_t n) {
+    size_t all = PACK_ROWS * rows->bytes, share = (all / n + LINE_BYTES) & ~(size_t)(LINE_BYTES - 1);
+    for (size_t at = step * share; at < (step + 1) * share && at < all; at += LINE_BYTES)
+        __builtin_prefetch(rows->row[0] + all + at, 0, 2);
+}
+
+/* Blocks [first, + n) of four rows, a super-block where there are those; code, map, super: of the first. */
+static inline __attribute__((always_inline)) void pack_four(block_type type, const panel_rows *rows, int row, int first,
+                                                            int n, uint8_t *code, uint8_t *map, uint8_t *super) {
+    const pack_type packed = pack_type_of(type);
+    const pack_parts parts = pack_parts_of(packed);
+    const size_t block = (size_t)block_traits_of(type)->bytes, unit = parts.super ? PACK_SUPER : 1;
+    const uint8_t *from[ROWS];
+    for (int k = 0; k < ROWS; k++)
+        from[k] = rows->row[row + k] + (size_t)first / unit * block;
+#pragma GCC unroll 8
+    for (int b = 0; b < n; b++) {
+        block_codes c[ROWS];
+        for (int k = 0; k < ROWS; k++)
+            c[k] = parts.super ? codes_256(type, from[k], b) : codes_32(type, from[k] + (size_t)b * block);
+        place_codes(packed, c, rows->live[row / ROWS], code + b * parts.code + row * 4);
+    }
+    if (parts.super)
+        place_factors(type, from, rows->live[row / ROWS], map + row);
+    for (int k = 0; k < ROWS && row + k < rows->n; k++)
+        if (parts.super)
+            place_super(type, from[k], row + k, super);
+        else
+            for (int b = 0; b < n; b++)
+                place_halves(parts, from[k] + (size_t)b * block, row + k, map + b * parts.map);
+}
+
+static inline __attribute__((always_inline)) void pack_quantised(block_type type, const panel_rows *rows, int n_cols,
+                                                                 uint8_t *panel) {
+    const pack_parts parts = pack_parts_of(pack_type_of(type));
+    const int n_blocks = n_cols / PACK_BLOCK;
+    const size_t n_steps = (size_t)((n_blocks + PACK_SUPER - 1) / PACK_SUPER * (PACK_ROWS / ROWS));
     uint8_t *maps = panel + (size_t)n_blocks * (size_t)parts.code,
             *supers = maps + (size_t)n_blocks * (size_t)parts.map;
-    for (int b = 0; b < n_blocks; b++) {
-        uint8_t code[PACK_BLOCK], *map = maps + (size_t)b * (size_t)parts.map;
-        float scale[2], minimum[2];
-        for (int g = 0; g < 2; g++)
-            block_affine16(type, src, (int64_t)b * 2 + g, code + g * 16, &scale[g], &minimum[g]);
-        place_codes(packed, code, row, panel + (size_t)b * (size_t)parts.code);
-        if (parts.super)
-            place_factors(type, src, b, row, map, (f16 *)(supers + (size_t)(b / PACK_SUPER * parts.super)));
-        else
-            place_halves(scale[0], minimum[0], parts.centre, row, (f16 *)map);
+    for (int b = 0; b < n_blocks; b += PACK_SUPER) {
+        size_t at = (size_t)b;
+        int n = n_blocks - b;
+        for (int row = 0; row < rows->n; row += ROWS) {
+            fetch_ahead(rows, at / PACK_SUPER * (PACK_ROWS / ROWS) + (size_t)(row / ROWS), n_steps);
+            if (parts.super || n >= PACK_SUPER)
+                pack_four(type, rows, row, b, PACK_SUPER, panel + at * (size_t)parts.code,
+                          maps + at * (size_t)parts.map, supers + at / PACK_SUPER * (size_t)parts.super);
+            else
+                pack_four(type, rows, row, b, n, panel + at * (size_t)parts.code, maps + at * (size_t)parts.map, NULL);
+        }
     }
 }
 
@@ -147,25 +303,55 @@ static void pack_float_row(block_type type, const uint8_t *src, int n_cols, int 
     }
 }
 
+static void pack_panel(block_type type, const uint8_t *src, size_t row_bytes, int n_rows, int n_cols, uint8_t *panel) {
+    panel_rows rows = rows_of(src, row_bytes, n_rows);
+    switch (type) { /* compiled apart for each */
+#define QUANTISED(name)                                                                                                \
+    case name:                                                                                                         \
+        pack_quantised(name, &rows, n_cols, panel);                                                                    \
+        return;
+        QUANTISED(BLOCK_Q4_0)
+        QUANTISED(BLOCK_Q4_1)
+        QUANTISED(BLOCK_Q5_0)
+        QUANTISED(BLOCK_Q5_1)
+        QUANTISED(BLOCK_Q8_0)
+        QUANTISED(BLOCK_Q4_K)
+        QUANTISED(BLOCK_Q5_K)
+        QUANTISED(BLOCK_Q6_K)
+#undef QUANTISED
+    case BLOCK_F32:
+    case BLOCK_F16:
+    case BLOCK_BF16:
+        for (int row = 0; row < n_rows; row++)
+            pack_float_row(type, src + (size_t)row * row_bytes, n_cols, row, panel);
+    }
+}
+
+static size_t row_bytes_of(block_type type, int n_cols) {
+    const block_traits *traits = block_traits_of(type);
+    assert(traits->name && n_cols % traits->elements == 0);
+    return (size_t)(n_cols / traits->elements) * (size_t)traits->bytes;
+}
+
 void pack_panels(block_type type, const uint8_t *src, int n_rows, int n_cols, int panel_first, int n_panels,
                  uint8_t *dst) {
-    const block_traits *traits = block_traits_of(type);
-    pack_type packed = pack_type_of(type);
-    assert(traits->name && n_cols % traits->elements == 0);
-    size_t row_bytes = (size_t)(n_cols / traits->elements) * (size_t)traits->bytes;
-    size_t panel_bytes = pack_bytes(packed, 1, n_cols);
+    size_t row_bytes = row_bytes_of(type, n_cols), panel_bytes = pack_bytes(pack_type_of(type), 1, n_cols);
     for (int p = panel_first; p < panel_first + n_panels; p++) {
         uint8_t *panel = dst + (size_t)p * panel_bytes;
         int rows = n_rows - p * PACK_ROWS < PACK_ROWS ? n_rows - p * PACK_ROWS : PACK_ROWS;
         if (rows < PACK_ROWS)
             memset(panel, 0, panel_bytes);
         memset(panel + panel_bytes - LINE_BYTES, 0, LINE_BYTES); /* of which the end may be a gap */
-        for (int row = 0; row < rows; row++) {
-            const uint8_t *from = src + (size_t)(p * PACK_ROWS + row) * row_bytes;
-            if (pack_is_float(packed))
-                pack_float_row(type, from, n_cols, row, panel);
-            else
-                pack_quantised_row(type, from, n_cols, row, panel);
-        }
+        pack_panel(type, src + (size_t)(p * PACK_ROWS) * row_bytes, row_bytes, rows, n_cols, panel);
     }
+}
+
+pack_matrix pack_part(const pack_matrix *w, int panel_first, int n_panels, uint8_t *scratch) {
+    pack_matrix part = *w;
+    int first = panel_first * PACK_ROWS, n_rows = w->n_rows - first;
+    part.n_rows = n_rows < n_panels * PACK_ROWS ? n_rows : n_panels * PACK_ROWS;
+    part.data = scratch;
+    pack_panels(w->row_type, w->rows + (size_t)first * row_bytes_of(w->row_type, w->n_cols), part.n_rows, w->n_cols, 0,
+                n_panels, scratch);
+    return part;
 }

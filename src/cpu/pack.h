@@ -89,7 +89,9 @@ typedef struct pack_matrix {
     pack_type type;
     int n_rows, n_cols;
     size_t panel_bytes;  /* from one panel to the next */
-    const uint8_t *data; /* 64-byte aligned */
+    const uint8_t *data; /* 64-byte aligned; NULL: it is not packed, but stands in the file as */
+    const uint8_t *rows; /* rows */
+    block_type row_type; /* of this type */
 } pack_matrix;
 
 /* Activations of a step: float rows, and their int8 form where a matrix wants it. */
@@ -110,4 +112,7 @@ size_t pack_bytes(pack_type type, int64_t n_rows, int64_t n_cols);
  * matrix), so that threads can share the work. scratch-free. */
 void pack_panels(block_type type, const uint8_t *src, int n_rows, int n_cols, int panel_first, int n_panels,
                  uint8_t *dst);
+/* Panels of a matrix that is not packed as a packed matrix of their own, in scratch (64-byte aligned, n_panels *
+ * panel_bytes): its products have the bits of those of the whole matrix packed. */
+pack_matrix pack_part(const pack_matrix *w, int panel_first, int n_panels, uint8_t *scratch);
 #endif

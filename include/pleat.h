@@ -1,9 +1,10 @@
 /* pleat.h - serve a large language model on a CPU with a compressed KV cache.
  *
- * Four nouns. A *model* is a GGUF file, mapped, checked and packed for this CPU; it never changes. An *engine* owns
- * the threads, the memory pool of KV pages and the scratch of a step. A *sequence* is one growing text with its own
- * compressed cache. A *method* says how that cache is compressed: format x policy x split ("kivi-4+h2o-512").
- * Work is done by pleat_step(): it takes rows of several sequences at once and moves each of them forward.
+ * Four nouns. A *model* is a GGUF file, mapped, checked and, unless it stays as it is, packed for this CPU; it never
+ * changes. An *engine* owns the threads, the memory pool of KV pages and the scratch of a step. A *sequence* is one
+ * growing text with its own compressed cache. A *method* says how that cache is compressed: format x policy x split
+ * ("kivi-4+h2o-512"). Work is done by pleat_step(): it takes rows of several sequences at once and moves each of them
+ * forward.
  *
  * Every function that can fail returns a pleat_status; on failure it fills *error with one human sentence and leaves
  * its out-parameters as they were. error may be NULL. Nothing here prints or exits. One engine is used by one thread at
@@ -45,7 +46,8 @@ typedef struct pleat_model_info {
     int n_layer, n_head, n_head_kv, head_dim, n_embd, n_vocab;
     int context_tokens;     /* the trained context */
     size_t file_bytes;      /* mapped */
-    size_t packed_bytes;    /* weights repacked for this CPU */
+    size_t packed_bytes;    /* weights in this process's own memory: repacked for this CPU, and vectors as floats */
+    size_t mapped_bytes;    /* weights that are read from the mapped file: its pages */
     size_t f16_token_bytes; /* bytes of an uncompressed fp16 KV cache per token, all layers */
 } pleat_model_info;
 
@@ -53,6 +55,11 @@ typedef struct pleat_model_info {
  * PLEAT_EINPUT for a bad file (names field, offset and reason), PLEAT_EIO, PLEAT_EMEMORY. Free with pleat_model_close.
  */
 pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **model, pleat_error *error);
+/* The same, but the weights stay in the mapped file, and each step packs what it multiplies with, a few rows at a time.
+ * Results are those of pleat_model_open, bit for bit. Nothing is read ahead, and what is read are pages of the file,
+ * shared among processes, which the system can take back; products are slower, those of a single token most. The file
+ * must not be changed while the model is open. */
+pleat_status pleat_model_open_mapped(const char *path, pleat_model **model, pleat_error *error);
 void pleat_model_close(pleat_model *model);
 pleat_model_info pleat_model_describe(const pleat_model *model);
 

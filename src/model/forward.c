@@ -8,7 +8,8 @@
  *   x > norm > int8 > q k v (+ bias) > norm, rope > append > attend > int8 > wo (> norm) > + x
  *     > norm > int8 > act(gate) * up > int8 > down (> norm) > + x
  *
- * Cost of a decode row: one pass over the packed weights and one over the cache it reads; the rest is a few percent. */
+ * Cost of a decode row: one pass over the packed weights and one over the cache it reads; the rest is a few percent. Of
+ * a mapped model each product packs a few panels at a time into its worker's scratch, for all rows of the step. */
 #include "model/forward.h"
 #include "base/memory.h"
 #include "base/status.h"
@@ -18,12 +19,14 @@
 #include <string.h>
 
 enum {
-    ROWS_PER_TASK = 8,    /* of a stage over rows */
-    INLINE_ROWS = 4,      /* so many rows or fewer are not worth waking threads */
-    MATMUL_ROWS = 128,    /* rows of one product task: their int8 form stays in L2 */
-    TASKS_PER_WORKER = 6, /* products are cut at least so fine */
-    MOST_PANELS = 16,     /* of one product task */
-    LOGIT_ROWS = 32,      /* rows of one pass over the output matrix */
+    ROWS_PER_TASK = 8,      /* of a stage over rows */
+    INLINE_ROWS = 4,        /* so many rows or fewer are not worth waking threads */
+    MATMUL_ROWS = 128,      /* rows of one product task: their int8 form stays in L2 */
+    TASKS_PER_WORKER = 6,   /* products are cut at least so fine */
+    MOST_PANELS = 16,       /* of one product task */
+    LOGIT_ROWS = 32,        /* rows of one pass over the output matrix */
+    PANELS_BYTES = 1 << 18, /* of panels packed at a time for many rows, which stay in L2 */
+    FEW_PANELS = 2,         /* packed at a time for a few rows; kernels take pairs */
 };
 
 struct forward {
@@ -35,16 +38,18 @@ struct forward {
     kv_attend_item *attend_item;
     int max_rows, max_items;
     /* activations [max_rows][...] */
-    float *x;                    /* [n_embd] the residual stream */
-    float *norm;                 /* [n_embd] also the outputs of wo and down */
-    float *q, *mixed;            /* [n_head * d] */
-    float *k, *v;                /* [n_head_kv * d] */
-    float *gate, *up;            /* [n_ff] */
-    float *cos_sin[2];           /* [n_rot] per row, global and local layers */
-    int8_t *code;                /* [widest] int8 form of the stage's input */
-    float *scale;                /* [widest / 32] */
-    int16_t *sum16;              /* [widest / 16] */
-    float *logits;               /* [LOGIT_ROWS][n_vocab] */
+    float *x;          /* [n_embd] the residual stream */
+    float *norm;       /* [n_embd] also the outputs of wo and down */
+    float *q, *mixed;  /* [n_head * d] */
+    float *k, *v;      /* [n_head_kv * d] */
+    float *gate, *up;  /* [n_ff] */
+    float *cos_sin[2]; /* [n_rot] per row, global and local layers */
+    int8_t *code;      /* [widest] int8 form of the stage's input */
+    float *scale;      /* [widest / 32] */
+    int16_t *sum16;    /* [widest / 16] */
+    float *logits;     /* [LOGIT_ROWS][n_vocab] */
+    uint8_t *panels;   /* of a mapped model: [threads][panels_bytes] */
+    size_t panels_bytes;
     int32_t *position, *item_of; /* [max_rows] of a row */
     /* this step */
     const forward_item *items;
@@ -67,8 +72,8 @@ void forward_close(forward *f) {
         kv_scratch_close(f->scratch[i]);
     free(f->scratch);
     free(f->attend_item);
-    void *parts[] = {f->x,          f->norm,       f->q,    f->mixed, f->k,     f->v,        f->gate,   f->up,
-                     f->cos_sin[0], f->cos_sin[1], f->code, f->scale, f->sum16, f->position, f->item_of};
+    void *parts[] = {f->x,          f->norm,       f->q,    f->mixed, f->k,     f->v,        f->gate,    f->up,
+                     f->cos_sin[0], f->cos_sin[1], f->code, f->scale, f->sum16, f->position, f->item_of, f->panels};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     if (f->logits)
@@ -111,6 +116,25 @@ static bool alloc_rows(forward *f) {
     return f->logits && f->attend_item && f->scratch;
 }
 
+static size_t larger(size_t a, const pack_matrix *w) {
+    return w->panel_bytes > a ? w->panel_bytes : a;
+}
+
+/* Scratch of every worker for a matrix's panels. */
+static bool alloc_panels(forward *f) {
+    const pleat_model *m = f->model;
+    size_t most = larger(0, &m->head);
+    for (int il = 0; il < m->n_layer; il++) {
+        const model_layer *l = &m->layer[il];
+        const pack_matrix *list[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
+        for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+            most = larger(most, list[i]);
+    }
+    f->panels_bytes = FEW_PANELS * most > PANELS_BYTES ? FEW_PANELS * most : PANELS_BYTES;
+    f->panels = mem_alloc((size_t)threads_count(f->pool), f->panels_bytes);
+    return f->panels != NULL;
+}
+
 pleat_status forward_open(const pleat_model *model, int max_rows, int max_items, threads *pool,
                           const cpu_kernels *kernels, forward **out, pleat_error *error) {
     forward *f = calloc(1, sizeof(*f));
@@ -122,7 +146,7 @@ pleat_status forward_open(const pleat_model *model, int max_rows, int max_items,
     f->max_rows = max_rows;
     f->max_items = max_items;
     pleat_status status = PLEAT_OK;
-    if (!alloc_rows(f))
+    if (!alloc_rows(f) || (model->mapped && !alloc_panels(f)))
         status = err_set(error, PLEAT_EMEMORY, "no memory for steps of %d tokens", max_rows);
     for (int i = 0; !status && i < threads_count(pool); i++)
         status = kv_scratch_open(&model->kv, &f->scratch[i], error);
@@ -194,8 +218,8 @@ typedef struct product {
     float *out; /* [rows][w->n_rows] */
 } product;
 
-/* Up to three products of the same rows, cut into tasks of `panels` panels x MATMUL_ROWS rows. gated: two products
- * whose results become act(first) * second in the first. */
+/* Up to three products of the same rows, cut into tasks of `panels` panels x MATMUL_ROWS rows; of a mapped model x all
+ * rows, so that a panel is packed once. gated: two products whose results become act(first) * second in the first. */
 typedef struct matmul_job {
     const forward *f;
     const float *x;
@@ -208,10 +232,26 @@ static int panel_count(const pack_matrix *w) {
     return (w->n_rows + PACK_ROWS - 1) / PACK_ROWS;
 }
 
-static void product_part(const matmul_job *job, const product *p, int panel, int n_panels, int first, int n) {
+static void packed_part(const matmul_job *job, const product *p, int panel, int n_panels, int first, int n) {
     act_rows rows = acts(job->f, job->x, p->w->n_cols, first);
     job->f->kernels->matmul[p->w->type](p->w, panel, n_panels, &rows, n, p->out + (size_t)first * (size_t)p->w->n_rows,
                                         (size_t)p->w->n_rows);
+}
+
+static void mapped_part(const matmul_job *job, const product *p, int panel, int n_panels, int worker) {
+    const forward *f = job->f;
+    size_t room = f->panels_bytes / p->w->panel_bytes;
+    int step = job->n_rows > MATMUL_ROWS && room > FEW_PANELS ? (int)room / FEW_PANELS * FEW_PANELS : FEW_PANELS;
+    for (int from = panel; from < panel + n_panels; from += step) {
+        int n = panel + n_panels - from < step ? panel + n_panels - from : step;
+        pack_matrix part = pack_part(p->w, from, n, f->panels + (size_t)worker * f->panels_bytes);
+        for (int first = 0; first < job->n_rows; first += MATMUL_ROWS) {
+            act_rows rows = acts(f, job->x, part.n_cols, first);
+            int some = job->n_rows - first < MATMUL_ROWS ? job->n_rows - first : MATMUL_ROWS;
+            f->kernels->matmul[part.type](&part, 0, n, &rows, some, at(p->out, first, p->w->n_rows) + from * PACK_ROWS,
+                                          (size_t)p->w->n_rows);
+        }
+    }
 }
 
 static void gate_part(const matmul_job *job, int panel, int n_panels, int first, int n) {
@@ -233,25 +273,26 @@ static int chunk_count(const matmul_job *job, int i) {
 
 /* Chunks count on through all products, so that no task straddles two matrices. */
 static void matmul_task(void *context, int task, int worker) {
-    (void)worker;
     const matmul_job *job = context;
     int first = task % job->n_blocks * MATMUL_ROWS, n = job->n_rows - first, chunk = task / job->n_blocks, i = 0;
-    n = n < MATMUL_ROWS ? n : MATMUL_ROWS;
+    n = n < MATMUL_ROWS || job->f->model->mapped ? n : MATMUL_ROWS;
     for (; !job->gated && chunk >= chunk_count(job, i); i++)
         chunk -= chunk_count(job, i);
     int panel = chunk * job->panels, n_panels = panel_count(job->p[i].w) - panel;
     n_panels = n_panels < job->panels ? n_panels : job->panels;
-    product_part(job, &job->p[i], panel, n_panels, first, n);
-    if (job->gated) {
-        product_part(job, &job->p[1], panel, n_panels, first, n);
+    for (int end = job->gated ? 2 : i + 1; i < end; i++)
+        if (job->f->model->mapped)
+            mapped_part(job, &job->p[i], panel, n_panels, worker);
+        else
+            packed_part(job, &job->p[i], panel, n_panels, first, n);
+    if (job->gated)
         gate_part(job, panel, n_panels, first, n);
-    }
 }
 
 static void matmul_run(forward *f, const float *x, const product *p, int n_products, bool gated, int n_rows) {
     matmul_job job = {.f = f, .x = x, .n_products = n_products, .n_rows = n_rows, .gated = gated};
     memcpy(job.p, p, (size_t)n_products * sizeof(*p));
-    job.n_blocks = (n_rows + MATMUL_ROWS - 1) / MATMUL_ROWS;
+    job.n_blocks = f->model->mapped ? 1 : (n_rows + MATMUL_ROWS - 1) / MATMUL_ROWS;
     int n_panels = 0, n_chunks = 0, n_parts = gated ? 1 : n_products;
     for (int i = 0; i < n_parts; i++)
         n_panels += panel_count(p[i].w);

@@ -34,15 +34,16 @@ static pleat_status open_parts(pleat_model *model, const char *path, int n_threa
     status = tensors_pack(model, pool, error);
     if (!status)
         model->kv.fingerprint = fingerprint(model);
-    gguf_let_go(model->file); /* of it, only rows of the embedding are read from now on */
+    gguf_let_go(model->file); /* what is read from now on, rows of the embedding or all weights, comes back */
     threads_close(pool);
     return status;
 }
 
-pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **out, pleat_error *error) {
+static pleat_status open_model(const char *path, int n_threads, bool mapped, pleat_model **out, pleat_error *error) {
     pleat_model *model = calloc(1, sizeof(*model));
     if (!model)
         return err_set(error, PLEAT_EMEMORY, "no memory for a model");
+    model->mapped = mapped;
     pleat_status status = open_parts(model, path, n_threads, error);
     if (status) {
         pleat_model_close(model);
@@ -50,6 +51,14 @@ pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **out
     }
     *out = model;
     return PLEAT_OK;
+}
+
+pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **out, pleat_error *error) {
+    return open_model(path, n_threads, false, out, error);
+}
+
+pleat_status pleat_model_open_mapped(const char *path, pleat_model **out, pleat_error *error) {
+    return open_model(path, 1, true, out, error);
 }
 
 void pleat_model_close(pleat_model *model) {
@@ -82,6 +91,7 @@ pleat_model_info pleat_model_describe(const pleat_model *model) {
                               .context_tokens = model->context_tokens,
                               .file_bytes = gguf_file_bytes(model->file),
                               .packed_bytes = model->packed_bytes,
+                              .mapped_bytes = model->mapped_bytes,
                               .f16_token_bytes = lane_bytes * (size_t)model->n_layer * (size_t)model->n_head_kv};
 }
 

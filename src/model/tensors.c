@@ -1,8 +1,10 @@
-/* tensors.c - every tensor of a model checked against the numbers, and packed for the product kernels.
+/* tensors.c - every tensor of a model checked against the numbers, and packed for the product kernels unless the model
+ * stays mapped.
  *
  * Two passes over one list of slots: the first finds, checks and adds up bytes, the second (threads, by panels) packs
  * into one mapping. The embedding stays in the file's mapping, rows are opened one by one; the output matrix is packed,
- * from the embedding when they are tied. A tensor that the architecture does not have is refused: it would mean a model
+ * from the embedding when they are tied. Of a mapped model only vectors take part in the second pass, and a matrix says
+ * where its rows are. A tensor that the architecture does not have is refused: it would mean a model
  * that computes something else. */
 #include "model/model.h"
 #include "base/memory.h"
@@ -41,8 +43,10 @@ static pleat_status add_slot(plan *p, slot s, size_t bytes, pleat_error *error) 
         return gguf_refuse(p->model->file, NULL, error, "the weights are larger than the address space");
     p->bytes = p->bytes / ALIGN_BYTES * ALIGN_BYTES;
     s.first_task = p->n_tasks;
-    p->n_tasks +=
-        s.matrix ? ((int)(s.tensor->ne[1] + PACK_ROWS - 1) / PACK_ROWS + PANELS_PER_TASK - 1) / PANELS_PER_TASK : 1;
+    if (!s.matrix)
+        p->n_tasks++;
+    else if (!p->model->mapped)
+        p->n_tasks += ((int)(s.tensor->ne[1] + PACK_ROWS - 1) / PACK_ROWS + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
     p->slot[p->n_slots++] = s;
     return PLEAT_OK;
 }
@@ -79,6 +83,12 @@ static pleat_status add_matrix(plan *p, const char *name, int n_cols, int n_rows
                            block_traits_of(t->type)->name, n_cols);
     *matrix = (pack_matrix){
         .type = type, .n_rows = n_rows, .n_cols = n_cols, .panel_bytes = pack_bytes(type, PACK_ROWS, n_cols)};
+    if (p->model->mapped) {
+        matrix->rows = t->data;
+        matrix->row_type = t->type;
+        p->model->mapped_bytes += t->bytes;
+        bytes = 0;
+    }
     return add_slot(p, (slot){.tensor = t, .matrix = matrix}, bytes, error);
 }
 
@@ -151,6 +161,7 @@ static pleat_status add_embedding(plan *p, pleat_error *error) {
     m->embed = t;
     bool tied = !gguf_tensor_find(m->file, "output.weight");
     p->n_other = !tied + (gguf_tensor_find(m->file, "rope_freqs.weight") != NULL);
+    m->mapped_bytes = tied && m->mapped ? 0 : t->bytes; /* 0: it is counted as the output matrix */
     return add_matrix(p, tied ? "token_embd.weight" : "output.weight", m->n_embd, m->n_vocab, &m->head, error);
 }
 
@@ -232,10 +243,10 @@ pleat_status tensors_pack(pleat_model *model, threads *pool, pleat_error *error)
     if (!status) {
         threads_run(pool, p.n_tasks, pack_task, &p);
         for (int i = 0; i < p.n_slots; i++) {
-            if (p.slot[i].matrix)
-                p.slot[i].matrix->data = p.base + p.slot[i].offset;
-            else
+            if (p.slot[i].vector)
                 *p.slot[i].vector = (const float *)(p.base + p.slot[i].offset);
+            else if (!model->mapped)
+                p.slot[i].matrix->data = p.base + p.slot[i].offset;
         }
         model->kv.has_key_bias = model->layer[0].k_bias != NULL;
         model->kv.has_qk_norm = model->layer[0].k_norm != NULL;

@@ -90,7 +90,7 @@ build/fuzz/fuzz_%: build/fuzz/tests/fuzz/fuzz_%.o $(SUPPORT) $(LIB)
 	@clang -fsanitize=fuzzer,address,undefined -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS) -lcmocka
 
 # These run the program itself.
-$(addprefix $(BUILD)/tests/test_,cli fetch serve_command serve_flags serve_plan): $(BUILD)/pleat
+$(addprefix $(BUILD)/tests/test_,cli fetch mapped serve_command serve_flags serve_plan): $(BUILD)/pleat
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_SUPPORT) $(LIB)
 	@echo LD $@

@@ -25,7 +25,7 @@ typedef struct settings {
     const char *model, *methods, *store;
     option_ints batch, prompt;
     int repeats, fill, threads, pool_mb;
-    bool beyond, again, json;
+    bool beyond, again, json, repack;
 } settings;
 
 static const store_point *twin_of(const store_points *points, const store_point *p, const char *label, bool filled) {
@@ -80,10 +80,10 @@ static int print_points_json(const store_run *run, const settings *s, const stor
         else
             json_array_append_new(list, point_json(points, p));
     }
-    return print_json(self.name,
-                      json_pack("{s:{s:s,s:s,s:i,s:s},s:s,s:o,s:o,s:s}", "machine", "cpu", run->machine, "level",
-                                run->level, "threads", run->n_threads, "version", run->version, "model",
-                                run->model_name, "points", list, "fill_agreement", checks, "store", s->store));
+    return print_json(self.name, json_pack("{s:{s:s,s:s,s:i,s:s,s:s},s:s,s:o,s:o,s:s}", "machine", "cpu", run->machine,
+                                           "level", run->level, "threads", run->n_threads, "repack",
+                                           s->repack ? "on" : "off", "version", run->version, "model", run->model_name,
+                                           "points", list, "fill_agreement", checks, "store", s->store));
 }
 
 static void print_point(const store_points *points, const store_point *p) {
@@ -103,7 +103,8 @@ static void print_point(const store_points *points, const store_point *p) {
 
 static void print_points(const store_run *run, const settings *s, const store_points *points) {
     bool any_check = false;
-    printf("%s on %s, kernels %s, %d threads\n\n", run->model_name, run->machine, run->level, run->n_threads);
+    printf("%s on %s, kernels %s, %d threads%s\n\n", run->model_name, run->machine, run->level, run->n_threads,
+           s->repack ? "" : ", weights mapped");
     printf("%-16s %5s %7s %-8s %10s %7s %10s %10s %6s\n", "method", "batch", "prompt", "stage", "tokens/s", "spread",
            "KV now", "KV peak", "ratio");
     for (int i = 0; i < points->n; i++)
@@ -183,7 +184,8 @@ int cmd_bench(int argc, char **argv) {
                   .batch = {{1, 8}, 2},
                   .prompt = {{512, 4096}, 2},
                   .repeats = 3,
-                  .fill = 0};
+                  .fill = 0,
+                  .repack = true};
     int n_arguments;
     const option options[] = {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
@@ -199,6 +201,7 @@ int cmd_bench(int argc, char **argv) {
         {"again", 0, OPTION_FLAG, &s.again, NULL, "a new run, not what is left of one that was stopped", 0, 0},
         {"store", 0, OPTION_TEXT, &s.store, "FILE", "the study database", 0, 0},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        OPTION_REPACK(&s.repack),
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };
@@ -209,7 +212,7 @@ int cmd_bench(int argc, char **argv) {
     pleat_model *model = NULL;
     code = EXIT_OK;
     watch_interrupts("\npleat bench: stopped; the same command goes on from here\n");
-    pleat_status status = model_open(s.model, s.threads, &model, &error);
+    pleat_status status = model_open(s.model, s.threads, s.repack, &model, &error);
     status = status ? status : measure(&s, model, &code, &error);
     if (status)
         code = print_error(self.name, &error);

@@ -87,7 +87,7 @@ static void print_plans(const json_t *plans_list, const int *lengths) {
 
 static void print_plain(const pleat_model *model, const json_t *all, const int *lengths) {
     pleat_model_info info = pleat_model_describe(model);
-    char a[16], b[16], c[16];
+    char a[16], b[16], c[16], d[16];
     const char *key;
     json_t *value;
     size_t i;
@@ -100,16 +100,19 @@ static void print_plain(const pleat_model *model, const json_t *all, const int *
         printf("  %-44s %-5s %lld bytes\n", json_string_value(json_object_get(value, "name")),
                json_string_value(json_object_get(value, "type")),
                (long long)json_integer_value(json_object_get(value, "bytes")));
-    printf("\nMemory: file %s (mapped), packed weights %s, fp16 KV cache %s per token\n\n",
-           text_bytes(info.file_bytes, a), text_bytes(info.packed_bytes, b), text_bytes(info.f16_token_bytes, c));
+    printf("\nMemory: file %s (mapped, %s of its pages are read as weights), %s %s, fp16 KV cache %s per token\n\n",
+           text_bytes(info.file_bytes, a), text_bytes(info.mapped_bytes, d),
+           model->mapped ? "weights are not packed, their vectors take" : "packed weights",
+           text_bytes(info.packed_bytes, b), text_bytes(info.f16_token_bytes, c));
     print_plans(json_object_get(all, "plans"), lengths);
 }
 
 int cmd_inspect(int argc, char **argv) {
-    bool json = false, with_tensors = false;
+    bool json = false, with_tensors = false, repack = true;
     int n_arguments, n_threads = 0;
     const option options[] = {{"tensors", 0, OPTION_FLAG, &with_tensors, NULL, "list the tensors too", 0, 0},
                               {"threads", 't', OPTION_INT, &n_threads, "N", "threads; 0: all cores", 0, 1024},
+                              OPTION_REPACK(&repack),
                               {"json", 0, OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0},
                               {0}};
     int code = options_parse(&self, options, argc, argv, &n_arguments);
@@ -117,17 +120,17 @@ int cmd_inspect(int argc, char **argv) {
         return code;
     pleat_error error;
     pleat_model *model;
-    if (model_open(argv[1], n_threads, &model, &error))
+    if (model_open(argv[1], n_threads, repack, &model, &error))
         return print_error(self.name, &error);
     pleat_model_info info = pleat_model_describe(model);
     int lengths[N_LENGTHS] = {1024, 4096, info.context_tokens};
-    json_t *all = json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:[i,i,i],s:o,s:o}", "path",
-                            info.path, "name", info.name, "architecture", info.architecture, "layers", info.n_layer,
-                            "heads", info.n_head, "kv_heads", info.n_head_kv, "head_dim", info.head_dim, "width",
-                            info.n_embd, "vocabulary", info.n_vocab, "context_tokens", info.context_tokens,
-                            "file_bytes", (json_int_t)info.file_bytes, "packed_bytes", (json_int_t)info.packed_bytes,
-                            "f16_token_bytes", (json_int_t)info.f16_token_bytes, "lengths", lengths[0], lengths[1],
-                            lengths[2], "metadata", metadata(model->file), "plans", plans(model, lengths));
+    json_t *all = json_pack(
+        "{s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I,s:[i,i,i],s:o,s:o}", "path", info.path, "name",
+        info.name, "architecture", info.architecture, "layers", info.n_layer, "heads", info.n_head, "kv_heads",
+        info.n_head_kv, "head_dim", info.head_dim, "width", info.n_embd, "vocabulary", info.n_vocab, "context_tokens",
+        info.context_tokens, "file_bytes", (json_int_t)info.file_bytes, "packed_bytes", (json_int_t)info.packed_bytes,
+        "mapped_bytes", (json_int_t)info.mapped_bytes, "f16_token_bytes", (json_int_t)info.f16_token_bytes, "lengths",
+        lengths[0], lengths[1], lengths[2], "metadata", metadata(model->file), "plans", plans(model, lengths));
     if (with_tensors)
         json_object_set_new(all, "tensors", tensors(model->file));
     if (json) {

@@ -24,7 +24,7 @@ enum { PLAIN_CTX = 512, METHOD_CTX = 4096 };
 typedef struct settings {
     const char *model, *file, *methods;
     int ctx, windows, threads;
-    bool json;
+    bool json, repack;
 } settings;
 
 static json_t *result_json(const quality_result *r, const char *spec) {
@@ -87,7 +87,7 @@ static pleat_status measure(const settings *s, pleat_model *model, const char *t
 }
 
 int cmd_perplexity(int argc, char **argv) {
-    settings s = {.ctx = 0};
+    settings s = {.ctx = 0, .repack = true};
     int n_arguments;
     const option options[] = {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
@@ -96,6 +96,7 @@ int cmd_perplexity(int argc, char **argv) {
         {"windows", 0, OPTION_INT, &s.windows, "N", "at most N windows; 0: all", 0, 1 << 24},
         {"method", 0, OPTION_TEXT, &s.methods, "A,B", "methods to measure beside f16", 0, 0},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        OPTION_REPACK(&s.repack),
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };
@@ -112,7 +113,7 @@ int cmd_perplexity(int argc, char **argv) {
     char *text = NULL;
     size_t n_bytes;
     pleat_status status = file_read(s.file, &text, &n_bytes, &error);
-    status = status ? status : model_open(s.model, s.threads, &model, &error);
+    status = status ? status : model_open(s.model, s.threads, s.repack, &model, &error);
     status = status ? status : measure(&s, model, text, n_bytes, &code, &error);
     if (status)
         code = print_error(self.name, &error);

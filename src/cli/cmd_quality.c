@@ -29,7 +29,7 @@ typedef struct settings {
     const char *model, *file, *methods, *store;
     option_ints ctx, needle;
     int windows, rounds, scored, threads, pool_mb;
-    bool again, json;
+    bool again, json, repack;
 } settings;
 
 /* ---- printing ---- */
@@ -162,7 +162,8 @@ int cmd_quality(int argc, char **argv) {
                   .needle = {{0}, 1},
                   .windows = 1,
                   .rounds = 1,
-                  .scored = 512};
+                  .scored = 512,
+                  .repack = true};
     int n_arguments;
     const option options[] = {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
@@ -181,6 +182,7 @@ int cmd_quality(int argc, char **argv) {
         {"again", 0, OPTION_FLAG, &s.again, NULL, "measure anew what the store holds already", 0, 0},
         {"store", 0, OPTION_TEXT, &s.store, "FILE", "the study database", 0, 0},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        OPTION_REPACK(&s.repack),
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };
@@ -194,7 +196,7 @@ int cmd_quality(int argc, char **argv) {
     const char *bytes = assets_text(&n_bytes);
     watch_interrupts("\npleat quality: stopped; what was measured is stored, and the same command goes on from here\n");
     pleat_status status = s.file ? file_read(s.file, &read, &n_bytes, &error) : PLEAT_OK;
-    status = status ? status : model_open(s.model, s.threads, &model, &error);
+    status = status ? status : model_open(s.model, s.threads, s.repack, &model, &error);
     status = status ? status : measure(&s, model, read ? read : bytes, n_bytes, &code, &error);
     if (status)
         code = print_error(self.name, &error);

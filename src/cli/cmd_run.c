@@ -35,7 +35,7 @@ typedef struct settings {
     int max_tokens, threads, top_k, pool_mb;
     double temperature, top_p, min_p, repeat_penalty, presence_penalty;
     uint64_t seed;
-    bool raw, interactive, json;
+    bool raw, interactive, json, repack;
 } settings;
 
 typedef struct session {
@@ -147,7 +147,7 @@ static pleat_status keep(const session *x, pleat_error *error) {
 static pleat_status open_session(session *x, pleat_error *error) {
     const settings *s = x->s;
     pleat_engine_options options = {.n_threads = s->threads, .pool_bytes = (size_t)s->pool_mb * 1000 * 1000};
-    pleat_status status = model_open(s->model, s->threads, &x->model, error);
+    pleat_status status = model_open(s->model, s->threads, s->repack, &x->model, error);
     status = status ? status : method_read(self.name, spec_of(s), x->model, &x->method, error);
     if (!status && !s->raw && !s->chat)
         status = find_format(x, error);
@@ -405,7 +405,7 @@ static pleat_status check(const settings *s, chat_format *format, pleat_error *e
 }
 
 int cmd_run(int argc, char **argv) {
-    settings s = {.max_tokens = 512, .top_p = 1, .repeat_penalty = 1};
+    settings s = {.max_tokens = 512, .top_p = 1, .repeat_penalty = 1, .repack = true};
     int n_arguments;
     const option options[] = {
         {"model", 'm', OPTION_TEXT, &s.model, "M", "model by name or file", 0, 0},
@@ -431,6 +431,7 @@ int cmd_run(int argc, char **argv) {
         {"kv-memory", 0, OPTION_INT, &s.pool_mb, "MB", "budget of the KV cache; 0: half of the free memory", 0,
          1 << 24},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        OPTION_REPACK(&s.repack),
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object at the end", 0, 0},
         {0},
     };

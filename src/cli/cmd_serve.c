@@ -41,7 +41,8 @@ static void set_defaults(settings *s) {
                                                        .overcommit = 1},
                                          .method = SERVE_METHOD},
                              .sizes = {PLAN_UNSAID, PLAN_UNSAID, PLAN_UNSAID, PLAN_UNSAID},
-                             .drain_seconds = DEFAULT_DRAIN_SECONDS}};
+                             .drain_seconds = DEFAULT_DRAIN_SECONDS,
+                             .repack = true}};
     snprintf(s->body_default, sizeof(s->body_default), "%d", HTTP_BODY_BYTES);
     s->body = s->body_default;
 }
@@ -83,6 +84,7 @@ static int parse(settings *s, int argc, char **argv) {
         {"http-threads", 0, OPTION_INT, &o->http.n_threads, "N", "threads that read and write", 1, 64},
         {"config", 0, OPTION_TEXT, &s->config, "FILE", "these options from a file: JSON, or name = value lines", 0, 0},
         {"threads", 't', OPTION_INT, &s->task.n_threads, "N", "threads; 0: all cores", 0, 1024},
+        OPTION_REPACK(&s->task.repack),
         {"json", 0, OPTION_FLAG, &s->task.json, NULL, "print address and memory plan as one JSON object", 0, 0},
         {0},
     };

@@ -30,7 +30,7 @@ typedef struct settings {
     const char *model, *methods, *store, *report, *prompts;
     option_ints batch, prompt;
     int repeats, fill, max_tokens, n_prompts, ctx, windows, threads, pool_mb;
-    bool full, again, json;
+    bool full, again, json, repack;
 } settings;
 
 static void apply_full(settings *s) {
@@ -153,7 +153,8 @@ int cmd_study(int argc, char **argv) {
                   .fill = 4096,
                   .max_tokens = 128,
                   .n_prompts = QUICK_PROMPTS,
-                  .windows = 1};
+                  .windows = 1,
+                  .repack = true};
     int n_arguments;
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--full"))
@@ -181,6 +182,7 @@ int cmd_study(int argc, char **argv) {
         {"store", 0, OPTION_TEXT, &s.store, "FILE", "the study database", 0, 0},
         {"output", 'o', OPTION_TEXT, &s.report, "FILE", "the page", 0, 0},
         {"threads", 't', OPTION_INT, &s.threads, "N", "threads; 0: all cores", 0, 1024},
+        OPTION_REPACK(&s.repack),
         {"json", 0, OPTION_FLAG, &s.json, NULL, "print one JSON object", 0, 0},
         {0},
     };
@@ -200,7 +202,7 @@ int cmd_study(int argc, char **argv) {
     pleat_model *model = NULL;
     study_done done;
     watch_interrupts("\npleat study: stopped; what was measured is stored, and the same command goes on from here\n");
-    pleat_status status = model_open(s.model, s.threads, &model, &error);
+    pleat_status status = model_open(s.model, s.threads, s.repack, &model, &error);
     if (!status && !s.ctx) {
         int context = pleat_model_describe(model).context_tokens;
         s.ctx = context < QUALITY_CTX ? context : QUALITY_CTX;

@@ -134,6 +134,11 @@ static int set_value(const command *c, const option *o, const char *value) {
     case OPTION_TEXT:
         *(const char **)o->to = value;
         return -1;
+    case OPTION_SWITCH:
+        if (strcmp(value, "on") && strcmp(value, "off"))
+            return bad_value(c, o, value, "on or off is expected");
+        *(bool *)o->to = !strcmp(value, "on");
+        return -1;
     case OPTION_FLAG:
         break;
     }
@@ -149,6 +154,8 @@ static void print_default(const option *o) {
         printf(" (default %g)", *(double *)o->to);
     if (o->kind == OPTION_TEXT && *(const char **)o->to)
         printf(" (default %s)", *(const char **)o->to);
+    if (o->kind == OPTION_SWITCH)
+        printf(" (default %s)", *(bool *)o->to ? "on" : "off");
     const option_ints *list = o->to;
     for (int i = 0; o->kind == OPTION_INTS && i < list->n; i++)
         printf("%s%d%s", i ? "," : " (default ", list->value[i], i + 1 == list->n ? ")" : "");

@@ -3,7 +3,15 @@
 #define CLI_OPTIONS_H
 #include <stdbool.h>
 
-typedef enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_FLOAT, OPTION_TEXT, OPTION_INTS, OPTION_SEED } option_kind;
+typedef enum option_kind {
+    OPTION_FLAG,
+    OPTION_INT,
+    OPTION_FLOAT,
+    OPTION_TEXT,
+    OPTION_INTS,
+    OPTION_SEED,
+    OPTION_SWITCH, /* on or off */
+} option_kind;
 
 enum { OPTION_MOST_INTS = 32 };
 typedef struct option_ints { /* "1,4,8" */
@@ -14,7 +22,7 @@ typedef struct option {
     const char *name; /* without dashes; NULL ends the table */
     char letter;      /* 0: none */
     option_kind kind;
-    void *to;          /* bool, int, double, const char *, option_ints, uint64_t; holds the default */
+    void *to;          /* bool, int, double, const char *, option_ints, uint64_t, bool; holds the default */
     const char *value; /* how --help names the value */
     const char *help;
     double low, high; /* of numbers */
@@ -23,6 +31,10 @@ typedef struct option {
 /* -t of a command whose work is one thread's: taken as everywhere, and looked at by nobody. */
 #define OPTION_ONE_THREAD(to)                                                                                          \
     { "threads", 't', OPTION_INT, to, "N", "as in every command; one is all this takes", 0, 1024 }
+
+/* Of every command that computes with a model: how model_open takes its weights. */
+#define OPTION_REPACK(to)                                                                                              \
+    { "repack", 0, OPTION_SWITCH, to, "on|off", "off: weights stay in the mapped file; starts at once, slower", 0, 0 }
 
 typedef struct command {
     const char *name, *summary;

@@ -50,12 +50,14 @@ pleat_status model_path(const char *name, char *out, size_t cap, pleat_error *er
                    source_names());
 }
 
-pleat_status model_open(const char *name, int n_threads, pleat_model **model, pleat_error *error) {
+pleat_status model_open(const char *name, int n_threads, bool repack, pleat_model **model, pleat_error *error) {
     char path[4200];
     if (!name)
         return err_set(error, PLEAT_EINPUT, "which model? give it with -m NAME or -m FILE.gguf");
     pleat_status status = model_path(name, path, sizeof(path), error);
-    return status ? status : pleat_model_open(path, n_threads, model, error);
+    if (status)
+        return status;
+    return repack ? pleat_model_open(path, n_threads, model, error) : pleat_model_open_mapped(path, model, error);
 }
 
 pleat_status file_read(const char *path, char **bytes, size_t *n_bytes, pleat_error *error) {

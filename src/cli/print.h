@@ -16,7 +16,8 @@ bool home_path(char *out, size_t cap);
 /* The file of a model by name or path: a name with "/" or ending in .gguf is a path, others are looked up in
  * $PLEAT_HOME/models. PLEAT_EINPUT says how to get one that is missing. */
 pleat_status model_path(const char *name, char *out, size_t cap, pleat_error *error);
-pleat_status model_open(const char *name, int n_threads, pleat_model **model, pleat_error *error);
+/* repack false: weights stay in the mapped file (pleat_model_open_mapped). */
+pleat_status model_open(const char *name, int n_threads, bool repack, pleat_model **model, pleat_error *error);
 /* A whole file ("-": stdin) into malloc'ed bytes, ended by 0 (not counted). PLEAT_EIO, PLEAT_EMEMORY. */
 pleat_status file_read(const char *path, char **bytes, size_t *n_bytes, pleat_error *error);
 #endif

@@ -1,6 +1,6 @@
 /* serve_config.c - see serve_config.h. A configuration is JSON ({"pool": "4GB"}) or a line "name = value" each ("#"
- * begins a comment); true is an option without a value, false one that is not there. Which names there are the command
- * line knows. */
+ * begins a comment); true is an option without a value, false one that is not there, but for one that is on or off.
+ * Which names there are the command line knows. */
 #include "cli/serve_config.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -23,6 +23,13 @@ static pleat_status add_word(config_words *w, const char *name, const char *valu
     return PLEAT_OK;
 }
 
+/* A truth value. */
+static pleat_status add_truth(config_words *w, const char *name, bool value, pleat_error *error) {
+    if (!strcmp(name, "repack"))
+        return add_word(w, name, value ? "on" : "off", error);
+    return value ? add_word(w, name, NULL, error) : PLEAT_OK;
+}
+
 static pleat_status read_object(const char *path, const char *bytes, size_t n, config_words *w, pleat_error *error) {
     json_error_t reason;
     json_t *all = json_loadb(bytes, n, JSON_REJECT_DUPLICATES, &reason), *value;
@@ -32,13 +39,14 @@ static pleat_status read_object(const char *path, const char *bytes, size_t n, c
         return err_set(error, PLEAT_EINPUT, "%s: line %d: %s", path, reason.line, reason.text);
     json_object_foreach(all, name, value) {
         char *number = NULL;
-        if (json_is_false(value))
-            continue;
         if (json_is_number(value))
             number = json_dumps(value, JSON_ENCODE_ANY);
-        else if (!json_is_string(value) && !json_is_true(value))
+        else if (!json_is_string(value) && !json_is_boolean(value))
             status = err_set(error, PLEAT_EINPUT, "%s: %s must be a text, a number, true or false", path, name);
-        status = status ? status : add_word(w, name, number ? number : json_string_value(value), error);
+        if (!status && json_is_boolean(value))
+            status = add_truth(w, name, json_is_true(value), error);
+        else if (!status)
+            status = add_word(w, name, number ? number : json_string_value(value), error);
         free(number);
         if (status)
             break;
@@ -70,9 +78,8 @@ static pleat_status read_lines(const char *path, char *bytes, config_words *w, p
             return err_set(error, PLEAT_EINPUT, "%s: line %d: name = value is expected", path, number);
         *equals = 0;
         const char *name = trimmed(line), *value = trimmed(equals + 1);
-        if (!strcmp(value, "false"))
-            continue;
-        pleat_status status = add_word(w, name, strcmp(value, "true") ? value : NULL, error);
+        bool truth = !strcmp(value, "true"), word = !truth && strcmp(value, "false");
+        pleat_status status = word ? add_word(w, name, value, error) : add_truth(w, name, truth, error);
         if (status)
             return status;
     }

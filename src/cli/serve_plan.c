@@ -67,15 +67,16 @@ static size_t request_bytes(const serve_options *o, const pleat_model *model, si
 pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
                        const pleat_method *method, serve_plan *p, pleat_error *error) {
     char needed[16], there[16];
+    pleat_model_info m = pleat_model_describe(model);
     size_t taken = mem_available_bytes();
-    p->pool = size_of(said->pool, taken / 2);
+    p->mapped = m.mapped_bytes; /* not there yet, as a rule */
+    p->pool = size_of(said->pool, taken > p->mapped ? (taken - p->mapped) / 2 : 0);
     p->prefix = size_of(said->prefix, p->pool / 4);
     /* what is admitted fits the pool unless more than its bytes are */
     p->moved = size_of(said->moved, o->scheduler.overcommit > 1 ? p->pool / 4 : 0);
     if (p->pool < 1000000)
         return err_set(error, PLEAT_EINPUT, "--pool is %zu bytes; at least 1MB is possible", p->pool);
-    pleat_model_info m = pleat_model_describe(model);
-    p->weights = m.packed_bytes + model->embed->bytes; /* the embedding is read from the file's mapping */
+    p->weights = m.packed_bytes + p->mapped;
     p->work = work_bytes(o, model, p->pool);
     p->total = p->weights + p->pool + p->moved + p->work;
     p->requests = size_of(said->requests, request_bytes(o, model, p->pool));
@@ -108,11 +109,12 @@ void plan_warn(const char *command_name, const serve_options *o, const serve_pla
 }
 
 void plan_print(const serve_plan *p) {
-    char a[16], b[16], c[16], d[16], e[16], f[16];
-    printf("memory: weights %s + KV pool %s (of it for earlier prompts at most %s) + moved-out caches %s + working "
-           "memory %s = %s\n",
-           text_bytes(p->weights, a), text_bytes(p->pool, b), text_bytes(p->prefix, c), text_bytes(p->moved, d),
-           text_bytes(p->work, e), text_bytes(p->total, f));
+    char a[16], b[16], c[16], d[16], e[16], f[16], g[16];
+    printf(
+        "memory: weights %s (of it pages of the mapped file %s) + KV pool %s (of it for earlier prompts at most %s) + "
+        "moved-out caches %s + working memory %s = %s\n",
+        text_bytes(p->weights, a), text_bytes(p->mapped, g), text_bytes(p->pool, b), text_bytes(p->prefix, c),
+        text_bytes(p->moved, d), text_bytes(p->work, e), text_bytes(p->total, f));
     printf("beside it at most: requests (bodies, tokens, answers) %s + connections %s; so %s in all\n",
            text_bytes(p->requests, a), text_bytes(p->connections, b), text_bytes(most_bytes(p), c));
 }
@@ -121,11 +123,17 @@ json_t *plan_json(const serve_plan *p) {
     const struct {
         const char *name;
         size_t bytes;
-    } list[] = {{"weights_bytes", p->weights},   {"pool_bytes", p->pool},
-                {"prefix_bytes", p->prefix},     {"moved_bytes", p->moved},
-                {"work_bytes", p->work},         {"total_bytes", p->total},
-                {"requests_bytes", p->requests}, {"connections_bytes", p->connections},
-                {"most_bytes", most_bytes(p)},   {"context_tokens", (size_t)p->context_tokens},
+    } list[] = {{"weights_bytes", p->weights},
+                {"mapped_bytes", p->mapped},
+                {"pool_bytes", p->pool},
+                {"prefix_bytes", p->prefix},
+                {"moved_bytes", p->moved},
+                {"work_bytes", p->work},
+                {"total_bytes", p->total},
+                {"requests_bytes", p->requests},
+                {"connections_bytes", p->connections},
+                {"most_bytes", most_bytes(p)},
+                {"context_tokens", (size_t)p->context_tokens},
                 {"context_bytes", p->context}};
     json_t *memory = json_object();
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)

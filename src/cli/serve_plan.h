@@ -14,6 +14,7 @@ typedef struct plan_sizes {
 
 typedef struct serve_plan {                           /* bytes */
     size_t weights, pool, prefix, moved, work, total; /* resident once all has been in use */
+    size_t mapped;                                    /* of the weights: pages of the model's file */
     size_t requests, connections;                     /* at most beside it, for as long as they are there */
     size_t available;
     int context_tokens;

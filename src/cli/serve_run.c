@@ -35,7 +35,7 @@ static pleat_status open_all(const char *command_name, const serve_task *t, plea
                              serve_plan *p, server **serving, pleat_error *error) {
     serve_options o = t->options;
     pleat_method *method = NULL; /* requests parse it again: here it is for warnings, then for the plan */
-    pleat_status status = model_open(t->model, t->n_threads, model, error);
+    pleat_status status = model_open(t->model, t->n_threads, t->repack, model, error);
     status = status ? status : method_read(command_name, o.method, *model, &method, error);
     pleat_method_free(method);
     method = NULL;

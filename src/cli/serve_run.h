@@ -9,6 +9,7 @@ typedef struct serve_task {
     serve_options options;
     plan_sizes sizes;
     double drain_seconds; /* for answers under way after the first signal */
+    bool repack;          /* else weights stay in the mapped file */
     bool json;
 } serve_task;
 

@@ -119,6 +119,11 @@ static void version_of_program(char *out, size_t cap) {
         close(fd);
 }
 
+void measure_options_add(json_t *options, const pleat_model *model) {
+    if (model->mapped)
+        json_object_set_new(options, "repack", json_string("off"));
+}
+
 store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
                          measure_identity *identity) {
     const gguf_tensor *t = gguf_tensor_at(model->file, 0);

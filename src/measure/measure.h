@@ -3,6 +3,7 @@
 #define MEASURE_MEASURE_H
 #include "pleat.h"
 #include "store/store.h"
+#include <jansson.h>
 
 enum { MEASURE_MOST_METHODS = 32 };
 
@@ -40,6 +41,8 @@ double measure_step_cost(int batch, int n_tokens);
 typedef struct measure_identity {
     char machine[160], hash[24], version[64];
 } measure_identity;
+/* What no column of a run says, into its options: weights that stay in the mapped file ("repack": "off"). */
+void measure_options_add(json_t *options, const pleat_model *model);
 store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
                          measure_identity *identity);
 #endif

@@ -40,6 +40,7 @@ static pleat_status begin(work *w, store_how how, store_begun *begun, pleat_erro
         json_array_append_new(list,
                               json_pack("{s:s,s:s}", "label", m->label[i], "spec", pleat_method_spec(m->method[i])));
     json_t *options = json_pack("{s:o,s:s,s:i}", "methods", list, "text", hash, "scored", w->plan->n_scored);
+    measure_options_add(options, engine_model(w->engine));
     char *dumped = json_dumps(options, JSON_COMPACT | JSON_SORT_KEYS);
     json_decref(options);
     if (!dumped)

@@ -64,6 +64,7 @@ static json_t *study_options(const study_plan *plan) {
 
 static pleat_status begin(work *w, const char *what, json_t *options, store_how how, pleat_error *error) {
     measure_identity identity;
+    measure_options_add(options, engine_model(w->engine));
     char *dumped = json_dumps(options, JSON_COMPACT | JSON_SORT_KEYS);
     json_decref(options);
     if (!dumped)

@@ -2,7 +2,8 @@
  * pleat.h; `measure` also uses the functions declared here.
  *
  * Which file does what: engine.c opens and closes, seq.c is the life of a sequence, step.c checks, reserves and runs a
- * step, plan.c says how many bytes a request will take, generate.c is the loop from prompt to answer. */
+ * step, gather.c keeps the memory behind the pool near its budget, plan.c says how many bytes a request will take,
+ * generate.c is the loop from prompt to answer. */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 #include "base/threads.h"

@@ -56,9 +56,9 @@ typedef struct pleat_model_info {
  */
 pleat_status pleat_model_open(const char *path, int n_threads, pleat_model **model, pleat_error *error);
 /* The same, but the weights stay in the mapped file, and each step packs what it multiplies with, a few rows at a time.
- * Results are those of pleat_model_open, bit for bit. Nothing is read ahead, and what is read are pages of the file,
- * shared among processes, which the system can take back; products are slower, those of a single token most. The file
- * must not be changed while the model is open. */
+ * Results are those of pleat_model_open, bit for bit. pleat reads nothing ahead, and what is read are pages of the
+ * file, shared among processes, which the system can take back; products are slower, those of a single token most. The
+ * file must not be changed while the model is open. */
 pleat_status pleat_model_open_mapped(const char *path, pleat_model **model, pleat_error *error);
 void pleat_model_close(pleat_model *model);
 pleat_model_info pleat_model_describe(const pleat_model *model);

@@ -54,14 +54,14 @@ static void check_method(const char *spec, const char *arch) {
     for (int i = 0; i < N; i++)
         if (i % KEPT)
             pleat_seq_close(seq[i]);
-    size_t used = kv_pool_used_bytes(pool), could = kv_pool_mark(pool);
+    size_t used = kv_pool_used_bytes(pool), could = kv_pool_mark(pool, SIZE_MAX);
     if (!could)
         fail_msg("%s: nothing lies apart", spec);
     for (int i = 0; i < N; i += KEPT)
         kv_cache_gather(engine_seq_cache(seq[i]));
     assert_int_equal(kv_pool_used_bytes(pool), used);
-    if (kv_pool_mark(pool) > could / 8)
-        fail_msg("%s: %zu of %zu bytes are left to gather", spec, kv_pool_mark(pool), could);
+    if (kv_pool_mark(pool, SIZE_MAX) > could / 8)
+        fail_msg("%s: %zu of %zu bytes are left to gather", spec, kv_pool_mark(pool, SIZE_MAX), could);
     for (int i = 0; i < N; i++) /* what was free is written to */
         if (i % KEPT)
             seq[i] = bed_seq(&b, spec);
@@ -167,7 +167,7 @@ static void pages_of_earlier_prompts_move(void **state) {
     }
     for (int i = 0; i < PROMPTS * APART; i++)
         kv_pool_give(pool, between[i], PIECE * 64 * 2);
-    size_t used = kv_pool_used_bytes(pool), apart = kv_pool_mark(pool);
+    size_t used = kv_pool_used_bytes(pool), apart = kv_pool_mark(pool, SIZE_MAX);
     assert_int_equal(used, (size_t)PROMPTS * 3 * BLOCK);
     assert_true(apart >= MB);
     void *large[64]; /* until the memory is above the budget */
@@ -178,7 +178,7 @@ static void pages_of_earlier_prompts_move(void **state) {
     kv_pool_give(pool, large[--n], 192 << 10);
     pleat_seq *seq = bed_seq(&b, "f16");
     bed_prefill(&b, seq, ids, 1, NULL);
-    assert_true(kv_pool_mark(pool) <= apart / 2);
+    assert_true(kv_pool_mark(pool, SIZE_MAX) <= apart / 2);
     pleat_seq_close(seq);
     int n_reused;
     seq = bed_seq(&b, "f16");

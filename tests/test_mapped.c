@@ -197,7 +197,7 @@ typedef struct resident {
 
 /* Of a server that has answered, so that every weight has been read. */
 static resident resident_of(const char *model, const char *repack) {
-    serving s = SERVING("-m", model, "--port", "0", "--pool", "8MB", "--repack", repack);
+    serving s = SERVING("-m", model, "--port", "0", "-t", "2", "--pool", "8MB", "--repack", repack);
     desk d = {.pid = s.program.pid, .port = s.port};
     json_decref(desk_ask(&d, "/v1/completions", "{\"prompt\":\"xyz\",\"max_tokens\":2}"));
     resident r = {status_bytes(d.pid, "RssAnon"), status_bytes(d.pid, "RssFile")};

@@ -166,12 +166,12 @@ static void pages_move_closer_together(void **state) {
         page[i] = kv_pool_take(pool, PAGE);
         memset(page[i], i % 251, PAGE);
     }
-    assert_int_equal(kv_pool_mark(pool), 0);
+    assert_int_equal(kv_pool_mark(pool, SIZE_MAX), 0);
     assert_true(kv_pool_share(pool, page[5 * PER_SLAB]));
     for (int i = 0; i < N; i++)
         if (i % (PER_SLAB / 2)) /* two are left of a slab */
             kv_pool_give(pool, page[i], PAGE);
-    size_t used = kv_pool_used_bytes(pool), apart = kv_pool_mark(pool);
+    size_t used = kv_pool_used_bytes(pool), apart = kv_pool_mark(pool, SIZE_MAX);
     assert_true(apart >= (SLABS - 4) * (size_t)PER_SLAB * PAGE);
     int n_moved = 0;
     for (int i = 0; i < N; i += PER_SLAB / 2) {
@@ -182,7 +182,7 @@ static void pages_move_closer_together(void **state) {
     }
     assert_true(n_moved >= 2 * (SLABS - 4));
     assert_int_equal(kv_pool_used_bytes(pool), used);
-    assert_int_equal(kv_pool_mark(pool), 0);
+    assert_int_equal(kv_pool_mark(pool, SIZE_MAX), 0);
     for (int i = 0; i < N; i += PER_SLAB / 2)
         for (int k = 0; k < PAGE; k++)
             assert_int_equal(page[i][k], i % 251);
@@ -192,7 +192,7 @@ static void pages_move_closer_together(void **state) {
     kv_pool_close(pool);
 }
 
-/* A page that somebody shares stays where it is, also in a slab that is to be emptied. */
+/* A page that somebody shares stays where it is; a slab that has one is not emptied, and one that had may be. */
 static void shared_pages_stay(void **state) {
     (void)state;
     enum { PAGE = 8192, PER_SLAB = 64, SLABS = 8, N = SLABS * PER_SLAB };
@@ -204,14 +204,47 @@ static void shared_pages_stay(void **state) {
         if (i % PER_SLAB)
             kv_pool_give(pool, page[i], PAGE);
         else
-            assert_true(kv_pool_share(pool, page[i])); /* one in each slab: some are marked all the same */
-    assert_true(kv_pool_mark(pool) > 0);
+            assert_true(kv_pool_share(pool, page[i])); /* one in each slab */
+    assert_int_equal(kv_pool_mark(pool, SIZE_MAX), 0);
+    for (int i = 0; i < N; i += PER_SLAB)
+        kv_pool_give(pool, page[i], PAGE);
+    assert_true(kv_pool_mark(pool, SIZE_MAX) >= (SLABS - 2) * (size_t)PER_SLAB * PAGE);
+    assert_int_equal(kv_pool_mark(pool, 3 * (size_t)PER_SLAB * PAGE), 3 * (size_t)PER_SLAB * PAGE);
+    kv_pool_mark(pool, SIZE_MAX);
+    for (int i = 0; i < N; i += PER_SLAB)
+        assert_true(kv_pool_share(pool, page[i]));
     for (int i = 0; i < N; i += PER_SLAB)
         assert_null(kv_pool_gather(pool, page[i]));
     for (int i = 0; i < N; i += PER_SLAB) {
         kv_pool_give(pool, page[i], PAGE);
         kv_pool_give(pool, page[i], PAGE);
     }
+    assert_int_equal(kv_pool_used_bytes(pool), 0);
+    kv_pool_close(pool);
+}
+
+/* Of slabs that all had shared pages once, the fullest stays. */
+static void the_fullest_slab_stays(void **state) {
+    (void)state;
+    enum { PAGE = 8192, N = 200 };
+    kv_pool *pool = open_pool((size_t)64 << 20);
+    static uint8_t *page[N];
+    for (int i = 0; i < N; i++) {
+        page[i] = kv_pool_take(pool, PAGE);
+        assert_true(kv_pool_share(pool, page[i]));
+        kv_pool_give(pool, page[i], PAGE);
+    }
+    for (int i = 1; i < N; i++) /* 40 are left of the second slab, one of each other */
+        if (i % 64 && (i < 70 || i >= 110))
+            kv_pool_give(pool, page[i], PAGE);
+    assert_true(kv_pool_mark(pool, SIZE_MAX) > 0);
+    for (int i = 70; i < 110; i++)
+        assert_null(kv_pool_gather(pool, page[i]));
+    for (int i = 0; i < N; i++)
+        if (i % 64 == 0 || (i >= 70 && i < 110)) {
+            void *to = kv_pool_gather(pool, page[i]);
+            kv_pool_give(pool, to ? to : page[i], PAGE);
+        }
     assert_int_equal(kv_pool_used_bytes(pool), 0);
     kv_pool_close(pool);
 }
@@ -253,6 +286,7 @@ int main(void) {
         cmocka_unit_test(charges_take_the_place_of_pages),
         cmocka_unit_test(pages_move_closer_together),
         cmocka_unit_test(shared_pages_stay),
+        cmocka_unit_test(the_fullest_slab_stays),
         cmocka_unit_test(threads_share_it),
         cmocka_unit_test(sizes_are_forgotten),
     };

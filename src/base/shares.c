@@ -79,7 +79,8 @@ bool shares_take(shares *all, share *s, size_t n_bytes) {
     return ok;
 }
 
-/* The holder's first: what others have is never thought less than it is. */
+/* Whoever takes meanwhile may see its own bytes too large and those of others too small by as much, and is told no
+ * sooner. */
 void shares_give(shares *all, share *s, size_t n_bytes) {
     size_t own = atomic_fetch_sub(&s->bytes, n_bytes), used = atomic_fetch_sub(&all->used, n_bytes);
     assert(own >= n_bytes && used >= n_bytes);

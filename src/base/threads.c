@@ -140,7 +140,7 @@ static void *serve(void *argument) {
     }
 }
 
-static int usable_cores(void) {
+int threads_cores(void) {
     cpu_set_t *set = NULL;
     int n_cores = 0;
     /* the kernel refuses a mask shorter than its own: grow until it fits */
@@ -177,7 +177,7 @@ pleat_status threads_open(int n_threads, threads **out, pleat_error *error) {
     if (n_threads < 0 || n_threads > max_threads)
         return err_set(error, PLEAT_EINPUT, "the number of threads is %d, it must lie between 0 and %d", n_threads,
                        max_threads);
-    int n_cores = usable_cores();
+    int n_cores = threads_cores();
     if (n_threads == 0)
         n_threads = n_cores;
     threads *pool = mem_alloc(1, sizeof *pool);

@@ -6,10 +6,12 @@
 #include "pleat.h"
 
 typedef struct threads threads;
+/* All cores that this process may run on, at least 1. */
+int threads_cores(void);
 /* task 0..n_tasks-1; worker 0..n_threads-1 names the scratch that the running thread may use. */
 typedef void (*threads_task)(void *context, int task, int worker);
 
-/* n_threads 0: all cores this process may run on. The caller is worker 0. */
+/* n_threads 0: threads_cores(). The caller is worker 0. */
 pleat_status threads_open(int n_threads, threads **out, pleat_error *error);
 void threads_close(threads *pool);
 int threads_count(const threads *pool);

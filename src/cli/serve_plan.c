@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "model/forward.h"
 #include "model/model.h"
 #include <ctype.h>
 #include <stdio.h>
@@ -26,14 +27,15 @@ pleat_status plan_size(const char *name, const char *value, size_t *bytes, pleat
     return PLEAT_OK;
 }
 
-/* Activations of a step; logits of its rows, of running requests and of prompts; the tokenizer; positions and scores of
- * the pool's tokens; pages that are free between others in use; stacks, buffers and the rest. */
-static size_t work_bytes(const serve_options *o, const pleat_model *model, size_t pool_bytes) {
+/* Activations of a step; panels of mapped weights; logits of its rows, of running requests and of prompts; the
+ * tokenizer; positions and scores of the pool's tokens; pages that are free between others in use; stacks, buffers and
+ * the rest. */
+static size_t work_bytes(const serve_options *o, const pleat_model *model, int n_threads, size_t pool_bytes) {
     enum { LOGIT_ROWS = 32 + 64 + 1, TOKEN_BYTES = 80, POOL_SHARE = 50, FREE_SHARE = 16, REST_BYTES = 12 << 20 };
     int d = model->head_dim, heads = model->n_head + model->n_head_kv;
     size_t row = (size_t)(2 * model->n_embd + 2 * heads * d + 2 * model->n_ff + 2 * model->kv.n_rot) * sizeof(float) +
                  (size_t)model->n_ff * 5 / 4; /* its int8 form, with scales and sums */
-    return (size_t)o->scheduler.step_tokens * row +
+    return (size_t)o->scheduler.step_tokens * row + (size_t)n_threads * forward_panels_bytes(model) +
            (size_t)(LOGIT_ROWS + o->scheduler.max_running) * (size_t)model->n_vocab * sizeof(float) +
            (size_t)model->n_vocab * TOKEN_BYTES + pool_bytes / POOL_SHARE + pool_bytes / FREE_SHARE + REST_BYTES;
 }
@@ -64,7 +66,7 @@ static size_t request_bytes(const serve_options *o, const pleat_model *model, si
     return bytes + bytes / 7;
 }
 
-pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
+pleat_status plan_make(const serve_options *o, const plan_sizes *said, int n_threads, const pleat_model *model,
                        const pleat_method *method, serve_plan *p, pleat_error *error) {
     char needed[16], there[16];
     pleat_model_info m = pleat_model_describe(model);
@@ -74,10 +76,13 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, const ple
     p->prefix = size_of(said->prefix, p->pool / 4);
     /* what is admitted fits the pool unless more than its bytes are */
     p->moved = size_of(said->moved, o->scheduler.overcommit > 1 ? p->pool / 4 : 0);
+    if (said->pool == PLAN_UNSAID && p->pool < 1000000)
+        return err_set(error, PLEAT_EMEMORY, "the weights leave no memory for a KV pool: %s are free",
+                       text_bytes(taken, there));
     if (p->pool < 1000000)
         return err_set(error, PLEAT_EINPUT, "--pool is %zu bytes; at least 1MB is possible", p->pool);
     p->weights = m.packed_bytes + p->mapped;
-    p->work = work_bytes(o, model, p->pool);
+    p->work = work_bytes(o, model, n_threads, p->pool);
     p->total = p->weights + p->pool + p->moved + p->work;
     p->requests = size_of(said->requests, request_bytes(o, model, p->pool));
     p->connections = (size_t)o->http.connections * HTTP_CONNECTION_BYTES;

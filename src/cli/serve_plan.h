@@ -23,9 +23,9 @@ typedef struct serve_plan {                           /* bytes */
 
 /* Reads a size: "4GB", "512M", "1.5g", bytes; decimal units. text NULL: *bytes stays. PLEAT_EINPUT names the option. */
 pleat_status plan_size(const char *option, const char *text, size_t *bytes, pleat_error *error);
-/* For an open model and the method of requests that name none, as serve_method gives it. PLEAT_EINPUT: a pool that is
- * too small; PLEAT_EMEMORY: it does not fit the free memory. */
-pleat_status plan_make(const serve_options *o, const plan_sizes *said, const pleat_model *model,
+/* For an open model, the threads of its engine, and the method of requests that name none, as serve_method gives it.
+ * PLEAT_EINPUT: a pool that is too small; PLEAT_EMEMORY: it does not fit the free memory. */
+pleat_status plan_make(const serve_options *o, const plan_sizes *said, int n_threads, const pleat_model *model,
                        const pleat_method *method, serve_plan *p, pleat_error *error);
 /* One sentence on standard error where the pool cannot hold a prompt that fills the context. */
 void plan_warn(const char *command_name, const serve_options *o, const serve_plan *p);

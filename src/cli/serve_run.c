@@ -40,7 +40,8 @@ static pleat_status open_all(const char *command_name, const serve_task *t, plea
     pleat_method_free(method);
     method = NULL;
     status = status ? status : serve_method(o.method, *model, &method, error);
-    status = status ? status : plan_make(&o, &t->sizes, *model, method, p, error);
+    status = status ? status
+                    : plan_make(&o, &t->sizes, t->n_threads ? t->n_threads : threads_cores(), *model, method, p, error);
     pleat_method_free(method);
     if (status)
         return status;

@@ -18,8 +18,14 @@ static pleat_status check_options(const pleat_engine_options *o, pleat_error *er
     return PLEAT_OK;
 }
 
+/* Half of what is free; mapped weights are not there yet, as a rule. */
+static size_t default_pool_bytes(const pleat_model *model) {
+    size_t available = mem_available_bytes(), mapped = pleat_model_describe(model).mapped_bytes;
+    return available > mapped ? (available - mapped) / 2 : available / 2;
+}
+
 static pleat_status open_parts(pleat_engine *e, const pleat_engine_options *o, pleat_error *error) {
-    size_t pool_bytes = o->pool_bytes ? o->pool_bytes : mem_available_bytes() / 2;
+    size_t pool_bytes = o->pool_bytes ? o->pool_bytes : default_pool_bytes(e->model);
     e->max_step_tokens = o->max_step_tokens ? o->max_step_tokens : ENGINE_STEP_TOKENS;
     e->max_sequences = o->max_sequences ? o->max_sequences : ENGINE_SEQUENCES;
     if (e->max_sequences > e->max_step_tokens)

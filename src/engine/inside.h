@@ -45,7 +45,8 @@ static inline bool seq_is_out(const pleat_seq *seq) {
 
 /* reuse.c. Makes room for `bytes` in the pool, from what is held of earlier prompts if it must be. */
 bool engine_reserve(pleat_engine *engine, size_t bytes);
-/* gather.c. Between steps: moves pages closer together when the memory behind the pool is above its budget. */
+/* gather.c. Before a step, when it has its room: moves pages closer together when the memory behind the pool is above
+ * its budget. */
 void engine_gather(pleat_engine *engine);
 /* In a step of a sequence that offers, with its new tokens in the cache: between the last layer and the event, and
  * after the step. */

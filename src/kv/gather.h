@@ -3,9 +3,9 @@
 #define KV_GATHER_H
 #include "kv/share.h"
 
-/* Between steps: every page of the cache that lies in a marked slab and has no other holder gets another place, as long
- * as there are places. No bit of the cache changes. */
+/* Between steps: the pages of the cache that lie in marked slabs and have no other holder get another place, as long as
+ * there are places; but not a run's block whose first page is gone. No bit of the cache changes. */
 void kv_cache_gather(kv_cache *cache);
-/* The same of n pages that are held for later prompts. */
+/* The same of n pages that are held for later prompts; their runs' blocks stay. */
 void kv_held_gather(kv_pool *pool, kv_held *held, size_t n);
 #endif

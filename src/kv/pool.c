@@ -8,8 +8,8 @@
  * together are more than the budget, the system gets their memory back.
  *
  * Requests end in any order, and leave slabs in which a few pages live on. Of n pages in part-used slabs of p places,
- * as many slabs as hold n are enough: kv_pool_mark keeps the fullest, and those that have shared pages, which cannot
- * move; the others are marked, and take pages only when nobody else can.
+ * as many slabs as hold n are enough: kv_pool_mark keeps those with shared pages, which cannot move, and the
+ * fullest; the others are marked, and take pages only when nobody else can.
  *
  * A reservation must make later takes succeed whatever their sizes: kv_pool_reserve maps so many empty slabs that even
  * the worst order of sizes fits (one part-used slab for each size besides what the bytes themselves fill). A size is
@@ -31,6 +31,7 @@ typedef struct slab {
     size_t usable_bytes;
     int n_used, n_fresh, n_pages; /* fresh: handed out at least once, counted from the start */
     uint16_t *n_more;             /* [n_pages] further holders of each page; NULL until one is shared */
+    int n_shared;                 /* pages that have some */
     void *free_page;              /* list through the pages' first word */
     struct slab *next, *prev;     /* in the list of its size with pages left, or in the list of empty slabs */
     bool listed, touched;         /* touched: backed by memory, at least in part */
@@ -260,7 +261,7 @@ void kv_pool_give(kv_pool *pool, void *page, size_t page_bytes) {
     assert(s->page_bytes == page_bytes && s->n_used > 0);
     (void)page_bytes;
     if (is_shared(s, page)) {
-        s->n_more[page_index(s, page)]--;
+        s->n_shared -= --s->n_more[page_index(s, page)] == 0;
     } else {
         pool->used_bytes -= s->page_bytes;
         slab_give(pool, s, page);
@@ -274,27 +275,28 @@ enum { RANKS = 65 };
 
 /* The higher, the better a slab stays. */
 static int rank_of(const slab *s) {
-    return s->n_more ? RANKS - 1 : (int)((int64_t)s->n_used * (RANKS - 1) / s->n_pages);
+    return s->n_shared ? RANKS - 1 : (int)((int64_t)s->n_used * (RANKS - 1) / s->n_pages);
 }
 
-/* Slabs of one size; returns how many are marked. They leave the list and come back, marked ones behind the others. */
-static size_t mark_size(slab **head) {
-    int n_of[RANKS] = {0}, n_stay = 0, n_used = 0, least = RANKS;
+/* Marks at most `most` slabs of one size and returns how many. They leave the list and come back, marked ones behind
+ * the others. */
+static size_t mark_size(slab **head, size_t most) {
+    int n_of[RANKS] = {0}, n_used = 0, n_kept = 0, least = RANKS;
     slab *stays = NULL, *leaves = NULL;
     size_t n_marked = 0;
     for (const slab *s = *head; s; s = s->next) {
         n_of[rank_of(s)]++;
         n_used += s->n_used;
     }
-    if (*head)
-        n_stay = (n_used + (*head)->n_pages - 1) / (*head)->n_pages;
-    while (least > 0 && n_stay > 0)
-        n_stay -= n_of[--least];
+    int needed = *head ? (n_used + (*head)->n_pages - 1) / (*head)->n_pages : 0;
+    while (least > 0 && n_kept < needed)
+        n_kept += n_of[--least];
+    int spare = n_kept - needed; /* of rank `least` */
     for (slab *s = *head, *next; s; s = next) {
         next = s->next;
-        bool spare = rank_of(s) == least && n_stay < 0; /* more of this rank than are needed */
-        n_stay += spare;
-        s->marked = spare || rank_of(s) < least;
+        bool is_spare = rank_of(s) == least && spare > 0;
+        spare -= is_spare;
+        s->marked = (is_spare || rank_of(s) < least) && !s->n_shared && n_marked < most;
         n_marked += s->marked;
         list_push(s->marked ? &leaves : &stays, s);
     }
@@ -308,11 +310,11 @@ static size_t mark_size(slab **head) {
     return n_marked;
 }
 
-size_t kv_pool_mark(kv_pool *pool) {
-    size_t n = 0;
+size_t kv_pool_mark(kv_pool *pool, size_t most_bytes) {
+    size_t n = 0, most = most_bytes / SLAB_BYTES;
     pthread_mutex_lock(&pool->lock);
     for (int i = 0; i < pool->n_sizes; i++)
-        n += mark_size(&pool->partial[i]);
+        n += mark_size(&pool->partial[i], most - n);
     pthread_mutex_unlock(&pool->lock);
     return n * SLAB_BYTES;
 }
@@ -367,7 +369,7 @@ bool kv_pool_share(kv_pool *pool, void *page) {
         s->n_more = calloc((size_t)s->n_pages, sizeof(*s->n_more));
     bool ok = s->n_more && s->n_more[page_index(s, page)] < UINT16_MAX;
     if (ok)
-        s->n_more[page_index(s, page)]++;
+        s->n_shared += s->n_more[page_index(s, page)]++ == 0;
     pthread_mutex_unlock(&pool->lock);
     return ok;
 }

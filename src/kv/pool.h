@@ -29,9 +29,10 @@ size_t kv_pool_used_bytes(const kv_pool *pool); /* exact sum of pages taken and 
 size_t kv_pool_budget_bytes(const kv_pool *pool);
 /* What is backed by memory for it, free pages in slabs that serve others included, and the bytes charged. */
 size_t kv_pool_resident_bytes(const kv_pool *pool);
-/* Marks the slabs that would run empty if the pages of their size lay closer together, and returns what memory that
- * would free. Marks hold until the next call. Cheap: it looks at slabs, not at pages. */
-size_t kv_pool_mark(kv_pool *pool);
+/* Marks slabs that would run empty if the pages of their size lay closer together, of most_bytes in all, and returns
+ * how many bytes they are. A mark holds until the next call, or until its slab is full or empty. Cheap: it looks at
+ * slabs, not at pages. */
+size_t kv_pool_mark(kv_pool *pool, size_t most_bytes);
 /* A page of a marked slab moves to one that is not: returns where its bytes are now, and the old place is free. NULL:
  * it stays, as its slab is not marked, somebody else holds it too, or there is no place. Not while other threads take.
  */

@@ -25,7 +25,7 @@ enum {
     TASKS_PER_WORKER = 6,   /* products are cut at least so fine */
     MOST_PANELS = 16,       /* of one product task */
     LOGIT_ROWS = 32,        /* rows of one pass over the output matrix */
-    PANELS_BYTES = 1 << 18, /* of panels packed at a time for many rows, which stay in L2 */
+    PANELS_BYTES = 1 << 18, /* of panels packed at a time for many rows, which stay in L2 where two are no more */
     FEW_PANELS = 2,         /* packed at a time for a few rows; kernels take pairs */
 };
 
@@ -120,9 +120,7 @@ static size_t larger(size_t a, const pack_matrix *w) {
     return w->panel_bytes > a ? w->panel_bytes : a;
 }
 
-/* Scratch of every worker for a matrix's panels. */
-static bool alloc_panels(forward *f) {
-    const pleat_model *m = f->model;
+size_t forward_panels_bytes(const pleat_model *m) {
     size_t most = larger(0, &m->head);
     for (int il = 0; il < m->n_layer; il++) {
         const model_layer *l = &m->layer[il];
@@ -130,9 +128,14 @@ static bool alloc_panels(forward *f) {
         for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
             most = larger(most, list[i]);
     }
-    f->panels_bytes = FEW_PANELS * most > PANELS_BYTES ? FEW_PANELS * most : PANELS_BYTES;
-    f->panels = mem_alloc((size_t)threads_count(f->pool), f->panels_bytes);
-    return f->panels != NULL;
+    most = FEW_PANELS * most > PANELS_BYTES ? FEW_PANELS * most : PANELS_BYTES;
+    return m->mapped ? most : 0;
+}
+
+static bool alloc_panels(forward *f) {
+    f->panels_bytes = forward_panels_bytes(f->model);
+    f->panels = f->panels_bytes ? mem_alloc((size_t)threads_count(f->pool), f->panels_bytes) : NULL;
+    return f->panels || !f->panels_bytes;
 }
 
 pleat_status forward_open(const pleat_model *model, int max_rows, int max_items, threads *pool,
@@ -146,7 +149,7 @@ pleat_status forward_open(const pleat_model *model, int max_rows, int max_items,
     f->max_rows = max_rows;
     f->max_items = max_items;
     pleat_status status = PLEAT_OK;
-    if (!alloc_rows(f) || (model->mapped && !alloc_panels(f)))
+    if (!alloc_rows(f) || !alloc_panels(f))
         status = err_set(error, PLEAT_EMEMORY, "no memory for steps of %d tokens", max_rows);
     for (int i = 0; !status && i < threads_count(pool); i++)
         status = kv_scratch_open(&model->kv, &f->scratch[i], error);

@@ -14,6 +14,8 @@ typedef struct forward forward;
 pleat_status forward_open(const pleat_model *model, int max_rows, int max_items, threads *pool, const cpu_kernels *,
                           forward **out, pleat_error *error);
 void forward_close(forward *f);
+/* What each thread packs panels of a mapped model in; 0 of others. */
+size_t forward_panels_bytes(const pleat_model *model);
 
 typedef struct forward_item {
     kv_cache *cache;       /* its new tokens were begun (kv_cache_begin) */

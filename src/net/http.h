@@ -32,7 +32,7 @@ typedef struct http_options {
     double stall_seconds;                        /* without progress in reading or writing; 0: 30 */
     void (*answered)(void *context, int status); /* of every answer that is sent; NULL: nobody counts */
     shares *memory;                              /* that bodies take their bytes of; NULL: no bound */
-    /* Writes whose share of it a request's body takes. */
+    /* Writes whose share of it a request's body takes. NULL: one share for all. */
     void (*holder)(void *context, const http_exchange *x, char *out, size_t cap);
     /* Asked once a request's head is there. false: its body is not kept, and the handler answers at once, without it.
      * NULL: every body is kept. */

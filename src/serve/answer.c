@@ -131,7 +131,7 @@ static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log
         json_decref(name);
     }
     json_t *own = token_name(model, id); /* always one of them, as clients look it up */
-    if (own && !json_object_get(top, json_string_value(own)))
+    if (own)
         json_object_set_new(top, json_string_value(own), number(log->logprob[i]));
     json_decref(own);
     json_array_append_new(l->tops, top);

@@ -259,14 +259,16 @@ bool serve_take(server *s, const http_exchange *x, holding *h, size_t bytes, ref
         h->bytes += bytes;
         return true;
     }
+    size_t n_body;
+    http_body(x, &n_body); /* is held meanwhile */
     text_bytes(bytes, needed);
     text_bytes(shares_most_of_one(&s->requests), most);
-    if (h->bytes + bytes > shares_most_of_one(&s->requests))
+    if (n_body + h->bytes + bytes > shares_most_of_one(&s->requests))
         return refuse(r, "", "what is asked for can take %s of memory; the requests of one client have %s", needed,
                       most);
     *r = (refusal){.status = 503, .retry_seconds = 1};
-    snprintf(r->text, sizeof(r->text), "no memory for a request: it can take %s of the %s that one client can have",
-             needed, most);
+    snprintf(r->text, sizeof(r->text),
+             "no memory for a request: it can take %s; one client can have %s when others have nothing", needed, most);
     return false;
 }
 

@@ -124,6 +124,8 @@ static void windowed_layers_are_reused_as_far_as_they_reach(void **state) {
     o.period = 2;
     compare_with_cold(o, "f16");
     compare_with_cold(o, "int8+prefill:bounded");
+    o.window = 700; /* begins inside a run */
+    compare_with_cold(o, "gear-4+prefill:bounded");
 }
 
 static void what_is_offered_is_what_a_cold_run_computes(void **state) {

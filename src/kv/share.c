@@ -133,24 +133,33 @@ size_t kv_share_bytes(const kv_held *held, size_t n) {
 
 /* ---- taking over ---- */
 
-/* First page of a layer that the query at position n_tokens sees. */
-static int first_seen_page(const kv_model *model, int il, int n_tokens) {
-    int window = model->layer[il].window_tokens, first = n_tokens - window + 1;
-    return window && first > 0 ? first / PAGE_TOKENS : 0;
-}
-
 static const kv_held *block_page(const kv_model *model, const kv_held *const *blocks, int block_pages, int il, int ih,
                                  int side, int page) {
     size_t lane = (size_t)il * (size_t)model->n_head_kv + (size_t)ih;
     return &blocks[page / block_pages][(lane * 2 + (size_t)side) * (size_t)block_pages + (size_t)(page % block_pages)];
 }
 
+/* First page of a layer that is taken over: the first one that the query after n_pages sees, or the first of its run,
+ * as a run's bytes are held with that. */
+static int first_taken_page(const kv_model *model, const kv_held *const *blocks, int n_pages, int block_pages, int il) {
+    int window = model->layer[il].window_tokens, first = n_pages * PAGE_TOKENS - window + 1, back = 0;
+    if (!window || first <= 0)
+        return 0;
+    for (int side = 0; side < 2; side++) {
+        const kv_held *held = block_page(model, blocks, block_pages, il, 0, side, first / PAGE_TOKENS);
+        if (held->sealed && held->page.page_in_run > back)
+            back = held->page.page_in_run;
+    }
+    return first / PAGE_TOKENS - back;
+}
+
 static bool fits(const kv_model *model, const kv_held *const *blocks, int n_blocks, int block_pages) {
+    int n_pages = n_blocks * block_pages;
     for (int il = 0; il < model->n_layer; il++)
-        for (int page = first_seen_page(model, il, n_blocks * block_pages * PAGE_TOKENS); page < n_blocks * block_pages;
-             page++)
-            if (!block_page(model, blocks, block_pages, il, 0, KV_K, page)->page.bytes)
-                return false;
+        for (int page = first_taken_page(model, blocks, n_pages, block_pages, il); page < n_pages; page++)
+            for (int side = 0; side < 2; side++)
+                if (!block_page(model, blocks, block_pages, il, 0, side, page)->page.bytes)
+                    return false;
     return true;
 }
 
@@ -165,7 +174,7 @@ static bool adopt_lane(kv_cache *cache, kv_lane *lane, kv_share_kind kind, const
     int n_tokens = n_pages * PAGE_TOKENS;
     if (!lane_grow(cache, lane, n_tokens))
         return false;
-    lane->first_page = first_seen_page(cache->model, lane->il, n_tokens);
+    lane->first_page = first_taken_page(cache->model, blocks, n_pages, block_pages, lane->il);
     for (int side = 0; side < 2; side++) {
         for (int page = lane->first_page; page < n_pages; page++) {
             const kv_held *held = block_page(cache->model, blocks, block_pages, lane->il, lane->ih, side, page);

@@ -88,7 +88,7 @@ static int compare(const char *path, const char *what) {
         fprintf(stderr, "%s: which of the two is mapped?\n", what);
         n_bad++;
     }
-    for (int t = 0; t < 2; t++) {
+    for (int t = env_sanitized(); t < 2; t++) {
         size_t n, n_mapped;
         float *a = logits_of(packed, counts[t], &n), *b = logits_of(mapped, counts[t], &n_mapped);
         if (n != n_mapped || memcmp(a, b, n * sizeof(*a))) {
@@ -109,6 +109,8 @@ static int compare_all(const char *path) {
     for (int i = 0; i < N_TYPES; i++)
         for (int gemma = 0; gemma < 2; gemma++) {
             tiny_options o = tiny_default();
+            if (env_sanitized() && (i + gemma) % 2) /* each type with one of the two */
+                continue;
             o.type = types[i];
             o.arch = gemma ? "gemma3" : "qwen2";
             o.spm = gemma;

@@ -491,6 +491,7 @@ static void a_slow_reader_holds_nobody_up(void **state) {
     for (int i = 0; i < 3000 && desk_figure(&d, "vllm:num_requests_running") > 0; i++)
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     assert_int_equal((int)desk_figure(&d, "vllm:num_requests_running"), 0); /* the engine is done with it */
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){1 << 20}, sizeof(int));    /* in haste now: minutes otherwise */
     web_answer a = web_read(fd);
     text said = {0};
     char finish[16];

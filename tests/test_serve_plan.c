@@ -237,9 +237,10 @@ static void a_body_is_kept_only_where_it_is_read(void **state) {
     desk_close(&d);
 }
 
-static int endless(const desk *d) {
+/* headers may be NULL */
+static int endless(const desk *d, const char *headers) {
     int fd = web_connect(d->port);
-    web_request(fd, "POST " TEXT, NULL,
+    web_request(fd, "POST " TEXT, headers,
                 "{\"prompt\":\"x\",\"kv_method\":\"streaming-512\",\"max_tokens\":100000,\"ignore_eos\":true}");
     return fd;
 }
@@ -252,7 +253,7 @@ static void answers_share_a_bound(void **state) {
     int fd[2];
     must_be(&d, 400, "{\"prompt\":\"x\",\"max_tokens\":2000,\"logprobs\":20}", "what is asked for");
     for (int i = 0; i < 2; i++)
-        fd[i] = endless(&d);
+        fd[i] = endless(&d, NULL);
     wait_for_bytes(&d, 2 * 4000000, MOST); /* one runs, one waits */
     must_be(&d, 503, large, "no memory");
     close(fd[0]);
@@ -262,13 +263,6 @@ static void answers_share_a_bound(void **state) {
     must_be(&d, 200, "{\"prompt\":\"x\",\"max_tokens\":2,\"n\":3}", NULL);
     wait_for_bytes(&d, 0, 0);
     desk_close(&d);
-}
-
-static int endless_of(const desk *d, const char *key) {
-    int fd = web_connect(d->port);
-    web_request(fd, "POST " TEXT, key,
-                "{\"prompt\":\"x\",\"kv_method\":\"streaming-512\",\"max_tokens\":100000,\"ignore_eos\":true}");
-    return fd;
 }
 
 /* However much one client asks for: its answers and its bodies count together. */
@@ -282,7 +276,7 @@ static void a_client_leaves_memory_to_others(void **state) {
                       small[] = "{\"prompt\":\"x\",\"max_tokens\":0}";
     static char body[BODY + 1];
     desk d = desk_open((serve_options){.request_bytes = MOST, .keys = keys, .n_keys = 2}, 0, 0);
-    int fd[2] = {endless_of(&d, key[0]), endless_of(&d, key[0])};
+    int fd[2] = {endless(&d, key[0]), endless(&d, key[0])};
     wait_for_bytes(&d, 8000000, MOST);
     double held = desk_figure(&d, "pleat:request_bytes");
     memset(body, ' ', BODY);
@@ -319,7 +313,7 @@ static double set_aside(const desk *d, const char *more) {
 static void streams_and_pins_are_set_aside(void **state) {
     (void)state;
     desk d = desk_open((serve_options){.request_bytes = 10000000, .scheduler = {.max_running = 1}}, 0, 0);
-    int running = endless(&d);
+    int running = endless(&d, NULL);
     desk_await(&d, "vllm:num_requests_running", 1);
     double plain = set_aside(&d, "");
     assert_int_equal((int)(set_aside(&d, ",\"stream\":true") - plain), 16 << 10);
@@ -365,7 +359,7 @@ static void who_leaves_gives_all_back(void **state) {
     desk d =
         desk_open((serve_options){.request_bytes = 100000000, .scheduler = {.max_running = 2, .max_waiting = 8}}, 0, 0);
     for (int i = 0; i < 100; i++) {
-        int fd = i % 3 ? endless(&d) : web_connect(d.port);
+        int fd = i % 3 ? endless(&d, NULL) : web_connect(d.port);
         if (i % 3 == 0)
             web_puts(fd, "POST " TEXT " HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"prompt\":");
         if (i % 2)

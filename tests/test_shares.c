@@ -69,7 +69,7 @@ static void names_are_forgotten(void **state) {
     for (int i = 0; i < 1000; i++) {
         snprintf(name, sizeof(name), "%d", i);
         share *s = shares_hold(&all, name);
-        assert_null(s->next);
+        assert_null(s->member.next);
         assert_true(shares_take(&all, s, 80));
         shares_give(&all, s, 80);
         shares_drop(s);

@@ -1,26 +1,16 @@
-/* shares.c - see shares.h. There are no more holders than requests are under way: a list is enough. */
+/* shares.c - see shares.h. */
 #include "base/shares.h"
 #include <assert.h>
-#include <stdlib.h>
-#include <string.h>
 
 void shares_open(shares *all, size_t most_bytes) {
     *all = (shares){.most = most_bytes};
     pthread_mutex_init(&all->lock, NULL);
 }
 
-/* Those whom nobody holds any more. */
 static void sweep(shares *all) {
-    for (share **at = &all->first; *at;) {
-        share *s = *at;
-        if (atomic_load(&s->n_holds)) {
-            at = &s->next;
-            continue;
-        }
-        assert(!atomic_load(&s->bytes));
-        *at = s->next;
-        free(s);
-    }
+    for (const member *m = all->first; m; m = m->next)
+        assert(atomic_load(&m->n_users) || !atomic_load(&((const share *)m)->bytes));
+    members_sweep(&all->first);
 }
 
 void shares_close(shares *all) {
@@ -29,32 +19,19 @@ void shares_close(shares *all) {
     pthread_mutex_destroy(&all->lock);
 }
 
-static share *find_or_make(shares *all, const char *name) {
-    share *s = all->first;
-    size_t n = strlen(name) + 1;
-    while (s && strcmp(s->name, name))
-        s = s->next;
-    if (s || !(s = calloc(1, sizeof(*s) + n)))
-        return s;
-    memcpy(s->name, name, n);
-    s->next = all->first;
-    all->first = s;
-    return s;
-}
-
 share *shares_hold(shares *all, const char *name) {
     pthread_mutex_lock(&all->lock);
     sweep(all);
-    share *s = find_or_make(all, name);
+    share *s = (share *)members_find_or_make(&all->first, name, sizeof(*s));
     if (s)
-        atomic_fetch_add(&s->n_holds, 1);
+        atomic_fetch_add(&s->member.n_users, 1);
     pthread_mutex_unlock(&all->lock);
     return s;
 }
 
 void shares_drop(share *s) {
     if (s)
-        atomic_fetch_sub(&s->n_holds, 1);
+        atomic_fetch_sub(&s->member.n_users, 1);
 }
 
 /* Of what others leave. */

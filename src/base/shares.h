@@ -6,21 +6,20 @@
  * Hahne, IEEE/ACM Transactions on Networking 6(2), 1998, with a factor of 7.) */
 #ifndef BASE_SHARES_H
 #define BASE_SHARES_H
+#include "base/members.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 typedef struct share {
-    struct share *next;
-    atomic_int n_holds; /* by name; of 0, nobody uses it */
+    member member;
     atomic_size_t bytes;
-    char name[];
 } share;
 
 typedef struct shares {
     pthread_mutex_t lock; /* of those who hold and take */
-    share *first;
+    member *first;
     size_t most; /* 0: no bound */
     atomic_size_t used;
 } shares;

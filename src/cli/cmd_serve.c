@@ -47,7 +47,24 @@ static void set_defaults(settings *s) {
     s->body = s->body_default;
 }
 
-static int parse(settings *s, int argc, char **argv) {
+/* The command line again, with the file's words in front. argv is left as it is: options_parse moves arguments. */
+static int parse_config(const settings *s, const option *options, int argc, char **argv, config_words *w) {
+    pleat_error error;
+    char *all[CONFIG_MOST_WORDS + MOST_OPTIONS];
+    int n = 0, n_arguments;
+    if (config_read(s->config, options, w, &error)) {
+        print_error(self.name, &error);
+        return EXIT_USAGE;
+    }
+    all[n++] = argv[0];
+    for (int i = 0; i < w->n; i++)
+        all[n++] = w->word[i];
+    for (int i = 1; i < argc && n < CONFIG_MOST_WORDS + MOST_OPTIONS; i++)
+        all[n++] = argv[i];
+    return options_parse(&self, options, n, all, &n_arguments);
+}
+
+static int parse(settings *s, int argc, char **argv, config_words *w) {
     int n_arguments;
     serve_options *o = &s->task.options;
     const option options[] = {
@@ -88,24 +105,8 @@ static int parse(settings *s, int argc, char **argv) {
         {"json", 0, OPTION_FLAG, &s->task.json, NULL, "print address and memory plan as one JSON object", 0, 0},
         {0},
     };
-    return options_parse(&self, options, argc, argv, &n_arguments);
-}
-
-/* The command line again, with the file's words in front. argv is left as it is: options_parse moves arguments. */
-static int parse_config(settings *s, int argc, char **argv, config_words *w) {
-    pleat_error error;
-    char *all[CONFIG_MOST_WORDS + MOST_OPTIONS];
-    int n = 0;
-    if (config_read(s->config, w, &error)) {
-        print_error(self.name, &error);
-        return EXIT_USAGE;
-    }
-    all[n++] = argv[0];
-    for (int i = 0; i < w->n; i++)
-        all[n++] = w->word[i];
-    for (int i = 1; i < argc && n < CONFIG_MOST_WORDS + MOST_OPTIONS; i++)
-        all[n++] = argv[i];
-    return parse(s, n, all);
+    int code = options_parse(&self, options, argc, argv, &n_arguments);
+    return code < 0 && s->config ? parse_config(s, options, argc, argv, w) : code;
 }
 
 static pleat_status read_sizes(settings *s, pleat_error *error) {
@@ -158,9 +159,7 @@ int cmd_serve(int argc, char **argv) {
     char name[300];
     pleat_error error;
     set_defaults(&s);
-    int code = parse(&s, argc, argv);
-    if (code < 0 && s.config)
-        code = parse_config(&s, argc, argv, &words);
+    int code = parse(&s, argc, argv, &words);
     if (code < 0 && check(&s, &keys, &error)) {
         print_error(self.name, &error);
         code = EXIT_USAGE;

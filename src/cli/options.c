@@ -184,7 +184,7 @@ static int print_help(const command *c, const option *options) {
 
 /* ---- parsing ---- */
 
-static const option *find(const option *options, const char *name, size_t n) {
+const option *options_find(const option *options, const char *name, size_t n) {
     for (const option *o = options; o->name; o++)
         if ((strlen(o->name) == n && !memcmp(o->name, name, n)) || (n == 1 && o->letter == name[0]))
             return o;
@@ -199,7 +199,7 @@ static int parse_option(const command *c, const option *options, int argc, char 
     size_t n = is_long ? strcspn(name, "=") : 1;
     if ((n == 4 && !memcmp(name, "help", 4)) || (!is_long && name[0] == 'h' && !name[1]))
         return print_help(c, options);
-    const option *o = is_long && n == 1 ? NULL : find(options, name, n);
+    const option *o = is_long && n == 1 ? NULL : options_find(options, name, n);
     if (!o)
         return unknown_option(c, options, name);
     const char *value = name[n] ? name + n + is_long : NULL;

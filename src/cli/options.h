@@ -2,6 +2,7 @@
 #ifndef CLI_OPTIONS_H
 #define CLI_OPTIONS_H
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef enum option_kind {
     OPTION_FLAG,
@@ -49,6 +50,9 @@ enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 /* Parses argv[1..]; positional arguments are moved to argv[1..*n_arguments]. Returns -1 to go on, else the exit code:
  * after --help, or a usage error that has been told on stderr. "--" ends the options; "-" alone is an argument. */
 int options_parse(const command *c, const option *options, int argc, char **argv, int *n_arguments);
+
+/* The option whose name are the n bytes; of one letter: its letter. NULL: there is none. */
+const option *options_find(const option *options, const char *name, size_t n);
 
 /* The one among words (NULL-ended) that a misspelt word may have meant, or NULL. */
 const char *options_guess(const char *word, const char *const *words);

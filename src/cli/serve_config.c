@@ -1,6 +1,6 @@
 /* serve_config.c - see serve_config.h. A configuration is JSON ({"pool": "4GB"}) or a line "name = value" each ("#"
  * begins a comment); true is an option without a value, false one that is not there, but for one that is on or off.
- * Which names there are the command line knows. */
+ * Which names there are the command's options say. */
 #include "cli/serve_config.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -25,7 +25,8 @@ static pleat_status add_word(config_words *w, const char *name, const char *valu
 
 /* A truth value. */
 static pleat_status add_truth(config_words *w, const char *name, bool value, pleat_error *error) {
-    if (!strcmp(name, "repack"))
+    const option *o = options_find(w->options, name, strlen(name));
+    if (o && o->kind == OPTION_SWITCH)
         return add_word(w, name, value ? "on" : "off", error);
     return value ? add_word(w, name, NULL, error) : PLEAT_OK;
 }
@@ -86,9 +87,10 @@ static pleat_status read_lines(const char *path, char *bytes, config_words *w, p
     return PLEAT_OK;
 }
 
-pleat_status config_read(const char *path, config_words *w, pleat_error *error) {
+pleat_status config_read(const char *path, const option *options, config_words *w, pleat_error *error) {
     char *bytes;
     size_t n;
+    w->options = options;
     pleat_status status = file_read(path, &bytes, &n, error);
     if (status)
         return status;

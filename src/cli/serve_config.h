@@ -1,6 +1,7 @@
 /* serve_config.h - the files that `pleat serve` reads before it opens a model: its configuration and its keys. */
 #ifndef CLI_SERVE_CONFIG_H
 #define CLI_SERVE_CONFIG_H
+#include "cli/options.h"
 #include "pleat.h"
 
 enum { CONFIG_MOST_WORDS = 256, SERVE_MOST_KEYS = 64 };
@@ -9,10 +10,12 @@ enum { CONFIG_MOST_WORDS = 256, SERVE_MOST_KEYS = 64 };
 typedef struct config_words {
     char *word[CONFIG_MOST_WORDS]; /* malloc'ed */
     int n;
+    const option *options; /* while the file is read */
 } config_words;
 
-/* PLEAT_EIO, or PLEAT_EINPUT that names the file and the line or field. Free with config_free in any case. */
-pleat_status config_read(const char *path, config_words *w, pleat_error *error);
+/* For a command with these options. PLEAT_EIO, or PLEAT_EINPUT that names the file and the line or field. Free with
+ * config_free in any case. */
+pleat_status config_read(const char *path, const option *options, config_words *w, pleat_error *error);
 void config_free(config_words *w);
 
 typedef struct serve_keys {

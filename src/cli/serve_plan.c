@@ -71,8 +71,8 @@ pleat_status plan_make(const serve_options *o, const plan_sizes *said, int n_thr
     char needed[16], there[16];
     pleat_model_info m = pleat_model_describe(model);
     size_t taken = mem_available_bytes();
-    p->mapped = m.mapped_bytes; /* not there yet, as a rule */
-    p->pool = size_of(said->pool, taken > p->mapped ? (taken - p->mapped) / 2 : 0);
+    p->mapped = m.mapped_bytes;
+    p->pool = size_of(said->pool, engine_pool_share(model, taken));
     p->prefix = size_of(said->prefix, p->pool / 4);
     /* what is admitted fits the pool unless more than its bytes are */
     p->moved = size_of(said->moved, o->scheduler.overcommit > 1 ? p->pool / 4 : 0);

@@ -18,10 +18,14 @@ static pleat_status check_options(const pleat_engine_options *o, pleat_error *er
     return PLEAT_OK;
 }
 
-/* Half of what is free; mapped weights are not there yet, as a rule. */
+size_t engine_pool_share(const pleat_model *model, size_t available_bytes) {
+    size_t mapped = pleat_model_describe(model).mapped_bytes;
+    return available_bytes > mapped ? (available_bytes - mapped) / 2 : 0;
+}
+
 static size_t default_pool_bytes(const pleat_model *model) {
-    size_t available = mem_available_bytes(), mapped = pleat_model_describe(model).mapped_bytes;
-    return available > mapped ? (available - mapped) / 2 : available / 2;
+    size_t available = mem_available_bytes(), share = engine_pool_share(model, available);
+    return share ? share : available / 2;
 }
 
 static pleat_status open_parts(pleat_engine *e, const pleat_engine_options *o, pleat_error *error) {

@@ -26,6 +26,9 @@ const pleat_model *engine_model(const pleat_engine *engine);
 kv_pool *engine_pool(pleat_engine *engine);
 kv_cache *engine_seq_cache(pleat_seq *seq);
 int engine_threads(const pleat_engine *engine);
+/* Half of the available memory that a mapped model's weights, which are not there yet as a rule, leave free; 0: none.
+ */
+size_t engine_pool_share(const pleat_model *model, size_t available_bytes);
 int engine_max_step_tokens(const pleat_engine *engine);
 /* Upper bound of pool bytes for a sequence of prompt + new tokens under a method, peak of an exact prefill included. */
 size_t engine_plan_bytes(const pleat_model *model, const kv_method *method, int prompt_tokens, int new_tokens);

@@ -1,4 +1,4 @@
-/* tenants.c - see tenants.h. There are no more tenants than requests wait and run: a list is enough. */
+/* tenants.c - see tenants.h. */
 #include "engine/tenants.h"
 #include <assert.h>
 #include <stdlib.h>
@@ -23,49 +23,19 @@ void tenants_open(tenants *all, int most_waiting) {
     pthread_mutex_init(&all->lock, NULL);
 }
 
-/* Those whom nobody names any more. */
-static void sweep(tenants *all) {
-    for (tenant **at = &all->first; *at;) {
-        tenant *t = *at;
-        if (atomic_load(&t->n_requests)) {
-            at = &t->next;
-            continue;
-        }
-        *at = t->next;
-        free(t);
-    }
-}
-
 void tenants_close(tenants *all) {
-    sweep(all);
+    members_sweep(&all->first);
     assert(!all->first);
     pthread_mutex_destroy(&all->lock);
 }
 
 /* ---- who submits; under the lock ---- */
 
-static tenant *find(const tenants *all, const char *name) {
-    tenant *t = all->first;
-    while (t && strcmp(t->name, name))
-        t = t->next;
-    return t;
-}
-
-static tenant *find_or_make(tenants *all, const char *name) {
-    tenant *t = find(all, name);
-    size_t n = strlen(name) + 1;
-    if (t || !(t = calloc(1, sizeof(*t) + n)))
-        return t;
-    memcpy(t->name, name, n);
-    t->next = all->first;
-    all->first = t;
-    return t;
-}
-
 /* Places that others would lose before one of them had fewer than `least`. */
 static int places_above(const tenants *all, const tenant *but, int least) {
     int n = 0;
-    for (const tenant *t = all->first; t; t = t->next) {
+    for (const member *m = all->first; m; m = m->next) {
+        const tenant *t = (const tenant *)m;
         int more = waiting_of(atomic_load(&t->n)) - least;
         n += t != but && more > 0 ? more : 0;
     }
@@ -90,7 +60,8 @@ static bool take_room(tenants *all) {
 static bool take_from_largest(tenants *all, const tenant *but, int least) {
     tenant *most = NULL;
     uint64_t n = 0;
-    for (tenant *t = all->first; t; t = t->next) {
+    for (member *m = all->first; m; m = m->next) {
+        tenant *t = (tenant *)m;
         uint64_t its = atomic_load(&t->n);
         if (t != but && waiting_of(its) > least && (!most || waiting_of(its) > waiting_of(n))) {
             most = t;
@@ -105,7 +76,7 @@ static bool take_from_largest(tenants *all, const tenant *but, int least) {
 
 bool tenants_full(tenants *all, const char *name, int n) {
     pthread_mutex_lock(&all->lock);
-    bool full = !could_enter(all, find(all, name), n);
+    bool full = !could_enter(all, (const tenant *)members_find(all->first, name), n);
     pthread_mutex_unlock(&all->lock);
     return full;
 }
@@ -114,12 +85,12 @@ bool tenants_full(tenants *all, const char *name, int n) {
 bool tenants_enter(tenants *all, const char *name, int n, tenant **out) {
     *out = NULL;
     pthread_mutex_lock(&all->lock);
-    sweep(all);
-    bool enters = could_enter(all, find(all, name), n);
-    tenant *t = enters ? find_or_make(all, name) : NULL;
+    members_sweep(&all->first);
+    bool enters = could_enter(all, (const tenant *)members_find(all->first, name), n);
+    tenant *t = enters ? (tenant *)members_find_or_make(&all->first, name, sizeof(*t)) : NULL;
     if (t) {
         int least = waiting_of(atomic_load(&t->n)) + n;
-        atomic_fetch_add(&t->n_requests, n);
+        atomic_fetch_add(&t->member.n_users, n);
         for (int i = 0; i < n; i++) {
             while (!take_room(all) && !take_from_largest(all, t, least))
                 ;
@@ -141,5 +112,5 @@ void tenants_give(tenants *all, tenant *t) {
 }
 
 void tenants_leave(tenant *t) {
-    atomic_fetch_sub(&t->n_requests, 1);
+    atomic_fetch_sub(&t->member.n_users, 1);
 }

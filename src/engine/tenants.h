@@ -12,22 +12,21 @@
  *   of all:                   sum of n_waiting = n_waiting <= most_waiting */
 #ifndef ENGINE_TENANTS_H
 #define ENGINE_TENANTS_H
+#include "base/members.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 typedef struct tenant {
-    struct tenant *next;
-    atomic_int n_requests; /* that name it; of 0, nobody does */
-    _Atomic uint64_t n;    /* n_waiting | n_surplus << 32 */
-    int n_running;         /* in the batch; the engine's thread's own */
-    char name[];
+    member member;      /* its users: requests */
+    _Atomic uint64_t n; /* n_waiting | n_surplus << 32 */
+    int n_running;      /* in the batch; the engine's thread's own */
 } tenant;
 
 typedef struct tenants {
     pthread_mutex_t lock; /* of those who submit */
-    tenant *first;
+    member *first;
     int most_waiting;
     atomic_int n_waiting; /* places taken by all */
     atomic_int n_surplus; /* of all; may lag behind theirs */

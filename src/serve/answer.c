@@ -113,12 +113,14 @@ static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log
     const pleat_model *model = c->job->server->world.model;
     size_t n;
     const char *bytes = pleat_token_bytes(model, id, false, &n);
-    json_array_append_new(l->tokens, token_name(model, id));
+    json_t *own = token_name(model, id);
+    json_array_append(l->tokens, own);
     json_array_append_new(l->offsets, json_integer(c->offset));
     for (size_t k = 0; k < n; k++)
         c->offset += ((unsigned char)bytes[k] & 0xC0) != 0x80;
     json_array_append_new(l->logprobs, log ? number(log->logprob[i]) : json_null());
     if (!log) {
+        json_decref(own);
         json_array_append_new(l->tops, json_null());
         return;
     }
@@ -130,8 +132,7 @@ static void add_logprob(text_logprobs *l, choice *c, int32_t id, const token_log
             json_object_set_new(top, key, number(log->top_logprob[k]));
         json_decref(name);
     }
-    json_t *own = token_name(model, id); /* always one of them, as clients look it up */
-    if (own)
+    if (own) /* always one of them, as clients look it up */
         json_object_set_new(top, json_string_value(own), number(log->logprob[i]));
     json_decref(own);
     json_array_append_new(l->tops, top);

@@ -73,11 +73,11 @@ static int find_key(const server *s, const http_exchange *x) {
 
 /* Whose share of the queue, the batch and the memory a request takes, and whose prompts it may meet: its key's, or its
  * address's. */
-static void tenant_of(const http_exchange *x, int key, char out[TENANT_BYTES]) {
+static void tenant_of(const http_exchange *x, int key, char *out, size_t cap) {
     if (key)
-        snprintf(out, TENANT_BYTES, "key %d", key);
+        snprintf(out, cap, "key %d", key);
     else
-        http_peer(x, out, TENANT_BYTES);
+        http_peer(x, out, cap);
 }
 
 static void start(server *s, http_exchange *x, bool chat, int key) {
@@ -85,7 +85,7 @@ static void start(server *s, http_exchange *x, bool chat, int key) {
     char tenant[TENANT_BYTES];
     size_t n;
     const char *bytes = http_body(x, &n);
-    tenant_of(x, key, tenant);
+    tenant_of(x, key, tenant, sizeof(tenant));
     if (atomic_load(&s->draining)) {
         refuse_draining(&r);
         serve_refuse(x, &r);
@@ -242,9 +242,7 @@ static void on_exchange(void *context, http_exchange *x) {
 /* ---- memory for requests ---- */
 
 static void holder(void *context, const http_exchange *x, char *out, size_t cap) {
-    char tenant[TENANT_BYTES];
-    tenant_of(x, find_key(context, x), tenant);
-    snprintf(out, cap, "%s", tenant);
+    tenant_of(x, find_key(context, x), out, cap);
 }
 
 bool serve_take(server *s, const http_exchange *x, holding *h, size_t bytes, refusal *r) {

@@ -134,7 +134,8 @@ static const struct {
     {{ARCH("block_count"), U32, 0, NULL}, "block_count is 0"},
     {{ARCH("block_count"), U32, 1, NULL}, "blk.1.attn_norm.weight is not one that a llama model of 1 layers has"},
     {{ARCH("block_count"), U32, 3, NULL}, "blk.2.attn_norm.weight is missing"},
-    {{ARCH("block_count"), U32, 513, NULL}, "blk.2.attn_norm.weight is missing"},
+    {{ARCH("block_count"), U32, 256, NULL}, "blk.2.attn_norm.weight is missing"},
+    {{ARCH("block_count"), U32, 257, NULL}, "block_count is 257"}, /* the most layers that methods have room for */
     {{ARCH("block_count"), U32, 2147483648.0, NULL}, "block_count is 2147483648"},
     {{ARCH("block_count"), I32, -1, NULL}, "block_count is -1"},
     {{ARCH("block_count"), F32, 2, NULL}, "block_count is of type f32; an integer"},

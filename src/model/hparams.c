@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GEMMA3_PERIOD = 6, GEMMA3_27B_LAYERS = 62, MAX_LAYERS = 1024, MAX_WIDTH = 1 << 20, MAX_TOKENS = 1 << 24 };
+enum { GEMMA3_PERIOD = 6, GEMMA3_27B_LAYERS = 62, MAX_WIDTH = 1 << 20, MAX_TOKENS = 1 << 24 };
 
 static const char *const arch_names[] = {"llama", "qwen2", "gemma3"};
 
@@ -72,7 +72,7 @@ static pleat_status read_sizes(pleat_model *model, pleat_error *error) {
         const char *name;
         int low, high, fallback, *value;
     } keys[] = {
-        {"block_count", 1, MAX_LAYERS, -1, &model->n_layer},
+        {"block_count", 1, KV_MAX_LAYERS, -1, &model->n_layer},
         {"embedding_length", 32, MAX_WIDTH, -1, &model->n_embd},
         {"feed_forward_length", 32, MAX_WIDTH, -1, &model->n_ff},
         {"context_length", 64, MAX_TOKENS, -1, &model->context_tokens},
@@ -147,7 +147,7 @@ static pleat_status read_pattern(pleat_model *model, int window, pleat_error *er
     key_of(model, "attention.sliding_window_pattern", key);
     bool listed = gguf_is_array(model->file, key), found;
     pleat_status status = listed ? gguf_get_array(model->file, key, &list, &found, error)
-                                 : gguf_get_int(model->file, key, 1, MAX_LAYERS, &period, &found, error);
+                                 : gguf_get_int(model->file, key, 1, KV_MAX_LAYERS, &period, &found, error);
     if (status)
         return status;
     if (listed && (list.type != GGUF_BOOL || list.n < model->n_layer))

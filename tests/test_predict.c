@@ -379,6 +379,25 @@ static void a_stored_case_is_the_same_case(void **state) {
     unlink(path);
 }
 
+/* Beside run `usual`, a newer one of --repack off: taken only when it is asked for, or alone. */
+static void prefers_packed_weights(store *db, store_run identity, const store_point *row, int n, int64_t usual) {
+    store_begun begun;
+    store_runs all;
+    const store_run *found;
+    identity.options = "{\"repack\":\"off\"}";
+    assert_int_equal(store_run_begin(db, &identity, STORE_ANEW, &begun, NULL), PLEAT_OK);
+    assert_int_equal(store_points_put(db, begun.id, row, n, NULL), PLEAT_OK);
+    assert_int_equal(store_runs_read(db, &all, NULL), PLEAT_OK);
+    assert_int_equal(predict_run_find(&all, db, 0, &found, NULL), PLEAT_OK);
+    assert_int_equal(found->id, usual);
+    assert_int_equal(predict_run_find(&all, db, begun.id, &found, NULL), PLEAT_OK);
+    assert_int_equal(found->id, begun.id);
+    store_runs only = {.run = &all.run[all.n - 1], .n = 1};
+    assert_int_equal(predict_run_find(&only, db, 0, &found, NULL), PLEAT_OK);
+    assert_int_equal(found->id, begun.id);
+    store_runs_free(&all);
+}
+
 /* Points as `pleat bench` stores them: no profile, budgets from specs, errors and fills beside. */
 static void a_bench_is_fitted_on_its_grid(void **state) {
     (void)state;
@@ -439,6 +458,7 @@ static void a_bench_is_fitted_on_its_grid(void **state) {
     assert_int_equal(found->id, begun.id);
     assert_int_equal(predict_run_find(&two, db, 999, &found, NULL), PLEAT_EINPUT);
     store_runs_free(&two);
+    prefers_packed_weights(db, identity, row, n, later.id);
     predict_case_score(&c);
     for (int i = 0; i < 2; i++)
         assert_true(c.cell[i].accuracy > 1 - 1e-6 && c.cell[i].held_out_batch > 1 - 1e-6);

@@ -47,8 +47,8 @@ pleat_status predict_run_publish(store *s, const predict_case *c, const char *mo
                                  int64_t *run, pleat_error *error);
 /* Writes profile, points and fitted terms into the run. */
 pleat_status predict_case_put(store *s, int64_t run, const predict_case *c, pleat_error *error);
-/* The run that predictors are read from: run, else the newest that holds throughput. PLEAT_EINPUT: none. Strings belong
- * to runs. */
+/* The run that predictors are read from: run, else the newest that holds throughput, one of `--repack off` only where
+ * there is no other. PLEAT_EINPUT: none. Strings belong to runs. */
 pleat_status predict_run_find(const store_runs *runs, store *s, int64_t run, const store_run **out, pleat_error *error);
 /* A method of a run: with its stored profile and terms, else (a run of `pleat bench`) fitted on its grid.
  * PLEAT_EINPUT: the run lacks it (the sentence lists what is there), or too few points. */

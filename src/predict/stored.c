@@ -139,20 +139,35 @@ static int stage_named(const char *name) {
     return -1;
 }
 
+/* Weights were packed at load, as they are for everyone who does not say --repack off. */
+static bool is_repacked(const store_run *run) {
+    json_t *options = run->options ? json_loads(run->options, 0, NULL) : NULL;
+    const char *repack = json_string_value(json_object_get(options, "repack"));
+    bool repacked = !repack || strcmp(repack, "off") != 0;
+    json_decref(options);
+    return repacked;
+}
+
 pleat_status predict_run_find(const store_runs *runs, store *s, int64_t run, const store_run **out,
                               pleat_error *error) {
+    const store_run *mapped = NULL;
     *out = NULL;
     for (int i = runs->n - 1; i >= 0 && !*out; i--) {
         store_points points = {0};
-        if (run && runs->run[i].id != run)
+        const store_run *r = &runs->run[i];
+        if (run && r->id != run)
             continue;
-        pleat_status status = store_points_read(s, runs->run[i].id, &points, error);
+        pleat_status status = store_points_read(s, r->id, &points, error);
         if (status)
             return status;
-        if (points.n || run || !strcmp(runs->run[i].what, PUBLISHED))
-            *out = &runs->run[i];
+        bool holds = points.n || run || !strcmp(r->what, PUBLISHED);
         store_points_free(&points);
+        if (holds && (run || is_repacked(r)))
+            *out = r;
+        else if (holds && !mapped)
+            mapped = r;
     }
+    *out = *out ? *out : mapped;
     if (*out)
         return PLEAT_OK;
     return run ? err_set(error, PLEAT_EINPUT, "the store holds no run %lld", (long long)run)

@@ -855,6 +855,24 @@ static void compare_picked(const drive *d, kv_cache *cache, int n_prompt, const 
         }
 }
 
+/* Decode steps over a prompt, each beside the reference. */
+static void picked_as_formulas(drive_shape shape, const char *spec, int n_prompt, int n_steps) {
+    drive d;
+    drive_open(&d, shape, POOL);
+    kv_cache *cache = drive_cache(&d, spec);
+    float *out = malloc(drive_out_floats(&d, 1) * sizeof(*out));
+    drive_prompt(&d, cache, 7, n_prompt, 512, true, NULL);
+    for (int step = 0; step < n_steps; step++) {
+        int n_sealed = kv_cache_sealed(cache, 0, 0, KV_K) + kv_cache_sealed(cache, 0, 0, KV_V);
+        drive_decode(&d, cache, 7, 1, out);
+        if (n_sealed == kv_cache_sealed(cache, 0, 0, KV_K) + kv_cache_sealed(cache, 0, 0, KV_V))
+            compare_picked(&d, cache, n_prompt, spec, out); /* else the rows that were read are not there any more */
+    }
+    free(out);
+    kv_cache_close(cache);
+    drive_close(&d);
+}
+
 /* What a decode query reads is what the double reference picks, for every page as it is stored. */
 static void picked_slots_are_the_formulas(void **state) {
     (void)state;
@@ -871,26 +889,20 @@ static void picked_slots_are_the_formulas(void **state) {
                                        "fp8+quest:budget=96,skip=0,page=4",
                                        "gear+quest:budget=96,skip=0",
                                        "kitty+rocket:budget=128,window=16"};
-    enum { N_PROMPT = 300 };
-    assert_true(rocket_channels(N_PROMPT, 128, 64) == 64 && rocket_channels(N_PROMPT, 16, 64) == 51);
+    assert_true(rocket_channels(300, 128, 64) == 64 && rocket_channels(300, 16, 64) == 51);
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
-        for (int k = 0; k < N_SHAPES; k++) {
-            drive d;
-            drive_open(&d, shapes[k], POOL);
-            kv_cache *cache = drive_cache(&d, list[i]);
-            float *out = malloc(drive_out_floats(&d, 1) * sizeof(*out));
-            drive_prompt(&d, cache, 7, N_PROMPT, 512, true, NULL);
-            for (int step = 0; step < 30; step++) {
-                int n_sealed = kv_cache_sealed(cache, 0, 0, KV_K) + kv_cache_sealed(cache, 0, 0, KV_V);
-                drive_decode(&d, cache, 7, 1, out);
-                if (n_sealed == kv_cache_sealed(cache, 0, 0, KV_K) + kv_cache_sealed(cache, 0, 0, KV_V))
-                    compare_picked(&d, cache, N_PROMPT, list[i],
-                                   out); /* else the rows that were read are not there any more */
-            }
-            free(out);
-            kv_cache_close(cache);
-            drive_close(&d);
-        }
+        for (int k = 0; k < N_SHAPES; k++)
+            picked_as_formulas(shapes[k], list[i], 300, 30);
+}
+
+/* The same over several chunks, with few slots read of many pages. */
+static void picked_slots_of_a_long_prompt(void **state) {
+    (void)state;
+    static const char *const list[] = {"quest:budget=256,skip=0", "quest:budget=128,skip=0,page=4",
+                                       "rocket:budget=400,window=16", "rocket:budget=24,window=16"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
+        for (int k = 0; k < N_SHAPES; k++)
+            picked_as_formulas(shapes[k], list[i], 1500, 3);
 }
 
 /* Bounds hold for the rows that `open` gives, and are tight for halves. */
@@ -1228,6 +1240,7 @@ int main(void) {
         cmocka_unit_test(kept_sets_on_smollm2),
         cmocka_unit_test(kept_sets_on_qwen),
         cmocka_unit_test(picked_slots_are_the_formulas),
+        cmocka_unit_test(picked_slots_of_a_long_prompt),
         cmocka_unit_test(bounds_hold),
         cmocka_unit_test(lanes_of_adakv_differ_and_save),
         cmocka_unit_test(bounded_methods_stay_flat),

@@ -1,8 +1,9 @@
 /* attend.c - attention of a step: which tiles, which tasks, and what is put together afterwards (tile.h has one tile).
  *
  * Chunks (tile.h) are finished on their own and merged in rising order (flash decoding), always, so that splitting a
- * lane over threads changes no bit: whichever task of a lane ends last merges. A lane is split when it has more than an
- * even share of the step's pages would leave to one of many tasks; then tasks are dealt to the threads by their pages.
+ * lane over threads changes no bit: whichever task of a lane ends last merges. A lane is split when it has more pages
+ * than all pages of the step divided by eight tasks for each thread; once one is, tasks are dealt to the threads by
+ * their pages.
  * Mass (H2O) needs the end of a row, so such a lane's tile is one task; tiles are added in order, so mass does not
  * depend on cuts (multiples of 16 tokens) or threads. The same for the newest query alone (LAST): only the tile that
  * holds it keeps its rows.

@@ -1,7 +1,8 @@
 /* tile.c - flash attention (arXiv 2205.14135) over pages of 64 slots: per row a running maximum, sum and output; per
- * page the scores of all rows of the tile, the exponentials, and the product with V, so each sealed page is unpacked
- * once per tile and each KV byte is read once for all query heads of its group. Masked slots add exact zeros: a lane
- * with dead slots, a window or pages skipped gives the bits of one without them.
+ * page the scores of all rows of the tile, the exponentials, and the product with V. So each KV byte comes from memory
+ * once for all query heads of its group and all tokens of the tile: codes are unpacked from the cache again for every
+ * few rows (of a decode step: once), and a page of a format without products of its own is opened once. Masked slots
+ * add exact zeros: a lane with dead slots, a window or pages skipped gives the bits of one without them.
  *
  * Mass (H2O): the unnormalised probabilities of a tile are stored with the maximum they were taken at, and corrected
  * once the row's end is known: no second pass over K. Each tile sums its rows in order.

@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MOST_FORMATS = 12, MOST_THREADS = 64, RESIDENT_BYTES = 512 << 10, RESIDENT_PASSES = 40 };
 
@@ -116,13 +115,6 @@ static void attend_task(void *context, int task, int worker) {
     kv_attend_task(b->attend, task, worker, b->scratch[worker], b->kernels);
 }
 
-/* Of this thread: other programs that take the core away do not count. */
-static double cpu_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static double attend_layers(bench *b, double (*seconds)(void)) {
     double started = seconds();
     for (int il = 0; il < b->model.n_layer; il++) {
@@ -153,7 +145,7 @@ static double step(bench *b, entry *e, int n_passes) {
     if (n_passes == 1)
         took = attend_layers(b, clock_seconds);
     for (int i = 0; i < n_passes && n_passes > 1; i++)
-        timing_add(&own, attend_layers(b, cpu_seconds));
+        timing_add(&own, attend_layers(b, timing_cpu_seconds));
     for (int il = 0; il < b->model.n_layer; il++)
         kv_cache_finish_layer(e->cache, il, b->scratch[0], b->kernels);
     kv_cache_end(e->cache);

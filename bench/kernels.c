@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MOST_COPIES = 256, RESIDENT_BYTES = 256 << 10, CALLS = 64 };
 static const double least_seconds = 2e-3;
@@ -67,24 +66,17 @@ static void operands_close(operands *o) {
     mem_free(o);
 }
 
-/* Of this thread: other programs that take the core away do not count. */
-static double cpu_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Seconds of one call: rounds over all copies until the time is up. */
 static double call_seconds(const cpu_kernels *kernels, const kernel_case *c, operands *o) {
     double took = 0;
     long n_calls = 0;
     while (took < least_seconds) {
         operands_reset(o);
-        double started = cpu_seconds();
+        double started = timing_cpu_seconds();
         for (int k = 0; k < o->n_copies; k++)
             for (int i = 0; i < (c->in_place ? 1 : CALLS); i++)
                 c->run(kernels, c, &c->bench, 0, c->bench.n_rows, o->copy[k]);
-        took += cpu_seconds() - started;
+        took += timing_cpu_seconds() - started;
         n_calls += o->n_copies * (c->in_place ? 1 : CALLS);
     }
     return took / (double)n_calls;

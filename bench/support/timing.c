@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 void timing_add(timing *t, double x) {
@@ -57,6 +58,12 @@ const char *timing_text(int argc, char **argv, const char *name, const char *fal
 double timing_option(int argc, char **argv, const char *name, double fallback) {
     const char *text = timing_text(argc, argv, name, NULL);
     return text ? atof(text) : fallback;
+}
+
+double timing_cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 size_t timing_last_cache_bytes(void) {

@@ -23,6 +23,8 @@ timing timing_ratio(const timing *a, const timing *b);
 double timing_option(int argc, char **argv, const char *name, double fallback);
 /* The text of "--name TEXT", else fallback. */
 const char *timing_text(int argc, char **argv, const char *name, const char *fallback);
+/* Seconds of this thread: other programs that take the core away do not count. */
+double timing_cpu_seconds(void);
 /* Bytes of the largest cache that the system tells of; 32 MB when it tells of none. */
 size_t timing_last_cache_bytes(void);
 #endif

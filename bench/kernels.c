@@ -115,7 +115,7 @@ static void bench_case(const kernel_case *c, int repeats, double cached) {
 }
 
 int main(int argc, char **argv) {
-    int repeats = (int)timing_option(argc, argv, "repeats", 5);
+    int repeats = timing_rounds(argc, argv, "repeats", 5);
     const char *prefix = timing_text(argc, argv, "kernel", "");
     double cached = limits_read_cached();
     printf("%s, one thread, medians of %d\n", cpu_model_name(), repeats);

@@ -1,6 +1,7 @@
 /* timing.c - see timing.h. */
 #include "support/timing.h"
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -58,6 +59,14 @@ const char *timing_text(int argc, char **argv, const char *name, const char *fal
 double timing_option(int argc, char **argv, const char *name, double fallback) {
     const char *text = timing_text(argc, argv, name, NULL);
     return text ? atof(text) : fallback;
+}
+
+int timing_rounds(int argc, char **argv, const char *name, int fallback) {
+    double n = timing_option(argc, argv, name, fallback);
+    if (n >= 1 && n <= TIMING_MOST)
+        return (int)n;
+    fprintf(stderr, "%s: --%s is from 1 to %d\n", argv[0], name, TIMING_MOST);
+    exit(1);
 }
 
 double timing_cpu_seconds(void) {

@@ -21,6 +21,8 @@ timing timing_ratio(const timing *a, const timing *b);
 
 /* The value of "--name N" among the arguments, else fallback. */
 double timing_option(int argc, char **argv, const char *name, double fallback);
+/* The same for how many figures a timing is to get; a number that it cannot hold ends the program with a sentence. */
+int timing_rounds(int argc, char **argv, const char *name, int fallback);
 /* The text of "--name TEXT", else fallback. */
 const char *timing_text(int argc, char **argv, const char *name, const char *fallback);
 /* Seconds of this thread: other programs that take the core away do not count. */

@@ -13,6 +13,7 @@
  * Prompts of a batch follow one another in steps of 512 tokens, decode steps carry one token of every sequence and want
  * all their logits, as the peers do. A loaded cache is the saved one, bit for bit. */
 #include "base/clock.h"
+#include "base/status.h"
 #include "pleat.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,13 +39,16 @@ static const char *file_of(const turn *t, int method, int seq) {
     return path;
 }
 
-/* The place of a method, which it gets when it is new; -1: no room. */
-static int place_of(turn *t, const char *spec) {
+/* The place of a method, which it gets when it is new; -1: no room, and error says so. */
+static int place_of(turn *t, const char *spec, pleat_error *error) {
     for (int m = 0; m < t->n_methods; m++)
         if (!strcmp(t->method[m], spec))
             return m;
-    if (t->n_methods == MOST_METHODS)
+    if (t->n_methods == MOST_METHODS) {
+        err_set(error, PLEAT_EMEMORY, "there are %d methods already, which is the most; forget makes room",
+                MOST_METHODS);
         return -1;
+    }
     snprintf(t->method[t->n_methods], sizeof(t->method[0]), "%s", spec);
     return t->n_methods++;
 }
@@ -53,8 +57,11 @@ static int32_t token_of(const turn *t, int seq, int position) {
     return (seq * 997 + position * 31) % (t->info.n_vocab - 1000) + 500;
 }
 
-static int32_t *prompt_of(const turn *t, int seq) {
+/* NULL: no memory, and error says so. */
+static int32_t *prompt_of(const turn *t, int seq, pleat_error *error) {
     int32_t *tokens = malloc((size_t)t->prompt * sizeof(*tokens));
+    if (!tokens)
+        err_set(error, PLEAT_EMEMORY, "no memory for a prompt of %d tokens", t->prompt);
     for (int i = 0; tokens && i < t->prompt; i++)
         tokens[i] = token_of(t, seq, i);
     return tokens;
@@ -63,7 +70,7 @@ static int32_t *prompt_of(const turn *t, int seq) {
 static pleat_status save(turn *t, int place, pleat_error *error) {
     pleat_status status = PLEAT_OK;
     for (int s = 0; s < t->batch && !status; s++) {
-        int32_t *tokens = prompt_of(t, s);
+        int32_t *tokens = prompt_of(t, s, error);
         status = tokens ? pleat_seq_save(t->seq[s], tokens, t->prompt, file_of(t, place, s), error) : PLEAT_EMEMORY;
         free(tokens);
     }
@@ -75,7 +82,7 @@ static pleat_status prompts(turn *t, const char *spec, const pleat_model *model,
     pleat_status status = pleat_method_parse(spec, model, &method, error);
     double started = clock_seconds();
     for (int s = 0; s < t->batch && !status; s++) {
-        int32_t *tokens = prompt_of(t, s);
+        int32_t *tokens = prompt_of(t, s, error);
         status = tokens ? pleat_seq_open(t->engine, method, &t->seq[s], error) : PLEAT_EMEMORY;
         if (!status)
             status =
@@ -88,14 +95,14 @@ static pleat_status prompts(turn *t, const char *spec, const pleat_model *model,
 }
 
 static pleat_status prefill(turn *t, const char *spec, const pleat_model *model, double *seconds, pleat_error *error) {
-    int place = place_of(t, spec);
+    int place = place_of(t, spec, error);
     pleat_status status = place < 0 ? PLEAT_EMEMORY : prompts(t, spec, model, seconds, error);
     return status ? status : save(t, place, error);
 }
 
 static pleat_status load(turn *t, const char *spec, pleat_error *error) {
     pleat_status status = PLEAT_OK;
-    int place = place_of(t, spec);
+    int place = place_of(t, spec, error);
     for (int s = 0; s < t->batch && !status; s++) {
         int32_t *tokens = NULL;
         int n_tokens = 0;

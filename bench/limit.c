@@ -69,7 +69,7 @@ static bool streams_one(const kernel_case *c) {
 static bool stream_open(stream *s, const kernel_case *c, int n_workers) {
     kernel_buffer shape[KERNEL_BUFFERS] = {0};
     *s = (stream){.c = c, .size = c->bench};
-    if (c->type >= 0 && !strncmp(c->name, "matmul", 6))
+    if (c->entry == ENTRY_MATMUL)
         s->size.n_rows = 1; /* decode: what memory limits */
     c->layout(c, &s->size, shape);
     s->operand = calloc((size_t)n_workers * KERNEL_BUFFERS, sizeof(*s->operand));

@@ -2,28 +2,31 @@
  * the level below for fewer rows than a tile has. Its peak is that of the best instruction of that level for its codes.
  */
 #include "support/peaks.h"
-#include <string.h>
 
 enum { TILE_ROWS = 16 };
 
 typedef void (*any_kernel)(void);
 
-static bool starts(const kernel_case *c, const char *prefix) {
-    return !strncmp(c->name, prefix, strlen(prefix));
-}
-
 static any_kernel kernel_of(const kernel_case *c, const cpu_kernels *k) {
-    if (starts(c, "matmul"))
-        return (any_kernel)k->matmul[c->type];
-    if (starts(c, "dot"))
+    switch (c->entry) {
+    case ENTRY_TILE:
+        return (any_kernel)k->tile[c->type];
+    case ENTRY_BOOK:
+        return (any_kernel)k->book[c->type];
+    case ENTRY_DOT:
         return (any_kernel)k->dot[c->type];
-    if (starts(c, "low_rank.dots"))
+    case ENTRY_LOW_RANK_DOTS:
         return (any_kernel)k->low_rank_dots;
-    if (starts(c, "low_rank"))
+    case ENTRY_LOW_RANK_ADD:
         return (any_kernel)k->low_rank_add;
-    if (starts(c, "sparse"))
+    case ENTRY_SPARSE:
         return (any_kernel)k->sparse;
-    return starts(c, "book") ? (any_kernel)k->book[c->type] : (any_kernel)k->tile[c->type];
+    case ENTRY_MATMUL:
+        return (any_kernel)k->matmul[c->type];
+    case ENTRY_ROW:
+        break;
+    }
+    return NULL;
 }
 
 static cpu_level level_of(const kernel_case *c, const cpu_kernels *kernels, int n_rows) {
@@ -43,17 +46,30 @@ typedef struct limit {
     bool known[CPU_LEVEL_COUNT];
 } limit;
 
-static limit *limit_of(const kernel_case *c) {
-    static limit int8 = {"int8", limits_int8, {0}, {0}}, int4 = {"int4", limits_int4, {0}, {0}},
-                 f32 = {"f32", limits_f32, {0}, {0}};
-    if (starts(c, "matmul.i4") || starts(c, "dot.u4") || starts(c, "dot.u2"))
-        return &int4;
-    return starts(c, "matmul.i8") || starts(c, "dot") ? &int8 : &f32;
+/* Without VNNI a row's two planes of bytes are joined to numbers of 16 bits, and one product by vpmaddwd, which is the
+ * instruction of limits_int8 there, does the work of two. */
+static double joined_planes(cpu_level level) {
+    return 2 * limits_int8(level);
+}
+
+static bool joins_planes(cpu_level level) {
+    return level == CPU_AVX2 || level == CPU_AVX512;
+}
+
+static limit *limit_of(const kernel_case *c, cpu_level level) {
+    static limit int16 = {"int16", joined_planes, {0}, {0}}, int8 = {"int8", limits_int8, {0}, {0}},
+                 int4 = {"int4", limits_int4, {0}, {0}}, f32 = {"f32", limits_f32, {0}, {0}};
+    if (c->entry == ENTRY_DOT)
+        return joins_planes(level) ? &int16 : c->type == CODE_U8 ? &int8 : &int4;
+    if (c->entry != ENTRY_MATMUL || pack_is_float((pack_type)c->type))
+        return &f32;
+    /* codes of 6 bits are multiplied as bytes */
+    return pack_parts_of((pack_type)c->type).code == PACK_ROWS * PACK_BLOCK / 2 ? &int4 : &int8;
 }
 
 peak peak_of_case(const kernel_case *c, const cpu_kernels *kernels, int n_rows) {
     cpu_level level = level_of(c, kernels, n_rows);
-    limit *l = limit_of(c);
+    limit *l = limit_of(c, level);
     if (!l->known[level]) {
         l->known[level] = true;
         l->ops_per_s[level] = l->measure(level);

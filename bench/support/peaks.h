@@ -7,7 +7,7 @@
 typedef struct peak {
     double ops_per_s;  /* of one core; 0: nothing is known (portable code) */
     cpu_level level;   /* whose kernel it is: a table holds those of lower levels where its own adds none */
-    const char *codes; /* "int8", "int4" or "f32" */
+    const char *codes; /* "int16", "int8", "int4" or "f32" */
 } peak;
 
 /* Of a case that multiplies (ops is set), as this table runs it for so many rows. Each limit is measured once, when it

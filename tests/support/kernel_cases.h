@@ -33,6 +33,18 @@ typedef enum kernel_rule {
     KERNEL_SUM,  /* each element within 1e-5 of the sum of its terms' magnitudes */
 } kernel_rule;
 
+/* The entry of the table of kernels that a case calls, of its type where there is one for each. */
+typedef enum kernel_entry {
+    ENTRY_ROW, /* any that works on single rows: they multiply nothing */
+    ENTRY_TILE,
+    ENTRY_BOOK,
+    ENTRY_DOT,
+    ENTRY_LOW_RANK_DOTS,
+    ENTRY_LOW_RANK_ADD,
+    ENTRY_SPARSE,
+    ENTRY_MATMUL,
+} kernel_entry;
+
 typedef struct kernel_case kernel_case;
 struct kernel_case {
     const char *name;
@@ -41,7 +53,8 @@ struct kernel_case {
     kernel_size bench;      /* a size of real use; n 0: no benchmark of its own */
     bool in_place;          /* a second call on the same operands would not do the same work */
     bool rows_apart;        /* a row's bits do not depend on the other rows of the call */
-    int type;               /* of a tile or a packed matrix */
+    kernel_entry entry;
+    int type; /* of a tile, a book, codes or a packed matrix */
     void (*layout)(const kernel_case *, const kernel_size *, kernel_buffer buffer[KERNEL_BUFFERS]);
     /* magnitudes: the same numbers without their signs (for KERNEL_SUM) */
     void (*fill)(const kernel_case *, const kernel_size *, uint64_t seed, bool magnitudes, void *const buffer[]);

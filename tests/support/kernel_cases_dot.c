@@ -189,6 +189,7 @@ static double dot_ops(const kernel_case *c, const kernel_size *s) {
         .most = {256, 19, 5, 8},                                                                                       \
         .bench = {bench_n, 6, bench_n ? 2 : 1, 0},                                                                     \
         .rows_apart = true,                                                                                            \
+        .entry = ENTRY_DOT,                                                                                            \
         .type = code,                                                                                                  \
         .layout = dot_layout,                                                                                          \
         .fill = dot_fill,                                                                                              \

@@ -173,6 +173,7 @@ static double ops(const kernel_case *c, const kernel_size *s) {
         .most = {most_n, 37, 53, 3},                                                                                   \
         .bench = {bench_n, 128, 256, 0},                                                                               \
         .rows_apart = true,                                                                                            \
+        .entry = ENTRY_MATMUL,                                                                                         \
         .type = pack,                                                                                                  \
         .layout = layout,                                                                                              \
         .fill = fill,                                                                                                  \

@@ -65,7 +65,7 @@ static double low_rank_ops(const kernel_case *c, const kernel_size *s) {
     return 2.0 * s->n * (s->variant + 1) * s->n_rows;
 }
 
-#define LOW_RANK_CASE(id, text, which)                                                                                 \
+#define LOW_RANK_CASE(id, text, which, of)                                                                             \
     static const kernel_case id = {                                                                                    \
         .name = text,                                                                                                  \
         .rule = KERNEL_SUM,                                                                                            \
@@ -73,14 +73,15 @@ static double low_rank_ops(const kernel_case *c, const kernel_size *s) {
         .most = {256, 13, 1, LOW_RANK_MOST},                                                                           \
         .bench = {64, 6, 1, 3},                                                                                        \
         .rows_apart = true,                                                                                            \
+        .entry = of,                                                                                                   \
         .layout = which##_layout,                                                                                      \
         .fill = low_rank_fill,                                                                                         \
         .run = which##_run,                                                                                            \
         .ops = low_rank_ops,                                                                                           \
     }
 
-LOW_RANK_CASE(low_rank_dots, "low_rank.dots", dots);
-LOW_RANK_CASE(low_rank_add, "low_rank.add", add);
+LOW_RANK_CASE(low_rank_dots, "low_rank.dots", dots, ENTRY_LOW_RANK_DOTS);
+LOW_RANK_CASE(low_rank_add, "low_rank.add", add, ENTRY_LOW_RANK_ADD);
 
 /* ---- sparse: type 0 with places, 1 with as many terms of each row; odd variants have groups of 32 columns ---- */
 
@@ -153,6 +154,7 @@ static double sparse_ops(const kernel_case *c, const kernel_size *s) {
         .most = {256, 19, 256, 6},                                                                                     \
         .bench = {64, 6, 64, 0},                                                                                       \
         .rows_apart = true,                                                                                            \
+        .entry = ENTRY_SPARSE,                                                                                         \
         .type = form,                                                                                                  \
         .layout = sparse_layout,                                                                                       \
         .fill = sparse_fill,                                                                                           \

@@ -62,6 +62,7 @@ static double ops(const kernel_case *c, const kernel_size *s) {
         .most = {67, 19, 1, 2},                                                                                        \
         .bench = {128, 6, 1, 0},                                                                                       \
         .rows_apart = true,                                                                                            \
+        .entry = ENTRY_TILE,                                                                                           \
         .type = tile,                                                                                                  \
         .layout = layout,                                                                                              \
         .fill = fill,                                                                                                  \
@@ -123,6 +124,7 @@ static void book_run(const cpu_kernels *k, const kernel_case *c, const kernel_si
         .most = {67, 19, 1, 2},                                                                                        \
         .bench = {128, 6, 1, 0},                                                                                       \
         .rows_apart = true,                                                                                            \
+        .entry = ENTRY_BOOK,                                                                                           \
         .type = book,                                                                                                  \
         .layout = book_layout,                                                                                         \
         .fill = book_fill,                                                                                             \

@@ -99,6 +99,10 @@ static void stream_close(stream *s, int n_workers) {
 
 /* What one core can compute at each level, by which instruction. */
 static void print_arithmetic(void) {
+    if (!limits_arithmetic()) {
+        printf("no arithmetic peak is measured on this architecture\n");
+        return;
+    }
     for (cpu_level l = CPU_AVX2; l <= CPU_AMX; l++)
         if (cpu_detect(l))
             printf("%-10s a core       %7.0f GOPS int8 (%s), %.0f int4 (%s), %.0f GFLOPS f32\n", cpu_level_names()[l],
@@ -133,10 +137,12 @@ static void print_streams(const run *r, const stream *list, int n, const timing 
         peak top = peak_of_case(s->c, r->kernels, s->size.n_rows);
         double of_read = timing_median(&share), all = top.ops_per_s * threads_count(r->pool),
                of_peak = all > 0 ? rate * ops_per_byte / all : 0;
-        char name[32];
+        char name[32], peak_share[16] = "-";
         snprintf(name, sizeof(name), "%s %s", cpu_level_names()[top.level], top.codes);
-        printf("%-14s %5d %9.2f %7.0f%% %8.0f%% %9.0f %6.0f%% %-16s %6.0f%%\n", s->c->name, s->size.n_rows, rate / 1e9,
-               100 * timing_spread(&s->rate), 100 * of_read, rate * ops_per_byte / 1e9, 100 * of_peak, name,
+        if (all > 0)
+            snprintf(peak_share, sizeof(peak_share), "%.0f%%", 100 * of_peak);
+        printf("%-14s %5d %9.2f %7.0f%% %8.0f%% %9.0f %7s %-16s %6.0f%%\n", s->c->name, s->size.n_rows, rate / 1e9,
+               100 * timing_spread(&s->rate), 100 * of_read, rate * ops_per_byte / 1e9, peak_share, name,
                100 * (of_peak > of_read ? of_peak : of_read));
     }
 }

@@ -143,6 +143,10 @@ double limits_bf16(cpu_level level) {
         return peak(loop_tiles_bfloat, 12 * 16384);
     return 0;
 }
+
+bool limits_arithmetic(void) {
+    return true;
+}
 #else
 double limits_f32(cpu_level level) {
     (void)level;
@@ -172,6 +176,10 @@ const char *limits_int8_name(cpu_level level) {
 const char *limits_int4_name(cpu_level level) {
     (void)level;
     return NULL;
+}
+
+bool limits_arithmetic(void) {
+    return false;
 }
 #endif
 

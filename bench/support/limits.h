@@ -12,6 +12,8 @@ double limits_f32(cpu_level level);
 double limits_int8(cpu_level level); /* u8 x s8 into 32 bits, exact for all codes */
 double limits_int4(cpu_level level); /* u4 x s8; without VNNI 16 bits hold a few of their products, which is faster */
 double limits_bf16(cpu_level level); /* pairs into float: avx512 where AVX512_BF16 is there, amx where AMX-BF16 is */
+/* Whether this architecture has such loops; where it has none, all four are 0 whatever it can do. */
+bool limits_arithmetic(void);
 /* The instructions of limits_int8 and limits_int4. */
 const char *limits_int8_name(cpu_level level);
 const char *limits_int4_name(cpu_level level);

@@ -316,8 +316,8 @@ static void levels_have_kernels_of_their_own(void **state) {
     static const struct {
         const char *level, *below;
         int n;
-    } expected[] = {{"avx2", "portable", 38},     {"avx2vnni", "avx2", 11}, {"avx512", "avx2", 34},
-                    {"avx512vnni", "avx512", 11}, {"amx", "avx512vnni", 8}, {"neon", "portable", 35}};
+    } expected[] = {{"avx2", "portable", 36},     {"avx2vnni", "avx2", 11}, {"avx512", "avx2", 32},
+                    {"avx512vnni", "avx512", 11}, {"amx", "avx512vnni", 8}, {"neon", "portable", 33}};
     (void)state;
     for (size_t i = 0; i < sizeof(expected) / sizeof(*expected); i++) {
         const cpu_kernels *table = cpu_kernels_level(expected[i].level), *below = cpu_kernels_level(expected[i].below);

@@ -20,8 +20,6 @@ enum {
 /* Element types of a KV tile [n][32]: what 32 neighbours look like in memory. */
 typedef enum tile_type {
     TILE_F16, /* 32 halves, 64 bytes */
-    TILE_U8,  /* 32 bytes, codes 0..255 */
-    TILE_U4,  /* 16 bytes: byte k holds element k (low nibble) and k + 16 (high) */
     TILE_U2,  /* 8 bytes: byte k holds elements k, k + 8, k + 16, k + 24 from the low bits up */
     TILE_COUNT,
 } tile_type;
@@ -58,7 +56,7 @@ typedef struct dot_tile { /* one tile of codes, what it is multiplied with, wher
 typedef enum book_type {
     BOOK_2, /* 8 bytes as TILE_U2 */
     BOOK_3, /* 12 bytes: as TILE_U2, then the codes' upper bits: byte 8 + k holds elements 8k.. from the low bit up */
-    BOOK_4, /* 16 bytes as TILE_U4 */
+    BOOK_4, /* 16 bytes: byte k holds element k (low nibble) and k + 16 (high) */
     BOOK_E4M3, /* 32 bytes: sign, 4 bits of exponent with bias 7, 3 of mantissa; finite ones only */
     BOOK_COUNT,
 } book_type;

@@ -3,7 +3,7 @@
 #include "support/kernel_cases.h"
 #include <math.h>
 
-static const int tile_bytes[TILE_COUNT] = {[TILE_F16] = 64, [TILE_U8] = 32, [TILE_U4] = 16, [TILE_U2] = 8};
+static const int tile_bytes[TILE_COUNT] = {[TILE_F16] = 64, [TILE_U2] = 8};
 
 /* variant 1: rows of a and out lie apart, and the tile is prefetched. */
 static size_t lda(const kernel_size *s) {
@@ -71,8 +71,6 @@ static double ops(const kernel_case *c, const kernel_size *s) {
     }
 
 TILE_CASE(f16_tile, "tile.f16", TILE_F16);
-TILE_CASE(u8_tile, "tile.u8", TILE_U8);
-TILE_CASE(u4_tile, "tile.u4", TILE_U4);
 TILE_CASE(u2_tile, "tile.u2", TILE_U2);
 
 /* ---- codes into a table ---- */
@@ -137,5 +135,4 @@ BOOK_CASE(book_3, "book.3", BOOK_3);
 BOOK_CASE(book_4, "book.4", BOOK_4);
 BOOK_CASE(book_e4m3, "book.e4m3", BOOK_E4M3);
 
-const kernel_case *const kernel_cases_tile[] = {&f16_tile, &u8_tile, &u4_tile,   &u2_tile, &book_2,
-                                                &book_3,   &book_4,  &book_e4m3, NULL};
+const kernel_case *const kernel_cases_tile[] = {&f16_tile, &u2_tile, &book_2, &book_3, &book_4, &book_e4m3, NULL};

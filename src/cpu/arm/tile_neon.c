@@ -1,4 +1,4 @@
-/* tile_neon.c - attention products over KV tiles of halves and of integer codes (sweep_rows_neon.h). */
+/* tile_neon.c - attention products over KV tiles of halves and of pairs of bits (sweep_rows_neon.h). */
 #include "cpu/arm/codes_neon.h"
 #include "cpu/arm/sweep_rows_neon.h"
 #include "cpu/fill.h"
@@ -10,16 +10,6 @@ INLINE void open_f16(const uint8_t *x, int half, const uint8x16_t *table, float3
         v[2 * k] = vcvt_f32_f16(vget_low_f16(eight));
         v[2 * k + 1] = vcvt_high_f32_f16(eight);
     }
-}
-
-INLINE void open_u8(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
-    (void)table;
-    codes_to_floats(vld1q_u8(x + half * 16), v);
-}
-
-INLINE void open_u4(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
-    (void)table;
-    codes_to_floats(codes_nibbles(x, half), v);
 }
 
 INLINE void open_u2(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
@@ -34,13 +24,9 @@ INLINE void open_u2(const uint8_t *x, int half, const uint8x16_t *table, float32
     }
 
 KERNEL(f16, 64)
-KERNEL(u8, 32)
-KERNEL(u4, 16)
 KERNEL(u2, 8)
 
 void tile_neon_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;
-    k->tile[TILE_U8] = tile_u8;
-    k->tile[TILE_U4] = tile_u4;
     k->tile[TILE_U2] = tile_u2;
 }

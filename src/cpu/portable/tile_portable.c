@@ -10,20 +10,6 @@ static void open_f16(const void *x, int i, float v[TILE]) {
         v[j] = f16_to_f32(p[j]);
 }
 
-static void open_u8(const void *x, int i, float v[TILE]) {
-    const uint8_t *p = (const uint8_t *)x + (size_t)i * TILE;
-    for (int j = 0; j < TILE; j++)
-        v[j] = p[j];
-}
-
-static void open_u4(const void *x, int i, float v[TILE]) {
-    const uint8_t *p = (const uint8_t *)x + (size_t)i * (TILE / 2);
-    for (int j = 0; j < TILE / 2; j++) {
-        v[j] = (float)(p[j] & 15);
-        v[j + TILE / 2] = (float)(p[j] >> 4);
-    }
-}
-
 static void open_u2(const void *x, int i, float v[TILE]) {
     const uint8_t *p = (const uint8_t *)x + (size_t)i * (TILE / 4);
     for (int j = 0; j < TILE; j++)
@@ -50,16 +36,6 @@ static void tile_f16(const float *a, size_t lda, int n_rows, const void *x, int 
     tile(open_f16, 64, a, lda, n_rows, x, n, out, ldo, prefetch);
 }
 
-static void tile_u8(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                    const void *prefetch) {
-    tile(open_u8, 32, a, lda, n_rows, x, n, out, ldo, prefetch);
-}
-
-static void tile_u4(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                    const void *prefetch) {
-    tile(open_u4, 16, a, lda, n_rows, x, n, out, ldo, prefetch);
-}
-
 static void tile_u2(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                     const void *prefetch) {
     tile(open_u2, 8, a, lda, n_rows, x, n, out, ldo, prefetch);
@@ -67,7 +43,5 @@ static void tile_u2(const float *a, size_t lda, int n_rows, const void *x, int n
 
 void tile_portable_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;
-    k->tile[TILE_U8] = tile_u8;
-    k->tile[TILE_U4] = tile_u4;
     k->tile[TILE_U2] = tile_u2;
 }

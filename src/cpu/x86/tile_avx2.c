@@ -1,8 +1,8 @@
 /* tile_avx2.c - attention products over KV tiles.
  *
  * A tile is swept twice, 16 elements wide, so that 6 rows fit in 12 accumulators: the second sweep reads from L1, and
- * in the packed types a half is one plane of nibbles or two of bit pairs. A row's chain of fused multiply-adds starts
- * from out and is the same in a block of 1 to 6 rows. */
+ * of pairs of bits a half is two planes. A row's chain of fused multiply-adds starts from out and is the same in a
+ * block of 1 to 6 rows. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 enum { ROWS = 6, HALF = 16 };
@@ -15,27 +15,18 @@ INLINE __m256i eight_bytes(const uint8_t *p) {
 /* Elements 16 half .. +15 of tile row i. */
 INLINE void open_half(tile_type type, const uint8_t *x, int i, int half, __m256 v[2]) {
     for (int k = 0; k < 2; k++) {
-        __m256i code;
         if (type == TILE_F16) {
             v[k] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + (size_t)i * 64 + half * 32 + k * 16)));
             continue;
         }
-        if (type == TILE_U8) {
-            code = eight_bytes(x + (size_t)i * 32 + half * 16 + k * 8);
-        } else if (type == TILE_U4) {
-            code = eight_bytes(x + (size_t)i * 16 + k * 8);
-            code = half ? _mm256_srli_epi32(code, 4) : _mm256_and_si256(code, _mm256_set1_epi32(15));
-        } else {
-            code = _mm256_srli_epi32(eight_bytes(x + (size_t)i * 8), half * 4 + k * 2);
-            code = _mm256_and_si256(code, _mm256_set1_epi32(3));
-        }
-        v[k] = _mm256_cvtepi32_ps(code);
+        __m256i code = _mm256_srli_epi32(eight_bytes(x + (size_t)i * 8), half * 4 + k * 2);
+        v[k] = _mm256_cvtepi32_ps(_mm256_and_si256(code, _mm256_set1_epi32(3)));
     }
 }
 
 INLINE void rows_half(tile_type type, int n_rows, int half, const float *a, size_t lda, const uint8_t *x, int n,
                       float *out, size_t ldo, const char *prefetch) {
-    const size_t bytes = type == TILE_F16 ? 64 : type == TILE_U8 ? 32 : type == TILE_U4 ? 16 : 8;
+    const size_t bytes = type == TILE_F16 ? 64 : 8;
     __m256 acc[ROWS][2];
     out += half * HALF;
     for (int r = 0; r < n_rows; r++)
@@ -64,19 +55,13 @@ INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const u
 }
 
 ROWS_BLOCKS(6, halves, TILE_F16)
-ROWS_BLOCKS(6, bytes, TILE_U8)
-ROWS_BLOCKS(6, nibbles, TILE_U4)
 ROWS_BLOCKS(6, pairs, TILE_U2)
 
 TILE_KERNEL(f16, halves, NULL)
-TILE_KERNEL(u8, bytes, NULL)
-TILE_KERNEL(u4, nibbles, NULL)
 TILE_KERNEL(u2, pairs, NULL)
 
 void tile_avx2_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;
-    k->tile[TILE_U8] = tile_u8;
-    k->tile[TILE_U4] = tile_u4;
     k->tile[TILE_U2] = tile_u2;
 }
 #endif

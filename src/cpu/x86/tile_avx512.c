@@ -1,33 +1,21 @@
 /* tile_avx512.c - attention products over KV tiles.
  *
- * 8 rows x 32 elements are 16 accumulators; each tile row is opened once per block of rows (halves by vcvtph2ps,
- * nibbles and pairs of bits by vpermps in a table of their 16 values, which looks at the low 4 bits of each lane
- * alone). A row's chain of fused multiply-adds starts from out and is the same in a block of 1 to 8 rows. */
+ * 8 rows x 32 elements are 16 accumulators; each tile row is opened once per block of rows (halves by vcvtph2ps, pairs
+ * of bits by vpermps in a table of their values, which looks at the low 4 bits of each lane alone). A row's chain of
+ * fused multiply-adds starts from out and is the same in a block of 1 to 8 rows. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
 enum { ROWS = 8 };
 #include "cpu/x86/tile_rows.h"
 
-/* Codes as floats: 0..15, and 0..3 four times for fields whose upper bits are another element's. */
-static const float code16[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+/* Codes as floats, four times: the upper 2 of a lane's 4 bits are another element's. */
 static const float code4[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
-
-INLINE __m512 byte_floats(const uint8_t *p) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
 
 /* Elements 0..15 and 16..31 of tile row i. */
 INLINE void open_row(tile_type type, const uint8_t *x, int i, __m512 v[2]) {
     if (type == TILE_F16) {
         v[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + (size_t)i * 64)));
         v[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + (size_t)i * 64 + 32)));
-    } else if (type == TILE_U8) {
-        v[0] = byte_floats(x + (size_t)i * 32);
-        v[1] = byte_floats(x + (size_t)i * 32 + 16);
-    } else if (type == TILE_U4) {
-        __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(x + (size_t)i * 16)));
-        v[0] = _mm512_permutexvar_ps(both, _mm512_loadu_ps(code16));
-        v[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(both, 4), _mm512_loadu_ps(code16));
     } else {
         const __m512i low = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
         const __m512i high = _mm512_setr_epi32(4, 4, 4, 4, 4, 4, 4, 4, 6, 6, 6, 6, 6, 6, 6, 6);
@@ -40,7 +28,7 @@ INLINE void open_row(tile_type type, const uint8_t *x, int i, __m512 v[2]) {
 
 INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out,
                  size_t ldo, const char *prefetch, const float *book) {
-    const size_t bytes = type == TILE_F16 ? 64 : type == TILE_U8 ? 32 : type == TILE_U4 ? 16 : 8;
+    const size_t bytes = type == TILE_F16 ? 64 : 8;
     (void)book;
     __m512 acc[ROWS][2];
     for (int r = 0; r < n_rows; r++) {
@@ -64,19 +52,13 @@ INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const u
 }
 
 ROWS_BLOCKS(8, halves, TILE_F16)
-ROWS_BLOCKS(8, bytes, TILE_U8)
-ROWS_BLOCKS(8, nibbles, TILE_U4)
 ROWS_BLOCKS(8, pairs, TILE_U2)
 
 TILE_KERNEL(f16, halves, NULL)
-TILE_KERNEL(u8, bytes, NULL)
-TILE_KERNEL(u4, nibbles, NULL)
 TILE_KERNEL(u2, pairs, NULL)
 
 void tile_avx512_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;
-    k->tile[TILE_U8] = tile_u8;
-    k->tile[TILE_U4] = tile_u4;
     k->tile[TILE_U2] = tile_u2;
 }
 #endif

@@ -10,13 +10,13 @@
 enum { ROWS = 8, FEW = 4, LANES = 8, VECTORS = TILE / LANES };
 #include "cpu/x86/tile_rows.h"
 
-typedef enum kind { HALVES, BYTES, PAIRS, THREES, NIBBLES } kind;
+typedef enum kind { HALVES, PAIRS, THREES, NIBBLES } kind;
 
-/* Codes as floats: of nibbles, and of pairs of bits. */
-static const float code16[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+/* Pairs of bits as floats. */
+static const float code4[4] = {0, 1, 2, 3};
 
 INLINE size_t bytes_of(kind k) { /* of a tile row */
-    return k == HALVES ? 64 : k == BYTES ? 32 : k == NIBBLES ? 16 : k == THREES ? 12 : 8;
+    return k == HALVES ? 64 : k == NIBBLES ? 16 : k == THREES ? 12 : 8;
 }
 
 typedef struct tables { /* made once per call */
@@ -42,8 +42,6 @@ INLINE __m256i eight_bytes(const uint8_t *p) {
 INLINE __m256 open_vector(kind type, const uint8_t *x, int k, const tables *t) {
     if (type == HALVES)
         return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + k * 16)));
-    if (type == BYTES)
-        return _mm256_cvtepi32_ps(eight_bytes(x + k * LANES));
     if (type == NIBBLES) {
         __m256i both = eight_bytes(x + k % 2 * LANES);
         return _mm256_permutex2var_ps(t->low, k < 2 ? both : _mm256_srli_epi32(both, 4), t->high);
@@ -90,23 +88,18 @@ INLINE void rows(kind type, int n_rows, const float *a, size_t lda, const uint8_
 }
 
 ROWS_BLOCKS(8, halves, HALVES)
-ROWS_BLOCKS(8, bytes, BYTES)
 ROWS_BLOCKS(8, pairs, PAIRS)
 ROWS_BLOCKS(8, threes, THREES)
 ROWS_BLOCKS(8, nibbles, NIBBLES)
 
 TILE_KERNEL(f16, halves, NULL)
-TILE_KERNEL(u8, bytes, NULL)
-TILE_KERNEL(u4, nibbles, code16)
-TILE_KERNEL(u2, pairs, code16)
+TILE_KERNEL(u2, pairs, code4)
 BOOK_KERNEL(two, pairs)
 BOOK_KERNEL(three, threes)
 BOOK_KERNEL(four, nibbles)
 
 void tile_narrow_avx512_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;
-    k->tile[TILE_U8] = tile_u8;
-    k->tile[TILE_U4] = tile_u4;
     k->tile[TILE_U2] = tile_u2;
     k->book[BOOK_2] = book_two;
     k->book[BOOK_3] = book_three;

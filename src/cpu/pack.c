@@ -7,6 +7,7 @@
  * both halves of a block share scale and minimum, so the first half's are stored. Nothing is rounded: the packed matrix
  * has the values of the file, and tests/test_pack.c holds it against those of block_affine16. */
 #include "cpu/pack.h"
+#include "cpu/inline.h"
 #include <assert.h>
 #include <string.h>
 
@@ -241,8 +242,8 @@ static inline void fetch_ahead(const panel_rows *rows, size_t step, size_t n) {
 }
 
 /* Blocks [first, + n) of four rows, a super-block where there are those; code, map, super: of the first. */
-static inline __attribute__((always_inline)) void pack_four(block_type type, const panel_rows *rows, int row, int first,
-                                                            int n, uint8_t *code, uint8_t *map, uint8_t *super) {
+INLINE void pack_four(block_type type, const panel_rows *rows, int row, int first, int n, uint8_t *code, uint8_t *map,
+                      uint8_t *super) {
     const pack_type packed = pack_type_of(type);
     const pack_parts parts = pack_parts_of(packed);
     const size_t block = (size_t)block_traits_of(type)->bytes, unit = parts.super ? PACK_SUPER : 1;
@@ -266,8 +267,7 @@ static inline __attribute__((always_inline)) void pack_four(block_type type, con
                 place_halves(parts, from[k] + (size_t)b * block, row + k, map + b * parts.map);
 }
 
-static inline __attribute__((always_inline)) void pack_quantised(block_type type, const panel_rows *rows, int n_cols,
-                                                                 uint8_t *panel) {
+INLINE void pack_quantised(block_type type, const panel_rows *rows, int n_cols, uint8_t *panel) {
     const pack_parts parts = pack_parts_of(pack_type_of(type));
     const int n_blocks = n_cols / PACK_BLOCK;
     const size_t n_steps = (size_t)((n_blocks + PACK_SUPER - 1) / PACK_SUPER * (PACK_ROWS / ROWS));

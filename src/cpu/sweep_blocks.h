@@ -11,6 +11,7 @@
  *   expand_codes  its codes of 8 bits from those of 6 */
 #ifndef CPU_SWEEP_BLOCKS_H
 #define CPU_SWEEP_BLOCKS_H
+#include "cpu/inline.h"
 #include "cpu/sweep.h"
 
 /* What a tile sees: codes of 4 or 8 bits, and codes of 8 with scales for each half of a block, or of 6 as they are
@@ -57,9 +58,8 @@ static inline packed_at packed_find(pack_parts parts, const pack_matrix *w, int 
 
 /* The sweep with blocks [first, first + n) of its panels opened to a form. Asks for maps that come later; for codes a
  * tile may, so that the asking spreads over its work. */
-static inline __attribute__((always_inline)) sweep sweep_open(pack_type type, pack_form form, const sweep *s,
-                                                              sweep_buffer *buffer, int panel, int n_panels, int first,
-                                                              int n) {
+INLINE sweep sweep_open(pack_type type, pack_form form, const sweep *s, sweep_buffer *buffer, int panel, int n_panels,
+                        int first, int n) {
     const pack_parts parts = pack_parts_of(type);
     const size_t map_floats = (size_t)form_groups(form) * SWEEP_MAP_FLOATS;
     sweep at = *s;

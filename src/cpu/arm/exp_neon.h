@@ -5,10 +5,11 @@
  * x86/exp_avx2.h. */
 #ifndef CPU_ARM_EXP_NEON_H
 #define CPU_ARM_EXP_NEON_H
+#include "cpu/inline.h"
 #include <arm_neon.h>
 
 /* Any x but NaN; 0 below -87.33 (where floats lose digits), 2.2e38 above 88.3. */
-static inline __attribute__((always_inline)) float32x4_t exp4(float32x4_t x) {
+INLINE float32x4_t exp4(float32x4_t x) {
     const float32x4_t lowest = vdupq_n_f32(-87.33f);
     uint32x4_t normal = vcgeq_f32(x, lowest);
     x = vmaxq_f32(vminq_f32(x, vdupq_n_f32(88.3f)), lowest);

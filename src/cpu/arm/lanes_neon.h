@@ -1,10 +1,9 @@
 /* lanes_neon.h - loads and stores of the first 1 to 4 lanes of a vector, nothing beyond them touched. */
 #ifndef CPU_ARM_LANES_NEON_H
 #define CPU_ARM_LANES_NEON_H
+#include "cpu/inline.h"
 #include <arm_neon.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* The first `left` lanes (all when left >= 4, none when left <= 0), the others zero. */
 INLINE float32x4_t load4(const float *x, int left) {

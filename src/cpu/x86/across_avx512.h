@@ -2,11 +2,12 @@
  * v[r], and is made in the same order for every r. */
 #ifndef CPU_X86_ACROSS_AVX512_H
 #define CPU_X86_ACROSS_AVX512_H
+#include "cpu/inline.h"
 #include <immintrin.h>
 
 #define ACROSS_ADD_WHOLE(a, b) _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 #define ACROSS_FUNCTION(name, op)                                                                                      \
-    static inline __attribute__((always_inline)) __m128 name(const __m512 v[4]) {                                      \
+    INLINE __m128 name(const __m512 v[4]) {                                                                            \
         __m512d a = _mm512_castps_pd(op(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1])));              \
         __m512d b = _mm512_castps_pd(op(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3])));              \
         __m512 all = op(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));       \

@@ -8,12 +8,11 @@
 #include "cpu/fill.h"
 #ifdef __x86_64__
 #include "cpu/dot_tiles.h"
+#include "cpu/inline.h"
 #include <immintrin.h>
 #include <string.h>
 
 enum { ROWS = 6 };
-
-#define INLINE static inline __attribute__((always_inline))
 
 INLINE __m512i add_dot(__m512i sum, __m512i code, __m512i a) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(code), "v"(a));

@@ -5,10 +5,11 @@
  * its bits. */
 #ifndef CPU_X86_EXP_AVX2_H
 #define CPU_X86_EXP_AVX2_H
+#include "cpu/inline.h"
 #include <immintrin.h>
 
 /* Any x but NaN; 0 below -87.33 (where floats lose digits), 2.2e38 above 88.3. */
-static inline __attribute__((always_inline)) __m256 exp8(__m256 x) {
+INLINE __m256 exp8(__m256 x) {
     const __m256 lowest = _mm256_set1_ps(-87.33f);
     __m256 normal = _mm256_cmp_ps(x, lowest, _CMP_GE_OQ);
     x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.3f)), lowest);

@@ -4,10 +4,11 @@
  * 4 fitted for the least largest relative error (3.1e-9 before rounding; 7.6e-8 measured with it), scaled by 2^k. */
 #ifndef CPU_X86_EXP_AVX512_H
 #define CPU_X86_EXP_AVX512_H
+#include "cpu/inline.h"
 #include <immintrin.h>
 
 /* Any x but NaN; 0 below -87.33 (where floats lose digits, and instructions their speed), infinite above 88.72. */
-static inline __attribute__((always_inline)) __m512 exp16(__m512 x) {
+INLINE __m512 exp16(__m512 x) {
     __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.33f), _CMP_GE_OQ);
     x = _mm512_min_ps(x, _mm512_set1_ps(128));
     __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);

@@ -1,6 +1,7 @@
 /* expand_avx512.h - one packed block opened for the products (sweep_blocks.h): 16 rows in a vector. */
 #ifndef CPU_X86_EXPAND_AVX512_H
 #define CPU_X86_EXPAND_AVX512_H
+#include "cpu/inline.h"
 #include "cpu/pack.h"
 #include <immintrin.h>
 
@@ -38,7 +39,7 @@ static inline void expand_maps(pack_type type, const uint8_t *map, const uint8_t
 }
 
 /* Codes of column group g of a block of 6 bits, as bytes. */
-static inline __attribute__((always_inline)) __m512i expand_group(const uint8_t *from, int g) {
+INLINE __m512i expand_group(const uint8_t *from, int g) {
     enum { OR_OF_AND = 0xf8 }; /* a | (b & c) */
     const __m512i nibble = _mm512_set1_epi8(15), pair = _mm512_set1_epi8(48);
     __m512i lower = _mm512_load_si512(from + g % 4 * 64), upper = _mm512_load_si512(from + 256 + g % 2 * 64);

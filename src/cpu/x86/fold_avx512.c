@@ -6,11 +6,10 @@
  */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/inline.h"
 #include "cpu/x86/across_avx512.h"
 
 enum { ROWS = 4 };
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* 64 numbers as two planes of bytes; returns their sums by lanes. */
 INLINE __m512i store_64(const __m512i number[4], dot_row *row, int i) {

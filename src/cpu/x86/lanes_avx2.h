@@ -2,11 +2,10 @@
  * all lanes; sums over lanes. */
 #ifndef CPU_X86_LANES_AVX2_H
 #define CPU_X86_LANES_AVX2_H
+#include "cpu/inline.h"
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* The first `left` lanes (all when left >= 8, none when left <= 0). */
 INLINE __m256i lanes8(int left) {

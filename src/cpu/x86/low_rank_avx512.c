@@ -4,11 +4,10 @@
  * up in 16 lanes, four rows' lanes are added up by one transposition. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/inline.h"
 #include "cpu/x86/across_avx512.h"
 
 enum { ROWS = 8, LANES = 16, VECTORS = 4 };
-
-#define INLINE static inline __attribute__((always_inline))
 
 INLINE __m512 halves(const f16 *x) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));

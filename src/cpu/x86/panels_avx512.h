@@ -2,11 +2,10 @@
  * sums of activations as floats. */
 #ifndef CPU_X86_PANELS_AVX512_H
 #define CPU_X86_PANELS_AVX512_H
+#include "cpu/inline.h"
 #include "cpu/pack.h"
 #include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 INLINE __mmask16 live_rows(const pack_matrix *w, int panel) {
     int left = w->n_rows - panel * PACK_ROWS;

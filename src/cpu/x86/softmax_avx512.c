@@ -2,6 +2,7 @@
  * maxima, sums and corrections are single vectors. A row meets the same operations in a block of 1 to 4 rows. */
 #include "cpu/fill.h"
 #ifdef __x86_64__
+#include "cpu/inline.h"
 #include "cpu/x86/across_avx512.h"
 #include "cpu/x86/exp_avx512.h"
 #include <math.h>
@@ -9,8 +10,7 @@
 enum { ROWS = 4, VECTORS = PAGE_TOKENS / 16 };
 
 /* apart: floats from a row in one page to the same in the next. */
-static inline __attribute__((always_inline)) void block(int n_rows, float *s, int n_pages, size_t apart, float *m,
-                                                        float *l, float *c) {
+INLINE void block(int n_rows, float *s, int n_pages, size_t apart, float *m, float *l, float *c) {
     const __m128 nothing = _mm_set1_ps(-INFINITY);
     __mmask8 live = (__mmask8)((1 << n_rows) - 1);
     __m512 most[ROWS], sum[ROWS];

@@ -6,10 +6,9 @@
  * for one block; type, whatever the file calls it, and n_rows are constant in it; book is NULL for types without. */
 #ifndef CPU_X86_TILE_ROWS_H
 #define CPU_X86_TILE_ROWS_H
+#include "cpu/inline.h"
 #include "cpu/kernels.h"
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* Asks for one line every 64 bytes of rows of so many bytes. */
 INLINE void fetch_row(const char *prefetch, int i, size_t bytes) {

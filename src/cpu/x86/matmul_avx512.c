@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { TOKENS = 4, CHUNK = SWEEP_BLOCKS_MOST };
+enum { TOKENS = 4, CHUNK = SWEEP_BLOCKS_MOST, FETCHES = 0 };
 
 /* One token's activations of a chunk as a tile wants them. Column group g holds 4 columns in 4 bytes. */
 typedef struct token_rows {
@@ -20,7 +20,9 @@ typedef struct token_rows {
     _Alignas(64) float sums[32];          /* of each block or group of 16 */
 } token_rows;
 
-INLINE void open_columns(const int8_t *a, int n, token_rows *rows) {
+INLINE void open_columns(pack_form form, const int8_t *a, int n, token_rows *rows) {
+    if (form == FORM_4)
+        return; /* its products take them as they are */
     for (int b = 0; b < n; b++) {
         __m256i v = _mm256_loadu_si256((const __m256i *)(a + b * PACK_BLOCK));
         _mm256_store_si256((__m256i *)(rows->even + b * 8), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
@@ -75,64 +77,16 @@ INLINE void dot_4bit(int n_panels, int n_tokens, const uint8_t *const code[2], c
             sum[p][t] = _mm512_madd_epi16(sum[p][t], _mm512_set1_epi16(1));
 }
 
-/* Group g of block b of a chunk, for all rows and tokens of the tile: integer sums, then acc by pack.h's formula. */
-INLINE void tile_group(pack_form form, int n_panels, int n_tokens, const uint8_t *const code[2],
-                       const float *const maps[2], const token_rows *rows, const int8_t *a, size_t lda,
-                       const float *a_scale, size_t lds, int b, int g, __m512 acc[2][TOKENS]) {
-    const int n_groups = form_groups(form);
-    __m512i sum[2][TOKENS];
-    for (int p = 0; p < n_panels; p++)
-        for (int t = 0; t < n_tokens; t++)
-            sum[p][t] = _mm512_setzero_si512();
+INLINE void dot_group(pack_form form, int n_panels, int n_tokens, const uint8_t *const code[2], const token_rows *rows,
+                      const int8_t *a, size_t lda, int b, int g, __m512i sum[2][TOKENS]) {
     if (form == FORM_4)
         dot_4bit(n_panels, n_tokens, code, a, lda, sum);
     else
-        dot_8bit(n_panels, n_tokens, code, rows, b, g * 4, 8 / n_groups, sum);
-    for (int p = 0; p < n_panels; p++) {
-        __m512 scale = _mm512_load_ps(maps[p] + g * 16);
-        __m512 minimum = _mm512_load_ps(maps[p] + (n_groups + g) * 16);
-        for (int t = 0; t < n_tokens; t++) {
-            __m512 part = _mm512_mul_ps(minimum, _mm512_set1_ps(rows[t].sums[b * n_groups + g]));
-            part = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum[p][t]), part);
-            acc[p][t] = _mm512_fmadd_ps(_mm512_set1_ps(a_scale[(size_t)t * lds]), part, acc[p][t]);
-        }
-    }
+        dot_8bit(n_panels, n_tokens, code, rows, b, g * 4, 8 / form_groups(form), sum);
 }
 
-INLINE void tile(pack_form form, int n_panels, int n_tokens, const sweep *s, int panel, int first, int n, int token) {
-    const int n_groups = form_groups(form);
-    const size_t code_bytes = form_code_bytes(form);
-    size_t n_cols = (size_t)s->w->n_cols, n_blocks = n_cols / PACK_BLOCK, row = (size_t)token;
-    const int8_t *a = s->x->code + row * n_cols + (size_t)first * PACK_BLOCK;
-    const float *a_scale = s->x->scale + row * n_blocks + (size_t)first;
-    const int16_t *sum16 = s->x->sum16 + (row * n_blocks + (size_t)first) * 2;
-    float *out = s->out + row * s->ldo + (size_t)panel * PACK_ROWS;
-    const uint8_t *code[2] = {s->code[0], s->code[1]};
-    const float *maps[2] = {s->maps[0], s->maps[1]};
-    token_rows rows[TOKENS];
-    __m512 acc[2][TOKENS];
-    for (int t = 0; t < n_tokens; t++) {
-        open_sums(sum16 + (size_t)t * n_blocks * 2, n, n_groups == 2, rows[t].sums);
-        if (form != FORM_4)
-            open_columns(a + (size_t)t * n_cols, n, &rows[t]);
-    }
-    for (int p = 0; p < n_panels; p++)
-        for (int t = 0; t < n_tokens; t++)
-            acc[p][t] = first == 0
-                            ? _mm512_setzero_ps()
-                            : _mm512_maskz_loadu_ps(live_rows(s->w, panel + p), out + (size_t)t * s->ldo + p * 16);
-    for (int b = 0; b < n; b++, a += PACK_BLOCK, a_scale++) {
-        for (int g = 0; g < n_groups; g++)
-            tile_group(form, n_panels, n_tokens, code, maps, rows, a, n_cols, a_scale, n_blocks, b, g, acc);
-        for (int p = 0; p < n_panels; p++) {
-            code[p] += code_bytes;
-            maps[p] += n_groups * SWEEP_MAP_FLOATS;
-        }
-    }
-    for (int p = 0; p < n_panels; p++)
-        for (int t = 0; t < n_tokens; t++)
-            _mm512_mask_storeu_ps(out + (size_t)t * s->ldo + p * 16, live_rows(s->w, panel + p), acc[p][t]);
-}
+#define GROUPS_PRAGMA
+#include "cpu/x86/matmul_512.h"
 
 SWEEP_BLOCKS(tile, 4)
 

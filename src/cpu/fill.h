@@ -41,7 +41,7 @@ void matmul_float_avx512_fill(cpu_kernels *k);
 void dot_avx512vnni_fill(cpu_kernels *k);
 void matmul_avx512vnni_fill(cpu_kernels *k);
 
-void matmul_amx_fill(cpu_kernels *k);
+void matmul_amx_fill(cpu_kernels *k); /* over avx512vnni's table; keeps it for calls with few tokens */
 #endif
 
 #ifdef __aarch64__

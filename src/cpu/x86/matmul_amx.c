@@ -141,6 +141,8 @@ INLINE void meet(pack_form form, const sweep *s, int panel, int n_panels, int fi
     }
 }
 
+static cpu_kernels level_below; /* the table as the level below leaves it */
+
 /* Tokens from `first` on, by the level below. */
 static void few_tokens(pack_type type, const pack_matrix *w, int panel_first, int n_panels, const act_rows *x,
                        int first, int n_tokens, float *out, size_t ldo) {
@@ -149,9 +151,7 @@ static void few_tokens(pack_type type, const pack_matrix *w, int panel_first, in
                      .code = x->code + row * n_cols,
                      .scale = x->scale + row * (n_cols / PACK_BLOCK),
                      .sum16 = x->sum16 + row * (n_cols / 16)};
-    cpu_kernels below;
-    matmul_avx512vnni_fill(&below);
-    below.matmul[type](w, panel_first, n_panels, &rest, n_tokens, out + row * ldo, ldo);
+    level_below.matmul[type](w, panel_first, n_panels, &rest, n_tokens, out + row * ldo, ldo);
 }
 
 SWEEP_EACH(SWEEP_CHUNK)
@@ -173,6 +173,7 @@ SWEEP_EACH(SWEEP_CHUNK)
 SWEEP_EACH(KERNEL)
 
 void matmul_amx_fill(cpu_kernels *k) {
+    level_below = *k;
     SWEEP_EACH(SWEEP_ENTRY)
 }
 #endif

@@ -37,6 +37,7 @@ struct forward {
     kv_scratch **scratch; /* [threads] */
     kv_attend_item *attend_item;
     int max_rows, max_items;
+    bool wants_angles[2]; /* there are global, local layers */
     /* activations [max_rows][...] */
     float *x;          /* [n_embd] the residual stream */
     float *norm;       /* [n_embd] also the outputs of wo and down */
@@ -55,6 +56,10 @@ struct forward {
     const forward_item *items;
     int n_items, n_rows, il;
 };
+
+static bool is_local(const pleat_model *m, int il) {
+    return m->shape[il].window_tokens > 0;
+}
 
 /* ---- memory ---- */
 
@@ -148,6 +153,8 @@ pleat_status forward_open(const pleat_model *model, int max_rows, int max_items,
     f->pool = pool;
     f->max_rows = max_rows;
     f->max_items = max_items;
+    for (int il = 0; il < model->n_layer; il++)
+        f->wants_angles[is_local(model, il)] = true;
     pleat_status status = PLEAT_OK;
     if (!alloc_rows(f) || !alloc_panels(f))
         status = err_set(error, PLEAT_EMEMORY, "no memory for steps of %d tokens", max_rows);
@@ -323,7 +330,7 @@ static void angles_row(forward *f, int row) {
     const pleat_model *m = f->model;
     for (int kind = 0; kind < 2; kind++) {
         float *to = at(f->cos_sin[kind], row, m->kv.n_rot);
-        for (int i = 0; i < m->kv.n_rot / 2; i++) {
+        for (int i = 0; f->wants_angles[kind] && i < m->kv.n_rot / 2; i++) {
             double angle = (double)f->position[row] * (double)m->rope_inv[kind][i];
             to[2 * i] = (float)cos(angle) * m->rope_magnitude[kind];
             to[2 * i + 1] = (float)sin(angle) * m->rope_magnitude[kind];
@@ -349,7 +356,7 @@ static void ffn_norm_row(forward *f, int row) {
 static void rotate_row(forward *f, int row) {
     const pleat_model *m = f->model;
     const model_layer *l = &m->layer[f->il];
-    const float *cos_sin = at(f->cos_sin[m->shape[f->il].window_tokens > 0], row, m->kv.n_rot);
+    const float *cos_sin = at(f->cos_sin[is_local(m, f->il)], row, m->kv.n_rot);
     int d = m->head_dim;
     float *q = at(f->q, row, m->n_head * d), *k = at(f->k, row, m->n_head_kv * d), *v = at(f->v, row, m->n_head_kv * d);
     if (l->q_bias)
@@ -413,8 +420,7 @@ static void append_task(void *context, int task, int worker) {
                     at(f->v, row, width) + ih * m->head_dim, (size_t)width, f->kernels);
     int group = m->n_head / m->n_head_kv, q_width = m->n_head * m->head_dim;
     kv_cache_note_queries(f->items[item].cache, f->il, ih, at(f->q, row, q_width) + ih * group * m->head_dim,
-                          (size_t)q_width, at(f->cos_sin[m->shape[f->il].window_tokens > 0], row, m->kv.n_rot),
-                          f->kernels);
+                          (size_t)q_width, at(f->cos_sin[is_local(m, f->il)], row, m->kv.n_rot), f->kernels);
 }
 
 static void pick_task(void *context, int task, int worker) {

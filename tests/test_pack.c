@@ -112,7 +112,7 @@ static void check_product(block_type type, int n_cols, int n_tokens) {
     uint8_t *data = aligned_alloc(LINE, pack_bytes(packed, N_ROWS, n_cols));
     assert_non_null(data);
     memset(data, 0x5a, pack_bytes(packed, N_ROWS, n_cols));
-    pack_panels(type, rows, N_ROWS, n_cols, 0, (N_ROWS + PACK_ROWS - 1) / PACK_ROWS, data);
+    pack_panels(type, rows, N_ROWS, n_cols, 0, pack_panel_count(N_ROWS), data);
     pack_matrix w = {.type = packed, .n_rows = N_ROWS, .n_cols = n_cols, .data = data};
     w.panel_bytes = pack_bytes(packed, 1, n_cols);
     for (int t = 0; t < n_tokens; t++)
@@ -123,7 +123,7 @@ static void check_product(block_type type, int n_cols, int n_tokens) {
         const cpu_kernels *k = nth_level(l);
         if (!k)
             continue;
-        k->matmul[packed](&w, 0, (N_ROWS + PACK_ROWS - 1) / PACK_ROWS, &x, n_tokens, out[0], N_ROWS);
+        k->matmul[packed](&w, 0, pack_panel_count(N_ROWS), &x, n_tokens, out[0], N_ROWS);
         bool fused = strcmp(k->level, "portable");
         if (memcmp(out, want[fused], (size_t)n_tokens * sizeof(out[0])))
             fail_msg("%s, %d columns, %d tokens: the product of level %s differs", block_traits_of(type)->name, n_cols,

@@ -85,6 +85,10 @@ static inline bool pack_is_float(pack_type type) {
     return type == PACK_F16 || type == PACK_F32;
 }
 
+static inline int pack_panel_count(int n_rows) {
+    return (n_rows + PACK_ROWS - 1) / PACK_ROWS;
+}
+
 typedef struct pack_matrix {
     pack_type type;
     int n_rows, n_cols;

@@ -138,21 +138,13 @@ static int tile_count(int position, int n_tokens) {
     return (position + n_tokens - 1) / ATTEND_TILE_TOKENS - position / ATTEND_TILE_TOKENS + 1;
 }
 
-/* Most slots of any lane of the cache once this step's tokens are in. */
-static int most_slots(const kv_cache *cache, int n_tokens) {
-    int most = 0;
-    for (int il = 0; il < cache->model->n_layer; il++)
-        for (int ih = 0; ih < cache->model->n_head_kv; ih++)
-            most = lane_of(cache, il, ih)->n_slots > most ? lane_of(cache, il, ih)->n_slots : most;
-    return page_count(most + n_tokens) * PAGE_TOKENS;
-}
-
 pleat_status kv_attend_plan(kv_attend *a, const kv_attend_item *items, int n_items, pleat_error *error) {
     int n_lane_tiles = 0, mass_slots = 0, most_chunks = 1, most_tokens = 1, n_picks = 0, n_heads = a->model->n_head_kv;
     size_t n_mass = 0, n_read = 0;
     for (int i = 0; i < n_items; i++) {
         const kv_cache *cache = items[i].cache;
-        int n_slots = most_slots(cache, items[i].n_tokens), n_tiles = tile_count(cache->n_seen, items[i].n_tokens);
+        int n_slots = cache_most_slots(cache, items[i].n_tokens),
+            n_tiles = tile_count(cache->n_seen, items[i].n_tokens);
         int n_chunks = chunk_of_page(n_slots / PAGE_TOKENS) + 1;
         n_lane_tiles += n_tiles * n_heads;
         most_chunks = n_chunks > most_chunks ? n_chunks : most_chunks;

@@ -175,6 +175,13 @@ int kv_cache_room(const kv_cache *cache) {
     return cache->model->context_tokens - most;
 }
 
+int cache_most_slots(const kv_cache *cache, int n_new) {
+    int most = 0;
+    for (size_t i = 0; i < n_lanes(cache); i++)
+        most = cache->lane[i].n_slots > most ? cache->lane[i].n_slots : most;
+    return page_count(most + n_new) * PAGE_TOKENS;
+}
+
 void kv_cache_begin(kv_cache *cache, int n_tokens, pleat_phase phase) {
     assert(cache->n_new == 0 && (phase != PLEAT_DECODE || (n_tokens == 1 && !cache->in_prompt)));
     if (phase != PLEAT_DECODE && !cache->in_prompt) {

@@ -133,6 +133,8 @@ struct kv_scratch {
 
 /* cache.c: the scratch's arrays by slot, made anew; what they held is lost. false: no memory, unchanged. */
 bool scratch_slots(kv_scratch *scratch, const kv_model *model, int n_slots);
+/* cache.c: most slots of any lane, in whole pages, once a step's n_new tokens are in. */
+int cache_most_slots(const kv_cache *cache, int n_new);
 
 static inline int page_count(int n_slots) {
     return (n_slots + PAGE_TOKENS - 1) / PAGE_TOKENS;

@@ -54,13 +54,6 @@ kv_view view_open(const kv_cache *cache, int il, kv_event event, kv_scratch *scr
 
 /* ---- working memory ---- */
 
-static int most_slots(const kv_cache *cache, int n_new) {
-    int most = 0;
-    for (int i = 0; i < cache->model->n_layer * cache->model->n_head_kv; i++)
-        most = cache->lane[i].n_slots > most ? cache->lane[i].n_slots : most;
-    return page_count(most + n_new) * PAGE_TOKENS;
-}
-
 static bool grow(float **array, size_t *cap, size_t n) {
     if (n <= *cap)
         return true;
@@ -81,7 +74,7 @@ bool kv_scratch_grow(kv_scratch *scratch, const kv_cache *cache, int n_new) {
     const kv_method *method = &cache->method;
     const kv_model *model = cache->model;
     size_t n_heads = (size_t)model->n_head_kv;
-    int n_slots = most_slots(cache, n_new);
+    int n_slots = cache_most_slots(cache, n_new);
     if (n_slots > scratch->cap_slots && !scratch_slots(scratch, model, n_slots + n_slots / 4))
         return false;
     if (method->policy == kv_policies[0])
@@ -221,14 +214,10 @@ void kv_view_window(const kv_view *view, int ih, int n, float *p) {
 
 /* ---- products ---- */
 
-static int panel_count(int n_rows) {
-    return (n_rows + PACK_ROWS - 1) / PACK_ROWS;
-}
-
 pack_matrix product_pack(const kv_view *view, const float *w, int n_rows, int n_cols) {
     assert(n_rows <= KV_PRODUCT_ROWS && product_floats(n_cols) <= view->scratch->cap_product);
     uint8_t *panels = (uint8_t *)view->scratch->product;
-    pack_panels(BLOCK_F32, (const uint8_t *)w, n_rows, n_cols, 0, panel_count(n_rows), panels);
+    pack_panels(BLOCK_F32, (const uint8_t *)w, n_rows, n_cols, 0, pack_panel_count(n_rows), panels);
     return (pack_matrix){.type = PACK_F32,
                          .n_rows = n_rows,
                          .n_cols = n_cols,
@@ -238,7 +227,7 @@ pack_matrix product_pack(const kv_view *view, const float *w, int n_rows, int n_
 
 void product_run(const kv_view *view, const pack_matrix *w, const float *x, int n, float *out, int ldo) {
     act_rows rows = {.n_cols = w->n_cols, .x = x};
-    view->kernels->matmul[PACK_F32](w, 0, panel_count(w->n_rows), &rows, n, out, (size_t)ldo);
+    view->kernels->matmul[PACK_F32](w, 0, pack_panel_count(w->n_rows), &rows, n, out, (size_t)ldo);
 }
 
 void kv_view_product(const kv_view *view, const float *x, int n, const float *w, int m, int n_cols, float *out) {

@@ -238,10 +238,6 @@ typedef struct matmul_job {
     bool gated;
 } matmul_job;
 
-static int panel_count(const pack_matrix *w) {
-    return (w->n_rows + PACK_ROWS - 1) / PACK_ROWS;
-}
-
 static void packed_part(const matmul_job *job, const product *p, int panel, int n_panels, int first, int n) {
     act_rows rows = acts(job->f, job->x, p->w->n_cols, first);
     job->f->kernels->matmul[p->w->type](p->w, panel, n_panels, &rows, n, p->out + (size_t)first * (size_t)p->w->n_rows,
@@ -278,7 +274,7 @@ static void gate_part(const matmul_job *job, int panel, int n_panels, int first,
 }
 
 static int chunk_count(const matmul_job *job, int i) {
-    return (panel_count(job->p[i].w) + job->panels - 1) / job->panels;
+    return (pack_panel_count(job->p[i].w->n_rows) + job->panels - 1) / job->panels;
 }
 
 /* Chunks count on through all products, so that no task straddles two matrices. */
@@ -288,7 +284,7 @@ static void matmul_task(void *context, int task, int worker) {
     n = n < MATMUL_ROWS || job->f->model->mapped ? n : MATMUL_ROWS;
     for (; !job->gated && chunk >= chunk_count(job, i); i++)
         chunk -= chunk_count(job, i);
-    int panel = chunk * job->panels, n_panels = panel_count(job->p[i].w) - panel;
+    int panel = chunk * job->panels, n_panels = pack_panel_count(job->p[i].w->n_rows) - panel;
     n_panels = n_panels < job->panels ? n_panels : job->panels;
     for (int end = job->gated ? 2 : i + 1; i < end; i++)
         if (job->f->model->mapped)
@@ -305,7 +301,7 @@ static void matmul_run(forward *f, const float *x, const product *p, int n_produ
     job.n_blocks = f->model->mapped ? 1 : (n_rows + MATMUL_ROWS - 1) / MATMUL_ROWS;
     int n_panels = 0, n_chunks = 0, n_parts = gated ? 1 : n_products;
     for (int i = 0; i < n_parts; i++)
-        n_panels += panel_count(p[i].w);
+        n_panels += pack_panel_count(p[i].w->n_rows);
     job.panels = n_panels * job.n_blocks / (TASKS_PER_WORKER * threads_count(f->pool));
     job.panels = job.panels < 1 ? 1 : job.panels > MOST_PANELS ? MOST_PANELS : job.panels;
     for (int i = 0; i < n_parts; i++)

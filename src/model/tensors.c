@@ -46,7 +46,7 @@ static pleat_status add_slot(plan *p, slot s, size_t bytes, pleat_error *error) 
     if (!s.matrix)
         p->n_tasks++;
     else if (!p->model->mapped)
-        p->n_tasks += ((int)(s.tensor->ne[1] + PACK_ROWS - 1) / PACK_ROWS + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
+        p->n_tasks += (pack_panel_count((int)s.tensor->ne[1]) + PANELS_PER_TASK - 1) / PANELS_PER_TASK;
     p->slot[p->n_slots++] = s;
     return PLEAT_OK;
 }
@@ -200,7 +200,7 @@ static void pack_task(void *context, int task, int worker) {
         block_open(s->tensor->type, s->tensor->data, s->tensor->ne[0], (float *)(p->base + s->offset));
         return;
     }
-    int first = (task - s->first_task) * PANELS_PER_TASK, n_panels = (s->matrix->n_rows + PACK_ROWS - 1) / PACK_ROWS;
+    int first = (task - s->first_task) * PANELS_PER_TASK, n_panels = pack_panel_count(s->matrix->n_rows);
     int n = n_panels - first < PANELS_PER_TASK ? n_panels - first : PANELS_PER_TASK;
     pack_panels(s->tensor->type, s->tensor->data, s->matrix->n_rows, s->matrix->n_cols, first, n, p->base + s->offset);
 }

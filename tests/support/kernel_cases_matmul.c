@@ -17,10 +17,6 @@ static bool is_float(const kernel_case *c) {
     return pack_is_float((pack_type)c->type);
 }
 
-static int n_panels(const kernel_size *s) {
-    return (s->n_out + PACK_ROWS - 1) / PACK_ROWS;
-}
-
 static size_t ldo(const kernel_size *s) {
     return (size_t)s->n_out + (s->variant ? LDO_GAP : 0);
 }
@@ -95,7 +91,7 @@ static void fill_panel(const kernel_case *c, int n_blocks, int rows, uint8_t *w,
 
 static void fill_weights(const kernel_case *c, const kernel_size *s, uint8_t *w, uint64_t *state, bool magnitudes) {
     size_t panel_bytes = pack_bytes((pack_type)c->type, 1, s->n);
-    for (int p = 0; p < n_panels(s); p++, w += panel_bytes) {
+    for (int p = 0; p < pack_panel_count(s->n_out); p++, w += panel_bytes) {
         int rows = s->n_out - p * PACK_ROWS;
         memset(w, 0, panel_bytes);
         if (!is_float(c)) {
@@ -156,8 +152,9 @@ static void run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s
                   .code = (const int8_t *)buffer[CODE] + from,
                   .scale = (const float *)buffer[SCALE] + from / 32,
                   .sum16 = (const int16_t *)buffer[SUM16] + from / 16};
-    int panel = s->variant == 2 && n_panels(s) > 1;
-    k->matmul[c->type](&w, panel, n_panels(s) - panel, &x, n, (float *)buffer[OUT] + (size_t)first * ldo(s), ldo(s));
+    int panel = s->variant == 2 && pack_panel_count(s->n_out) > 1;
+    k->matmul[c->type](&w, panel, pack_panel_count(s->n_out) - panel, &x, n,
+                       (float *)buffer[OUT] + (size_t)first * ldo(s), ldo(s));
 }
 
 static double ops(const kernel_case *c, const kernel_size *s) {

@@ -1,5 +1,6 @@
-/* kernels.h - the one table of kernels. cpu_kernels() fills it once: portable first, then each level that this machine
- * really has and PLEAT_CPU allows overlays what it does better.
+/* kernels.h - the table of kernels. There is one for each level that this machine really has, made once (kernels.c):
+ * the portable kernels, over them those of the levels that it builds on, and over those its own. cpu_kernels_get()
+ * gives the one in use: the highest level's, or that of the level which PLEAT_CPU names.
  *
  * Order of arithmetic is part of each contract: an output element is one chain of fused multiply-adds over rising i, or
  * what its entry says, and never depends on how many rows or tokens share the call. That is what makes a request's bits
@@ -85,7 +86,7 @@ typedef struct sparse_matrix {
 } sparse_matrix;
 
 typedef struct cpu_kernels {
-    const char *level; /* name of the highest level whose own kernels are in use */
+    const char *level; /* its name */
 
     /* Attention: out[r*ldo + 0..31] += sum over i < n, rising, of a[r*lda + i] * x[i][0..31] for r < n_rows. The
      * product of a K page (i channel, 32 tokens side by side) and of a V page (i token, 32 channels side by side)
@@ -99,22 +100,29 @@ typedef struct cpu_kernels {
      * bits at every level. offset = sum of x[i] * middle[i]. Either all items have a scale or none has (ones), likewise
      * a middle (none: offset 0). */
     void (*fold)(const fold_item *items, int n_items, int n, dot_row *rows);
-    /* Products of n_rows rows of n elements (a multiple of 16) with each of n_tiles tiles of codes: out[r*ldo + k] +=
-     * unit_r * R * scale[k]
-     * + offset_r * middle[k] for the tile's 32 columns k, where R is the whole number sum over i < n of number_r[i] *
-     * (code[i][k] - 2^(bits-1)), exact at every level. Tiles are worked on in turn; several may share an out. Codes of
-     * a tile, 64-byte aligned, 4 elements of a column side by side: 8 bits [n/4][32][4]    4 bits [n/8][32][4],
-     * elements 8g.. low, 8g + 4.. high    2 bits [n/16][32][4], 16g.. from the low bits up prefetch: what will be read
-     * next, laid out like the tiles, to be brought to L2 meanwhile, or NULL. */
+    /* Products with each of n_tiles tiles of codes of the tile's own n_rows rows of n elements (a multiple of 16). For
+     * the tile's 32 columns k:
+     *
+     *   out[r*ldo + k] += unit_r * R * scale[k] + offset_r * middle[k]
+     *
+     * where R is the whole number sum over i < n of number_r[i] * (code[i][k] - 2^(bits-1)), exact at every level.
+     * Tiles are worked on in turn; several may share an out. Codes of a tile, 64-byte aligned, have 4 elements of a
+     * column side by side:
+     *
+     *   CODE_U8  [n/4][32][4]   elements 4g..
+     *   CODE_U4  [n/8][32][4]   8g.. in the low nibbles, 8g + 4.. in the high ones
+     *   CODE_U2  [n/16][32][4]  16g.., 16g + 4.., 16g + 8.., 16g + 12.. from the low bits up
+     *
+     * prefetch: what will be read next, laid out like the tiles' codes, to be brought to L2 meanwhile, or NULL. */
     void (*dot[CODE_COUNT])(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch);
-    /* The same product with rows of a book type; x needs no alignment. */
+    /* tile's product with rows of a book type; x needs no alignment. book: the table, or NULL for BOOK_E4M3. */
     void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
                              const void *prefetch, const float *book);
-    /* Rows times a low-rank matrix, in two steps. c[r*rank + k] = sum over i < n, in a fixed order, of x[r*n + i] *
-     * left.x[k][i] for rows x [n_rows][n]; */
+    /* Rows times a low-rank matrix is two steps. The first: c[r*rank + k] = sum over i < n, in a fixed order, of
+     * x[r*n + i] * left.x[k][i] for rows x [n_rows][n]. */
     void (*low_rank_dots)(const low_rank_factor *left, const float *x, int n_rows, float *c);
-    /* out[r*n + t] += sum over k, rising, of c[r*rank + k] * right.x[k][t] for rows out [n_rows][n]. The chain starts
-     * from out's value. */
+    /* The second: out[r*n + t] += sum over k, rising, of c[r*rank + k] * right.x[k][t] for rows out [n_rows][n]. The
+     * chain starts from out's value. */
     void (*low_rank_add)(const low_rank_factor *right, const float *c, int n_rows, float *out);
     /* Rows times a sparse matrix: out[r*m + t] += sum over the terms in column t, in their order, of x[r*n + from] *
      * term. The chain starts from zero and is added to out's value at the end. */
@@ -164,11 +172,11 @@ typedef struct cpu_kernels {
 /* The table for this process: detected once, then constant (thread safe). An unknown PLEAT_CPU, or a level the machine
  * lacks, is PLEAT_EINPUT with the list. */
 pleat_status cpu_kernels_get(const cpu_kernels **out, pleat_error *error);
-/* For tests: the table of one level by name, or NULL when this machine lacks it. */
+/* For tests and benchmarks: the table of one level by name, or NULL when this machine lacks it. */
 const cpu_kernels *cpu_kernels_level(const char *name);
-/* Names of every level there is, NULL-ended: "portable", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon"; one
- * without kernels of its own yet uses the level below. */
+/* Names of every level there is, on this machine or not, NULL-ended: "portable", "avx2", "avx2vnni", "avx512",
+ * "avx512vnni", "amx", "neon". */
 const char *const *cpu_level_names(void);
-/* CPU model as the system names it, and its counts, for records. */
+/* The CPU's model as the system names it, and how many of them this process may use, for records (detect.h). */
 const char *cpu_model_name(void);
 #endif

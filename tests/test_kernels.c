@@ -264,7 +264,72 @@ static void rows_do_not_see_each_other(void **state) {
     }
 }
 
-/* ---- no entry without a case ---- */
+/* ---- no entry without a case, no level without its kernels ---- */
+
+typedef void (*any_kernel)(void);
+
+/* Functions of the table: those of a field from `first` on, and the levels that have their own. */
+typedef struct entry {
+    const char *field;
+    size_t at, first, n;
+    unsigned own; /* bits 1 << cpu_level */
+} entry;
+
+enum {
+    BASE = 1 << CPU_AVX2 | 1 << CPU_AVX512 | 1 << CPU_NEON,
+    X86 = 1 << CPU_AVX2 | 1 << CPU_AVX512,
+    INTEGERS = 1 << CPU_AVX2VNNI | 1 << CPU_AVX512VNNI, /* better products of whole numbers, and nothing else */
+};
+
+#define PART(field, from, to, own)                                                                                     \
+    { #field, offsetof(cpu_kernels, field) + (from) * sizeof(any_kernel), from, (to) - (from), own }
+#define ENTRY(field, own) PART(field, 0, sizeof(((cpu_kernels *)0)->field) / sizeof(any_kernel), own)
+/* A kernel that is not filled in leaves the level below in its place, which gives the same results. */
+static const entry entries[] = {
+    ENTRY(tile, BASE),
+    ENTRY(fold, BASE),
+    ENTRY(dot, 1 << CPU_AVX2 | INTEGERS | 1 << CPU_NEON),
+    ENTRY(book, BASE),
+    ENTRY(low_rank_dots, X86),
+    ENTRY(low_rank_add, X86),
+    ENTRY(sparse, 1 << CPU_AVX2),
+    ENTRY(softmax_pages, BASE),
+    ENTRY(open_maps, BASE),
+    ENTRY(bounds, BASE),
+    ENTRY(scale, BASE),
+    ENTRY(add_scaled, BASE),
+    ENTRY(f32_to_f16, BASE),
+    ENTRY(f16_to_f32, BASE),
+    ENTRY(rms_norm, BASE),
+    ENTRY(silu_mul, BASE),
+    ENTRY(gelu_mul, BASE),
+    ENTRY(add, BASE),
+    ENTRY(rope, BASE),
+    ENTRY(act_quantize, BASE),
+    PART(matmul, 0, PACK_F16, BASE | INTEGERS | 1 << CPU_AMX),
+    PART(matmul, PACK_F16, PACK_COUNT, BASE),
+};
+enum { N_ENTRIES = sizeof(entries) / sizeof(*entries) };
+
+/* What a level is built on. */
+static const cpu_level below[CPU_LEVEL_COUNT] = {
+    [CPU_AVX2] = CPU_PORTABLE,     [CPU_AVX2VNNI] = CPU_AVX2,  [CPU_AVX512] = CPU_AVX2,
+    [CPU_AVX512VNNI] = CPU_AVX512, [CPU_AMX] = CPU_AVX512VNNI, [CPU_NEON] = CPU_PORTABLE,
+};
+
+static any_kernel kernel_at(const cpu_kernels *table, const entry *e, size_t i) {
+    any_kernel kernel;
+    memcpy(&kernel, (const char *)table + e->at + i * sizeof(kernel), sizeof(kernel));
+    return kernel;
+}
+
+static void entries_are_the_whole_table(void **state) {
+    (void)state;
+    size_t at = offsetof(cpu_kernels, level) + sizeof(((cpu_kernels *)0)->level);
+    for (int e = 0; e < N_ENTRIES; at += entries[e++].n * sizeof(any_kernel))
+        assert_int_equal(entries[e].at, at);
+    assert_int_equal(at, sizeof(cpu_kernels));
+}
 
 static void used(void) {
     _exit(77);
@@ -291,39 +356,28 @@ static bool some_case_calls(const cpu_kernels *table) {
 static void every_entry_has_a_case(void **state) {
     (void)state;
     const cpu_kernels *portable = cpu_kernels_level("portable");
-    size_t first = offsetof(cpu_kernels, tile), n = (sizeof(cpu_kernels) - first) / sizeof(void *);
-    for (size_t i = 0; i < n; i++) {
-        cpu_kernels table = *portable;
-        void (*trap)(void) = used;
-        memcpy((char *)&table + first + i * sizeof(trap), &trap, sizeof(trap));
-        if (!some_case_calls(&table))
-            fail_msg("no case calls entry %zu of the table of kernels", i);
-    }
+    for (const entry *e = entries; e < entries + N_ENTRIES; e++)
+        for (size_t i = 0; i < e->n; i++) {
+            cpu_kernels table = *portable;
+            any_kernel trap = used;
+            memcpy((char *)&table + e->at + i * sizeof(trap), &trap, sizeof(trap));
+            if (!some_case_calls(&table))
+                fail_msg("no case calls %s[%zu] of the table of kernels", e->field, e->first + i);
+        }
 }
 
-/* How many entries of one table are not those of another. */
-static int n_own(const cpu_kernels *table, const cpu_kernels *below) {
-    size_t first = offsetof(cpu_kernels, tile), n = (sizeof(cpu_kernels) - first) / sizeof(void *);
-    int own = 0;
-    for (size_t i = 0; i < n; i++)
-        own += memcmp((const char *)table + first + i * sizeof(void *),
-                      (const char *)below + first + i * sizeof(void *), sizeof(void *)) != 0;
-    return own;
-}
-
-/* A kernel that is not filled in leaves the level below in its place, which gives the same results. */
 static void levels_have_kernels_of_their_own(void **state) {
-    static const struct {
-        const char *level, *below;
-        int n;
-    } expected[] = {{"avx2", "portable", 36},     {"avx2vnni", "avx2", 11}, {"avx512", "avx2", 32},
-                    {"avx512vnni", "avx512", 11}, {"amx", "avx512vnni", 8}, {"neon", "portable", 33}};
     (void)state;
-    for (size_t i = 0; i < sizeof(expected) / sizeof(*expected); i++) {
-        const cpu_kernels *table = cpu_kernels_level(expected[i].level), *below = cpu_kernels_level(expected[i].below);
-        if (table && n_own(table, below) != expected[i].n)
-            fail_msg("%s has %d kernels of its own over %s, not %d", expected[i].level, n_own(table, below),
-                     expected[i].below, expected[i].n);
+    for (int l = CPU_PORTABLE + 1; l < CPU_LEVEL_COUNT; l++) {
+        const char *name = cpu_level_names()[l], *base = cpu_level_names()[below[l]];
+        const cpu_kernels *table = cpu_kernels_level(name), *other = cpu_kernels_level(base);
+        for (const entry *e = entries; table && e < entries + N_ENTRIES; e++)
+            for (size_t i = 0; i < e->n; i++) {
+                bool own = kernel_at(table, e, i) != kernel_at(other, e, i), wanted = e->own >> l & 1;
+                if (own != wanted)
+                    fail_msg("%s %s a %s[%zu] of its own beside %s's", name, own ? "has" : "lacks", e->field,
+                             e->first + i, base);
+            }
     }
 }
 
@@ -548,6 +602,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_level_agrees_with_portable),
         cmocka_unit_test(rows_do_not_see_each_other),
+        cmocka_unit_test(entries_are_the_whole_table),
         cmocka_unit_test(every_entry_has_a_case),
         cmocka_unit_test(levels_have_kernels_of_their_own),
 #ifdef __x86_64__

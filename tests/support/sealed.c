@@ -37,6 +37,22 @@ static void *zeroed(size_t bytes) {
     return p;
 }
 
+/* Rows x [n][d], which it spoils, as one run from first_page on. */
+static void seal_run(sealed *s, float *x, int n, int first_page, bool decode, const kv_sealing *how) {
+    int n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    size_t run_bytes = s->format->run_bytes ? s->format->run_bytes(&s->config, s->side, s->d, n_pages, decode) : 0;
+    uint8_t *run = run_bytes ? zeroed(run_bytes) : NULL;
+    kv_page *page = s->page + first_page;
+    for (int p = 0; p < n_pages; p++)
+        page[p] = (kv_page){.bytes = zeroed(s->geometry.page_bytes),
+                            .run = run,
+                            .page_in_run = p,
+                            .n_run_pages = n_pages,
+                            .decode = decode};
+    s->run_bytes += run_bytes;
+    s->format->seal(&s->config, s->side, s->d, x, 0, n, page, how);
+}
+
 void sealed_rows(sealed *s, const float *x, int n, bool decode, uint64_t seed) {
     kv_sealing how = {.seed = seed, .il = 1, .n_layer = 4};
     float *work = zeroed(kv_seal_work_floats(n, s->d) * sizeof(*work));
@@ -47,18 +63,9 @@ void sealed_rows(sealed *s, const float *x, int n, bool decode, uint64_t seed) {
     sealed_close(s);
     s->n_rows = n;
     s->n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    s->run_bytes = s->format->run_bytes ? s->format->run_bytes(&s->config, s->side, s->d, s->n_pages, decode) : 0;
-    uint8_t *run = s->run_bytes ? zeroed(s->run_bytes) : NULL;
-    for (int p = 0; p < s->n_pages; p++)
-        s->page[p] = (kv_page){.bytes = zeroed(s->geometry.page_bytes),
-                               .run = run,
-                               .page_in_run = p,
-                               .n_run_pages = s->n_pages,
-                               .decode = decode};
-    for (int first = 0, m = n; first < n; first += m) {
-        if (s->geometry.run_pages == 1)
-            m = n - first < PAGE_TOKENS ? n - first : PAGE_TOKENS;
-        s->format->seal(&s->config, s->side, s->d, copy + first * s->d, 0, m, s->page + first / PAGE_TOKENS, &how);
+    for (int first = 0, m, most = s->geometry.run_pages * PAGE_TOKENS; first < n; first += m) {
+        m = n - first < most ? n - first : most;
+        seal_run(s, copy + first * s->d, m, first / PAGE_TOKENS, decode, &how);
     }
     free(copy);
     free(work);
@@ -86,11 +93,14 @@ size_t sealed_bytes(const sealed *s) {
 }
 
 void sealed_close(sealed *s) {
-    free(s->page[0].run);
-    for (int p = 0; p < s->n_pages; p++)
+    for (int p = 0; p < s->n_pages; p++) {
+        if (s->page[p].page_in_run == 0)
+            free(s->page[p].run);
         free(s->page[p].bytes);
+    }
     memset(s->page, 0, sizeof(s->page));
     s->n_pages = 0;
+    s->run_bytes = 0;
 }
 
 /* ---- corners ---- */

@@ -1,4 +1,4 @@
-/* test_fused.c - attention over sealed pages by the formats' own score and mix, beside exact attention
+/* test_fused.c - attention over sealed pages by the formats' own score and mix, at every level, beside exact attention
  * over what open gives, in double: on tensors like those of models (outliers in keys and queries, a sink token, the key
  * bias of Qwen2.5 turned by RoPE) and on tensors that real models made.
  *
@@ -259,14 +259,6 @@ static void check_levels(const lane *l, worst *w, const char *what) {
     }
 }
 
-static void check_best(const lane *l, worst *w, const char *what) {
-    const cpu_kernels *kernels;
-    char which[200];
-    assert_int_equal(cpu_kernels_get(&kernels, NULL), PLEAT_OK);
-    snprintf(which, sizeof(which), "k=%s, v=%s, %s", l->f->k, l->f->v, what);
-    check_lane(kernels, l, w, which);
-}
-
 /* ---- tensors like those of models ---- */
 
 typedef enum kind { CALM, PEAKED, SINK, OUTLIERS, KEY_BIAS, KIND_COUNT } kind;
@@ -349,7 +341,7 @@ static worst check_layer(const capture *c, const pair *f, int il, const char *na
             continue;
         snprintf(what, sizeof(what), "%s, layer %d, head %d", name, il, ih);
         lane *l = seal_lane(f, d, c->rows[KV_K] + at, c->rows[KV_V] + at, q, group);
-        check_best(l, &w, what);
+        check_levels(l, &w, what);
         free_lane(l);
     }
     return w;

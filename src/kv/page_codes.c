@@ -157,7 +157,7 @@ static void fold_rest(const cpu_kernels *kernels, const float *x, const float *s
 /* The unit above which rounding a row's n numbers, multiplied with codes of 2^(bits-1) scales at most, could show in
  * the scores: half a unit is 0.29 in the mean, codes are 0.58 of the largest if they are spread evenly. Then what was
  * left out is added: a key bias (Qwen2.5), or very peaked scores. The limits are such that heads' outputs stay within
- * 7e-4 of the exact ones on captured tensors of four models; 8-bit codes, most of which are far below their group's
+ * 9e-4 of the exact ones on captured tensors of four models; 8-bit codes, most of which are far below their group's
  * largest, need it later. */
 static float unit_limit(int bits, float scale, int n) {
     return (bits == 8 ? 1e-3f : 3e-4f) / (scale * (float)(1 << (bits - 1)) * sqrtf((float)n) * (0.29f * 0.58f));

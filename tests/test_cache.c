@@ -4,6 +4,7 @@
 #include "support/drive.h"
 #include "support/env.h"
 #include "support/small.h"
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -872,19 +873,21 @@ static void a_pool_of_the_peak_is_enough(void **state) {
         }
 }
 
-/* Tasks of a decode step's layer, for some caches of these lengths. */
-static int count_tasks(const int *n_slots, int n_caches) {
+/* Tasks of a decode step's layer, for some caches of these lengths; dealt, unless NULL: pages of each of 4 threads. */
+static int count_tasks(const int *n_slots, int n_caches, int *dealt) {
     enum { MOST = 16 };
     drive d;
     drive_item items[MOST];
     drive_open(&d, (drive_shape){.n_head = 6, .n_head_kv = 2, .d = 64}, (size_t)256 << 20);
     for (int i = 0; i < n_caches; i++) {
         kv_cache *cache = drive_cache(&d, "f16");
-        drive_prompt(&d, cache, 7, n_slots[i] - 1, 512, true, NULL);
+        assert_int_equal(kv_cache_fill(cache, n_slots[i] - 1, 7, d.scratch[0], d.kernels, NULL), PLEAT_OK);
         items[i] = (drive_item){.cache = cache, .seed = 7, .n_tokens = 1, .phase = PLEAT_DECODE};
     }
     drive_step(&d, items, n_caches);
     int n = kv_attend_tasks(d.attend);
+    if (dealt)
+        memcpy(dealt, d.dealt_pages, sizeof(d.dealt_pages));
     for (int i = 0; i < n_caches; i++)
         kv_cache_close(items[i].cache);
     drive_close(&d);
@@ -900,15 +903,32 @@ static void lanes_are_shared_out_in_chunks(void **state) {
         int n_slots, n_chunks;
     } list[] = {{64, 1}, {128, 1}, {129, 2}, {256, 2}, {257, 3}, {512, 3}, {513, 4}, {1024, 4}, {1025, 5}, {2049, 6}};
     for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++)
-        assert_int_equal(count_tasks(&list[i].n_slots, 1), LANES * list[i].n_chunks);
+        assert_int_equal(count_tasks(&list[i].n_slots, 1, NULL), LANES * list[i].n_chunks);
     int n_slots[MANY];
     for (int i = 0; i < MANY; i++)
         n_slots[i] = 200;
-    assert_int_equal(count_tasks(n_slots, MANY), LANES * MANY);
+    assert_int_equal(count_tasks(n_slots, MANY, NULL), LANES * MANY);
     for (int i = 1; i < MANY; i++)
         n_slots[i] = 64;
     n_slots[0] = 1000;
-    assert_int_equal(count_tasks(n_slots, MANY), LANES * (MANY - 1 + 4));
+    assert_int_equal(count_tasks(n_slots, MANY, NULL), LANES * (MANY - 1 + 4));
+}
+
+/* Where a lane is split, threads get about the same number of pages, whatever order the lanes come in. */
+static void pages_are_dealt_evenly(void **state) {
+    (void)state;
+    enum { N = 7, CHUNK = 16 };
+    static const int n_slots[2][N] = {{2500, 1000, 400, 60, 40, 20, 10}, {20, 10, 400, 1000, 40, 2500, 60}};
+    for (int i = 0; i < 2; i++) {
+        int dealt[4], least = INT_MAX, most = 0;
+        assert_true(count_tasks(n_slots[i], N, dealt) > 2 * N);
+        for (int w = 0; w < 4; w++) {
+            least = dealt[w] < least ? dealt[w] : least;
+            most = dealt[w] > most ? dealt[w] : most;
+        }
+        if (most - least > CHUNK)
+            fail_msg("pages of the threads: %d, %d, %d, %d", dealt[0], dealt[1], dealt[2], dealt[3]);
+    }
 }
 
 /* Many lanes of a decode step ask for many small parts; few tiles of a prompt for fewer and larger ones. */
@@ -951,6 +971,7 @@ int main(void) {
         cmocka_unit_test(long_decode_matches_the_reference),
         cmocka_unit_test(bits_do_not_depend_on_the_schedule),
         cmocka_unit_test(lanes_are_shared_out_in_chunks),
+        cmocka_unit_test(pages_are_dealt_evenly),
         cmocka_unit_test(parts_have_room_whatever_came_before),
         cmocka_unit_test(decode_equals_prefill),
         cmocka_unit_test(budget_or_tail_above_the_length_is_f16),

@@ -341,6 +341,10 @@ int kv_attend_tasks(const kv_attend *a) {
     return a->n_tasks;
 }
 
+int kv_attend_task_pages(const kv_attend *a, int index) {
+    return pages_of(a, &a->task[a->order[index]]);
+}
+
 /* ---- picks ---- */
 
 void kv_attend_pick(kv_attend *a, int index, kv_scratch *scratch, const cpu_kernels *kernels) {

@@ -34,5 +34,6 @@ void kv_attend_layer(kv_attend *attend, const kv_attend_item *items, int n_items
 int kv_attend_picks(const kv_attend *attend); /* 0 unless a policy picks what a decode token reads */
 void kv_attend_pick(kv_attend *attend, int pick, kv_scratch *scratch, const cpu_kernels *);
 int kv_attend_tasks(const kv_attend *attend);
+int kv_attend_task_pages(const kv_attend *attend, int task); /* that it reads at most; until the step's end */
 void kv_attend_task(kv_attend *attend, int task, int worker, kv_scratch *scratch, const cpu_kernels *);
 #endif

@@ -187,6 +187,15 @@ static void note_queries(drive *d, const drive_item *item, const float *q, int i
     free(cos_sin);
 }
 
+static void note_dealt(drive *d) {
+    int n = kv_attend_tasks(d->attend);
+    for (int w = 0; w < 4; w++) {
+        d->dealt_pages[w] = 0;
+        for (int task = n * w / 4; task < n * (w + 1) / 4; task++)
+            d->dealt_pages[w] += kv_attend_task_pages(d->attend, task);
+    }
+}
+
 static void layer(drive *d, const drive_item *items, int n_items, kv_attend_item *attend, int il) {
     int dim = d->model.head_dim, width = d->model.n_head * dim;
     for (int i = 0; i < n_items; i++) {
@@ -198,6 +207,7 @@ static void layer(drive *d, const drive_item *items, int n_items, kv_attend_item
         note_queries(d, &items[i], attend[i].q, il);
     }
     kv_attend_layer(d->attend, attend, n_items, il);
+    note_dealt(d);
     int n_picks = kv_attend_picks(d->attend), n_tasks = kv_attend_tasks(d->attend);
     for (int i = 0; i < n_picks; i++)
         kv_attend_pick(d->attend, d->backwards ? n_picks - 1 - i : i, d->scratch[i % d->n_workers], d->kernels);

@@ -27,6 +27,7 @@ typedef struct drive {
     const cpu_kernels *kernels;
     int n_workers;
     bool backwards;      /* tasks in falling order, workers in turn */
+    int dealt_pages[4];  /* of the last layer, to each of 4 threads by threads_run, before any takes from another */
     const capture *real; /* as in the shape */
     int real_layer[DRIVE_LAYERS];
 } drive;

@@ -2,6 +2,7 @@
  * fairness, admission, preemption, cancellation; nothing is left behind. */
 #include "engine/scheduler.h"
 #include "base/clock.h"
+#include "engine/inside.h"
 #include "support/bed.h"
 #include "support/env.h"
 #include <dirent.h>
@@ -386,6 +387,62 @@ static void logprobs_are_those_of_the_model(void **state) {
     }
     pleat_method_free(method);
     free(logits);
+    free(ids);
+    free(a);
+    desk_close(&d);
+}
+
+static struct { /* rows that met the output matrix, in whatever steps */
+    const pack_matrix *head;
+    void (*matmul)(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens, float *out,
+                   size_t ldo);
+    int n_rows;
+} seen;
+
+static void note_matmul(const pack_matrix *w, int panel_first, int n_panels, const act_rows *x, int n_tokens,
+                        float *out, size_t ldo) {
+    seen.n_rows += w == seen.head && panel_first == 0 ? n_tokens : 0;
+    seen.matmul(w, panel_first, n_panels, x, n_tokens, out, ldo);
+}
+
+/* From now on the engine, which has one thread, counts those rows. */
+static void count_rows(pleat_engine *e, cpu_kernels *noting) {
+    *noting = *e->kernels;
+    seen.head = &e->model->head;
+    seen.matmul = noting->matmul[seen.head->type];
+    noting->matmul[seen.head->type] = note_matmul;
+    forward_close(e->pass);
+    assert_int_equal(forward_open(e->model, e->max_step_tokens, e->max_sequences, e->pool, noting, &e->pass, NULL),
+                     PLEAT_OK);
+}
+
+/* Of a prompt the last row alone meets the output matrix, unless the log probabilities of the prompt are asked for. */
+static void only_rows_that_are_sampled_give_logits(void **state) {
+    (void)state;
+    enum { N = 300, ANSWER = 5 };
+    desk d = desk_open(0, 0, (scheduler_options){0});
+    answer *a = answers(2);
+    cpu_kernels noting;
+    pleat_method *method;
+    uint64_t id;
+    int32_t *ids = prompt_of(&d, N, 0);
+    count_rows(d.bed.engine, &noting);
+    assert_int_equal(pleat_method_parse("f16", d.bed.model, &method, NULL), PLEAT_OK);
+    for (int i = 0; i < 2; i++) {
+        request_spec spec = {.method = method,
+                             .prompt = ids,
+                             .n_prompt = N,
+                             .max_tokens = ANSWER,
+                             .ignore_end = true,
+                             .sampling = pleat_sampling_default(),
+                             .prompt_logprobs = i};
+        seen.n_rows = 0;
+        assert_int_equal(scheduler_submit(d.s, &spec, 1, take, (void *[]){&a[i]}, &id, NULL), PLEAT_OK);
+        run_dry(&d);
+        assert_int_equal(a[i].n, ANSWER);
+        assert_int_equal(seen.n_rows, (i ? N : 1) + ANSWER - 1);
+    }
+    pleat_method_free(method);
     free(ids);
     free(a);
     desk_close(&d);
@@ -798,6 +855,7 @@ int main(void) {
         cmocka_unit_test(a_moved_cache_has_no_name),
         cmocka_unit_test(without_a_place_to_move_to_the_youngest_ends),
         cmocka_unit_test(logprobs_are_those_of_the_model),
+        cmocka_unit_test(only_rows_that_are_sampled_give_logits),
         cmocka_unit_test(ends_are_held_back_until_min_tokens),
         cmocka_unit_test(the_sink_ends_a_request),
         cmocka_unit_test(the_context_is_a_clear_end),

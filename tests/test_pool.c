@@ -1,6 +1,9 @@
 /* test_pool.c - the pool's budget is exact to the byte, freed pages come back, a reservation holds whatever the sizes,
- * charges count in budget and memory, pages that lie apart can move together. */
+ * charges count in budget and memory, pages that lie apart can move together, memory asks for huge pages. */
 #include "kv/pool.h"
+#include "base/memory.h"
+#include "support/env.h"
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <setjmp.h>
 #include <cmocka.h>
@@ -277,6 +281,41 @@ static void threads_share_it(void **state) {
     kv_pool_close(pool);
 }
 
+/* The kernel was told to back the mapping that p lies in by huge pages, and says so. */
+static bool is_advised(const void *p) {
+    FILE *f = fopen("/proc/self/smaps", "re");
+    char line[512];
+    bool inside = false, advised = false;
+    while (f && fgets(line, sizeof(line), f)) {
+        uintptr_t from, to;
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &from, &to) == 2)
+            inside = from <= (uintptr_t)p && (uintptr_t)p < to;
+        else if (inside && !strncmp(line, "VmFlags:", 8))
+            advised = strstr(line, " hg") != NULL;
+    }
+    if (f)
+        fclose(f);
+    return advised;
+}
+
+static void memory_asks_for_huge_pages(void **state) {
+    (void)state;
+    enum { BYTES = 4 << 20 };
+    void *own = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(own, MAP_FAILED);
+    bool shows = !is_advised(own) && !madvise(own, BYTES, MADV_HUGEPAGE) && is_advised(own);
+    munmap(own, BYTES);
+    if (!shows)
+        env_skip("this system does not say which memory asks for huge pages");
+    kv_pool *pool = open_pool(BYTES);
+    void *page = kv_pool_take(pool, 4096), *map = mem_map(BYTES);
+    assert_true(is_advised(page));
+    assert_true(is_advised(map));
+    mem_unmap(map, BYTES);
+    kv_pool_give(pool, page, 4096);
+    kv_pool_close(pool);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(budget_is_exact),
@@ -289,6 +328,7 @@ int main(void) {
         cmocka_unit_test(the_fullest_slab_stays),
         cmocka_unit_test(threads_share_it),
         cmocka_unit_test(sizes_are_forgotten),
+        cmocka_unit_test(memory_asks_for_huge_pages),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
  * forks, second turns. */
 #include "support/drive.h"
 #include "support/env.h"
+#include "support/sealed.h"
 #include "support/small.h"
 #include <limits.h>
 #include <math.h>
@@ -741,14 +742,57 @@ static void second_turn_sees_itself_in_fp16(void **state) {
     kv_cache *cache = drive_cache(&d, "kivi:bits=2,residual=64");
     drive_prompt(&d, cache, 7, FIRST, 512, true, NULL);
     drive_decode(&d, cache, 7, 5, NULL);
-    int sealed = kv_cache_sealed(cache, 0, 0, KV_K);
+    int n_sealed = kv_cache_sealed(cache, 0, 0, KV_K);
     drive_prompt(&d, cache, 7, 59 + 64, 64, false, NULL);
-    assert_int_equal(kv_cache_sealed(cache, 0, 0, KV_K), sealed);
+    assert_int_equal(kv_cache_sealed(cache, 0, 0, KV_K), n_sealed);
     assert_int_equal(kv_cache_slots(cache, 0, 0), FIRST + 5 + 59 + 64);
     drive_prompt(&d, cache, 7, 30, 64, true, NULL);
     assert_int_equal(kv_cache_sealed(cache, 0, 0, KV_K), (FIRST + 5 + 59 + 64 + 30) / 64 * 64);
     decode_and_compare(&d, cache, "second turn", 3);
     kv_cache_close(cache);
+    drive_close(&d);
+}
+
+static struct {
+    const kv_format *format;
+    int n;
+} opened;
+
+static void note_open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
+    opened.format->open(c, side, d, page, x);
+    opened.n++;
+}
+
+/* Of a format without score and mix of its own each page is opened once for a tile of a prompt's queries, not once for
+ * each, and gives what the format's own products give. */
+static void a_page_is_opened_once_a_tile(void **state) {
+    (void)state;
+    enum { FIRST = 320, SECOND = 40, TILES = 3 };
+    drive d;
+    drive_open(&d, plain, POOL);
+    kv_method method = drive_method(&d, "int8");
+    opened.format = method.coding[KV_K].format;
+    kv_format without = *opened.format;
+    without.open = note_open;
+    without.score = NULL;
+    without.mix = NULL;
+    size_t n = drive_out_floats(&d, SECOND);
+    float *out[2] = {malloc(n * sizeof(float)), malloc(n * sizeof(float))};
+    for (int i = 0; i < 2; i++) {
+        kv_cache *cache;
+        for (int side = 0; i && side < 2; side++)
+            method.coding[side].format = &without;
+        assert_int_equal(kv_cache_open(&d.model, &method, d.pool, &cache, NULL), PLEAT_OK);
+        drive_prompt(&d, cache, 7, FIRST, 512, true, NULL);
+        assert_int_equal(kv_cache_sealed(cache, 0, 0, KV_K), FIRST);
+        opened.n = 0;
+        drive_prompt(&d, cache, 7, SECOND, 64, false, out[i]);
+        assert_int_equal(opened.n, i * 2 * DRIVE_LAYERS * plain.n_head_kv * TILES * FIRST / PAGE_TOKENS);
+        kv_cache_close(cache);
+    }
+    assert_true(rows_error(out[0], out[1], (int)n) < 1e-6);
+    free(out[0]);
+    free(out[1]);
     drive_close(&d);
 }
 
@@ -988,6 +1032,7 @@ int main(void) {
         cmocka_unit_test(forks_equal_runs_of_their_own),
         cmocka_unit_test(forks_that_cannot_be_are_refused),
         cmocka_unit_test(second_turn_sees_itself_in_fp16),
+        cmocka_unit_test(a_page_is_opened_once_a_tile),
         cmocka_unit_test(room_counts_live_tokens_only_for_streaming),
         cmocka_unit_test(fill_looks_like_a_prompt),
     };

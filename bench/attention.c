@@ -281,6 +281,9 @@ static int parse_formats(const char *text, entry *list) {
 }
 
 int main(int argc, char **argv) {
+    timing_arguments(argc, argv,
+                     "[--shapes 64/3,64/7,128/6,128/4] [--tokens 8128,32704] [--formats 'SPEC SPEC...'] [--mb N] "
+                     "[--rounds N] [--threads N]");
     const char *shapes = timing_text(argc, argv, "shapes", "64/3,64/7,128/6,128/4");
     const char *tokens = timing_text(argc, argv, "tokens", "8128,32704");
     const char *formats =

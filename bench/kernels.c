@@ -115,6 +115,7 @@ static void bench_case(const kernel_case *c, int repeats, double cached) {
 }
 
 int main(int argc, char **argv) {
+    timing_arguments(argc, argv, "[--kernel PREFIX] [--repeats N]");
     int repeats = timing_rounds(argc, argv, "repeats", 5);
     const char *prefix = timing_text(argc, argv, "kernel", "");
     double cached = limits_read_cached();

@@ -149,6 +149,7 @@ static void print_streams(const run *r, const stream *list, int n, const timing 
 
 int main(int argc, char **argv) {
     static stream list[MOST_CASES];
+    timing_arguments(argc, argv, "[--threads N] [--gb N] [--repeats N]");
     int n = 0, repeats = timing_rounds(argc, argv, "repeats", 5);
     pleat_error error;
     run r = {.n_bytes = (size_t)(timing_option(argc, argv, "gb", 4e-9 * (double)timing_last_cache_bytes()) * 1e9)};

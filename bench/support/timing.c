@@ -1,6 +1,7 @@
 /* timing.c - see timing.h. */
 #include "support/timing.h"
 #include <assert.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,23 @@ timing timing_ratio(const timing *a, const timing *b) {
     return r;
 }
 
+static bool is_named(const char *usage, const char *option) {
+    const char *at = strstr(usage, option);
+    return at && at[strlen(option)] == ' ';
+}
+
+void timing_arguments(int argc, char **argv, const char *usage) {
+    for (int i = 1; i < argc; i += 2) {
+        bool help = !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h");
+        if (!help && i + 1 < argc && !strncmp(argv[i], "--", 2) && is_named(usage, argv[i]))
+            continue;
+        if (!help)
+            fprintf(stderr, "%s: %s is no option with a value\n", argv[0], argv[i]);
+        fprintf(help ? stdout : stderr, "usage: %s %s\n", argv[0], usage);
+        exit(help ? 0 : 2);
+    }
+}
+
 const char *timing_text(int argc, char **argv, const char *name, const char *fallback) {
     for (int i = 1; i + 1 < argc; i++)
         if (!strncmp(argv[i], "--", 2) && !strcmp(argv[i] + 2, name))
@@ -58,7 +76,12 @@ const char *timing_text(int argc, char **argv, const char *name, const char *fal
 
 double timing_option(int argc, char **argv, const char *name, double fallback) {
     const char *text = timing_text(argc, argv, name, NULL);
-    return text ? atof(text) : fallback;
+    char *end = NULL;
+    double n = text ? strtod(text, &end) : fallback;
+    if (!text || (end != text && !*end && n >= 0 && n < 1e9))
+        return n;
+    fprintf(stderr, "%s: --%s takes a number, not \"%s\"\n", argv[0], name, text);
+    exit(2);
 }
 
 int timing_rounds(int argc, char **argv, const char *name, int fallback) {
@@ -66,7 +89,7 @@ int timing_rounds(int argc, char **argv, const char *name, int fallback) {
     if (n >= 1 && n <= TIMING_MOST)
         return (int)n;
     fprintf(stderr, "%s: --%s is from 1 to %d\n", argv[0], name, TIMING_MOST);
-    exit(1);
+    exit(2);
 }
 
 double timing_cpu_seconds(void) {

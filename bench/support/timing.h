@@ -19,7 +19,10 @@ double timing_spread(const timing *t); /* (high - low) / median */
 /* a / b repeat by repeat: what was measured in the same round is divided. */
 timing timing_ratio(const timing *a, const timing *b);
 
-/* The value of "--name N" among the arguments, else fallback. */
+/* The arguments must be pairs of an option that usage names and its value: else a sentence and exit status 2; --help
+ * prints usage. */
+void timing_arguments(int argc, char **argv, const char *usage);
+/* The value of "--name N" among the arguments, else fallback. What is no number ends the program with a sentence. */
 double timing_option(int argc, char **argv, const char *name, double fallback);
 /* The same for how many figures a timing is to get; a number that it cannot hold ends the program with a sentence. */
 int timing_rounds(int argc, char **argv, const char *name, int fallback);

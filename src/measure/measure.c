@@ -124,6 +124,14 @@ void measure_options_add(json_t *options, const pleat_model *model) {
         json_object_set_new(options, "repack", json_string("off"));
 }
 
+bool measure_options_repacked(const char *options) {
+    json_t *read = options ? json_loads(options, 0, NULL) : NULL;
+    const char *repack = json_string_value(json_object_get(read, "repack"));
+    bool repacked = !repack || strcmp(repack, "off") != 0;
+    json_decref(read);
+    return repacked;
+}
+
 store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
                          measure_identity *identity) {
     const gguf_tensor *t = gguf_tensor_at(model->file, 0);

@@ -43,6 +43,9 @@ typedef struct measure_identity {
 } measure_identity;
 /* What no column of a run says, into its options: weights that stay in the mapped file ("repack": "off"). */
 void measure_options_add(json_t *options, const pleat_model *model);
+/* Of a run's options, as a store keeps them, or NULL: weights were packed at load, as they are for everyone who does
+ * not say --repack off. */
+bool measure_options_repacked(const char *options);
 store_run measure_run_of(const char *what, const pleat_model *model, const pleat_engine *engine, const char *options,
                          measure_identity *identity);
 #endif

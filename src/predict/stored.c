@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "kv/method.h"
+#include "measure/measure.h"
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
@@ -139,15 +140,6 @@ static int stage_named(const char *name) {
     return -1;
 }
 
-/* Weights were packed at load, as they are for everyone who does not say --repack off. */
-static bool is_repacked(const store_run *run) {
-    json_t *options = run->options ? json_loads(run->options, 0, NULL) : NULL;
-    const char *repack = json_string_value(json_object_get(options, "repack"));
-    bool repacked = !repack || strcmp(repack, "off") != 0;
-    json_decref(options);
-    return repacked;
-}
-
 pleat_status predict_run_find(const store_runs *runs, store *s, int64_t run, const store_run **out,
                               pleat_error *error) {
     const store_run *mapped = NULL;
@@ -162,7 +154,7 @@ pleat_status predict_run_find(const store_runs *runs, store *s, int64_t run, con
             return status;
         bool holds = points.n || run || !strcmp(r->what, PUBLISHED);
         store_points_free(&points);
-        if (holds && (run || is_repacked(r)))
+        if (holds && (run || measure_options_repacked(r->options)))
             *out = r;
         else if (holds && !mapped)
             mapped = r;

@@ -59,6 +59,8 @@ static bool joins_planes(cpu_level level) {
 static limit *limit_of(const kernel_case *c, cpu_level level) {
     static limit int16 = {"int16", joined_planes, {0}, {0}}, int8 = {"int8", limits_int8, {0}, {0}},
                  int4 = {"int4", limits_int4, {0}, {0}}, f32 = {"f32", limits_f32, {0}, {0}};
+    if (c->entry == ENTRY_BOOK) /* words: vpdpwssd multiplies half as many as vpdpbusd bytes, of which a row has two */
+        return joins_planes(level) ? &int16 : &int8;
     if (c->entry == ENTRY_DOT)
         return joins_planes(level) ? &int16 : c->type == CODE_U8 ? &int8 : &int4;
     if (c->entry != ENTRY_MATMUL || pack_is_float((pack_type)c->type))

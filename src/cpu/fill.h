@@ -29,9 +29,8 @@ void dot_avx2vnni_fill(cpu_kernels *k);
 void matmul_avx2vnni_fill(cpu_kernels *k);
 
 void tile_avx512_fill(cpu_kernels *k);
-void tile_narrow_avx512_fill(cpu_kernels *k); /* over tile_ and book_avx512 */
+void tile_narrow_avx512_fill(cpu_kernels *k); /* over tile_avx512 */
 void fold_avx512_fill(cpu_kernels *k);
-void book_avx512_fill(cpu_kernels *k);
 void low_rank_avx512_fill(cpu_kernels *k);
 void softmax_avx512_fill(cpu_kernels *k);
 void rows_avx512_fill(cpu_kernels *k);
@@ -39,6 +38,7 @@ void matmul_avx512_fill(cpu_kernels *k);
 void matmul_float_avx512_fill(cpu_kernels *k);
 
 void dot_avx512vnni_fill(cpu_kernels *k);
+void book_avx512vnni_fill(cpu_kernels *k);
 void matmul_avx512vnni_fill(cpu_kernels *k);
 
 void matmul_amx_fill(cpu_kernels *k); /* over avx512vnni's table; keeps it for calls with few tokens */

@@ -52,7 +52,6 @@ static void fill_avx512(cpu_kernels *k) {
     cpu_features features = cpu_detect_features();
     tile_avx512_fill(k);
     fold_avx512_fill(k);
-    book_avx512_fill(k);
     low_rank_avx512_fill(k);
     softmax_avx512_fill(k);
     rows_avx512_fill(k);
@@ -101,6 +100,7 @@ static void fill(cpu_kernels *k, cpu_level level) {
     }
     if (level >= CPU_AVX512VNNI) {
         dot_avx512vnni_fill(k);
+        book_avx512vnni_fill(k);
         matmul_avx512vnni_fill(k);
         k->level = names[CPU_AVX512VNNI];
     }

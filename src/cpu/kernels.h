@@ -20,8 +20,9 @@ enum {
 
 /* Element types of a KV tile [n][32]: what 32 neighbours look like in memory. */
 typedef enum tile_type {
-    TILE_F16, /* 32 halves, 64 bytes */
-    TILE_U2,  /* 8 bytes: byte k holds elements k, k + 8, k + 16, k + 24 from the low bits up */
+    TILE_F16,  /* 32 halves, 64 bytes */
+    TILE_U2,   /* 8 bytes: byte k holds elements k, k + 8, k + 16, k + 24 from the low bits up */
+    TILE_E4M3, /* 32 bytes, 8-bit floats: sign, 4 bits of exponent with bias 7, 3 of mantissa; finite ones only */
     TILE_COUNT,
 } tile_type;
 
@@ -52,15 +53,13 @@ typedef struct dot_tile { /* one tile of codes, what it is multiplied with, wher
     float *out;
 } dot_tile;
 
-/* Rows of a tile as tile_type has them, for codes into a table of floats, book[2^bits], and for 8-bit floats (no
- * table). */
-typedef enum book_type {
-    BOOK_2, /* 8 bytes as TILE_U2 */
-    BOOK_3, /* 12 bytes: as TILE_U2, then the codes' upper bits: byte 8 + k holds elements 8k.. from the low bit up */
-    BOOK_4, /* 16 bytes: byte k holds element k (low nibble) and k + 16 (high) */
-    BOOK_E4M3, /* 32 bytes: sign, 4 bits of exponent with bias 7, 3 of mantissa; finite ones only */
-    BOOK_COUNT,
-} book_type;
+/* Types of the codes of a tile that stand for the whole numbers of a table, book[2^bits]. */
+typedef enum book_type { BOOK_4, BOOK_3, BOOK_2, BOOK_COUNT } book_type;
+
+enum {
+    BOOK_LIMIT = 1023, /* of a table's numbers, either sign: 64 products with a dot_row's numbers stay below 2^31 */
+    BOOK_CHUNK = 64,
+};
 
 enum {
     LOW_RANK_MOST = 16, /* columns of a low_rank_factor at most */
@@ -115,9 +114,17 @@ typedef struct cpu_kernels {
      *
      * prefetch: what will be read next, laid out like the tiles' codes, to be brought to L2 meanwhile, or NULL. */
     void (*dot[CODE_COUNT])(const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo, const void *prefetch);
-    /* tile's product with rows of a book type; x needs no alignment. book: the table, or NULL for BOOK_E4M3. */
-    void (*book[BOOK_COUNT])(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                             const void *prefetch, const float *book);
+    /* dot's products for codes into a table: R is the sum, over chunks of BOOK_CHUNK elements in order and in float,
+     * of the whole numbers sum over the chunk of number_r[i] * book[code[i][k]]. Tiles have no middle and rows no
+     * offset. Codes of a tile:
+     *
+     *   BOOK_4  as CODE_U4    BOOK_2  as CODE_U2
+     *   BOOK_3  [n/16] of 128 bytes as CODE_U2 for the codes' lower two bits, then 64 bytes for the upper ones: bit b
+     *           of the part'th 16 bytes (part < 4) belongs to the lower bits at 2 * part in the b'th of the 128 bytes
+     *
+     * prefetch: as dot's. */
+    void (*book[BOOK_COUNT])(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                             const void *prefetch);
     /* Rows times a low-rank matrix is two steps. The first: c[r*rank + k] = sum over i < n, in a fixed order, of
      * x[r*n + i] * left.x[k][i] for rows x [n_rows][n]. */
     void (*low_rank_dots)(const low_rank_factor *left, const float *x, int n_rows, float *c);

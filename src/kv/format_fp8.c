@@ -1,26 +1,29 @@
 /* format_fp8.c - 8-bit floats, e4m3 (OCP 8-bit floating point, 2023: bias 7, no infinities, at most 448), nearest even,
  * with one scale a row: max|x| / 448 in fp16.
  *
- *   page   codes [64 x d] (page_book.c), scales fp16 [64]
+ *   page   codes [64 x d], laid out like fp16's, scales fp16 [64]
+ *
+ *   K   [2 halves][d channels][32 tokens]    V   [d/32 groups][64 tokens][32 channels]
  *
  * A scale among fp16's subnormals is taken up by one step where it would cut the row's largest element by more than
  * rounding does; rows below 2^-25 * 448 become zeros. The exponent keeps small channels beside a large one: with a key
  * bias (Qwen2.5) every channel keeps 3 bits of mantissa down to 2^-15 of the largest, so nothing is done about it. Any
- * row can be written anew. Bytes per token and KV head: 2 * (d + 2). */
+ * row can be written anew. K's scale multiplies a token's sum, V's goes into p. Bytes per token and KV head: 2 * (d +
+ * 2). */
 #include "kv/method.h"
 #include "base/status.h"
-#include "kv/page_book.h"
+#include "kv/page_codes.h"
 #include <math.h>
+#include <string.h>
 
 enum { TAIL };
+enum { BLOCK_ROWS = 32, HALVES = PAGE_TOKENS / TILE };
 #define MOST 448.0f
 
 static const kv_param params[] = {
     {"tail", "newest tokens kept in fp16, a multiple of 64", NULL, 0, 0, 1 << 20, true},
     {0},
 };
-
-static const book e4m3 = {.type = BOOK_E4M3};
 
 static pleat_status check(const kv_config *c, kv_side side, int d, pleat_error *error) {
     (void)side;
@@ -30,9 +33,26 @@ static pleat_status check(const kv_config *c, kv_side side, int d, pleat_error *
     return PLEAT_OK;
 }
 
+static size_t codes_bytes(int d) {
+    return (size_t)PAGE_TOKENS * (size_t)d;
+}
+
+static f16 *scales_of(int d, const kv_page *page) {
+    return (f16 *)(page->bytes + codes_bytes(d));
+}
+
+/* Where element i of a tile row's 32 begins. */
+static uint8_t *row_at(kv_side side, int d, const kv_page *page, int tile, int i) {
+    return page->bytes + ((size_t)tile * (size_t)(side == KV_K ? d : PAGE_TOKENS) + (size_t)i) * TILE;
+}
+
+static uint8_t *element_at(kv_side side, int d, const kv_page *page, int t, int j) {
+    return side == KV_K ? row_at(side, d, page, t / TILE, j) + t % TILE : row_at(side, d, page, j / TILE, t) + j % TILE;
+}
+
 static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
     (void)side;
-    *out = (kv_geometry){.page_bytes = book_page_bytes(BOOK_E4M3, d),
+    *out = (kv_geometry){.page_bytes = codes_bytes(d) + PAGE_TOKENS * sizeof(f16),
                          .run_pages = 1,
                          .keep_tokens = (int)c->value[TAIL],
                          .step_tokens = PAGE_TOKENS,
@@ -63,32 +83,75 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
                  const kv_sealing *how) {
     (void)c;
     (void)how;
-    uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    f16 stored[PAGE_TOKENS];
+    f16 *stored = scales_of(d, pages) + first;
     for (int i = 0; i < n; i++) {
         stored[i] = scale_of(x + i * d, d);
         float scale = f16_to_f32(stored[i]);
         for (int j = 0; j < d; j++)
-            code[i * d + j] = scale > 0 ? encode(x[i * d + j] / scale) : 0;
+            *element_at(side, d, pages, first + i, j) = scale > 0 ? encode(x[i * d + j] / scale) : 0;
     }
-    book_put(BOOK_E4M3, side, d, pages->bytes, code, stored, first, n);
+}
+
+static float value_of(uint8_t code) {
+    return f16_to_f32((f16)((code & 128) << 8 | (code & 127) << 7)) * 256;
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
     (void)c;
-    book_open(&e4m3, side, d, page->bytes, x);
+    for (int t = 0; t < PAGE_TOKENS; t++) {
+        float scale = f16_to_f32(scales_of(d, page)[t]);
+        for (int j = 0; j < d; j++)
+            x[t * d + j] = scale * value_of(*element_at(side, d, page, t, j));
+    }
+}
+
+static const uint8_t *ahead(const void *prefetch, const kv_page *page, const uint8_t *at) {
+    return prefetch ? (const uint8_t *)prefetch + (at - page->bytes) : NULL;
+}
+
+/* The kernels ask for the codes. */
+static void open_scales(const cpu_kernels *kernels, int d, const kv_page *page, const void *prefetch, float *scale) {
+    page_codes_fetch(prefetch, codes_bytes(d), codes_bytes(d) + PAGE_TOKENS * sizeof(f16));
+    kernels->f16_to_f32(scales_of(d, page), PAGE_TOKENS, scale);
 }
 
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
                   float *s, const void *prefetch) {
     (void)c;
-    book_score(kernels, &e4m3, d, page->bytes, q->x, q->n, s, prefetch);
+    float scale[PAGE_TOKENS];
+    open_scales(kernels, d, page, prefetch, scale);
+    memset(s, 0, (size_t)q->n * PAGE_TOKENS * sizeof(*s));
+    for (int half = 0; half < HALVES; half++) {
+        const uint8_t *at = row_at(KV_K, d, page, half, 0);
+        kernels->tile[TILE_E4M3](q->x, (size_t)d, q->n, at, d, s + half * TILE, PAGE_TOKENS, ahead(prefetch, page, at));
+    }
+    for (int r = 0; r < q->n; r++)
+        for (int t = 0; t < PAGE_TOKENS; t++)
+            s[r * PAGE_TOKENS + t] *= scale[t];
+}
+
+static void mix_block(const cpu_kernels *kernels, int d, const kv_page *page, const float *scale, const float *p,
+                      int n_rows, float *o, const void *prefetch) {
+    float a[BLOCK_ROWS * PAGE_TOKENS];
+    for (int r = 0; r < n_rows; r++)
+        for (int t = 0; t < PAGE_TOKENS; t++)
+            a[r * PAGE_TOKENS + t] = p[r * PAGE_TOKENS + t] * scale[t];
+    for (int tile = 0; tile < d / TILE; tile++) {
+        const uint8_t *at = row_at(KV_V, d, page, tile, 0);
+        kernels->tile[TILE_E4M3](a, PAGE_TOKENS, n_rows, at, PAGE_TOKENS, o + tile * TILE, (size_t)d,
+                                 ahead(prefetch, page, at));
+    }
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
                 float *o, const void *prefetch) {
     (void)c;
-    book_mix(kernels, &e4m3, d, page->bytes, p, n_rows, o, prefetch);
+    float scale[PAGE_TOKENS];
+    open_scales(kernels, d, page, prefetch, scale);
+    for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
+        int n = n_rows - r < BLOCK_ROWS ? n_rows - r : BLOCK_ROWS;
+        mix_block(kernels, d, page, scale, p + r * PAGE_TOKENS, n, o + r * d, r ? NULL : prefetch);
+    }
 }
 
 const kv_format kv_format_fp8 = {

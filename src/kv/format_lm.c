@@ -4,9 +4,9 @@
  * y = H D x as in rot, N = |x|, u = y * sqrt(d) / N is close to N(0, 1) whatever x was; each u becomes the nearest of
  * 2^bits values that are best for N(0, 1) (Lloyd-Max; symmetric), and the row one fp16 gain: N / |chosen values|, so
  * that the row's length is kept (normcorr=1), or N / sqrt(d). Score and sum are gain times table values, in the turned
- * basis.
+ * basis. The table has whole numbers, so products are integer ones (page_codes.c).
  *
- *   page   codes [64 x d] of 4, 3 or 2 bits (page_book.c), gains fp16 [64]
+ *   page   codes [64 x d] of 4, 3 or 2 bits (page_codes_layout.c), gains fp16 [64]
  *
  * Differences: the paper turns by a random orthogonal matrix and has the exact codebook of a sphere's coordinates (for
  * d = 64 within 3.2 % of this one); implementations use Walsh-Hadamard and N(0, 1), and so does this. The residual
@@ -22,7 +22,7 @@
 #include "kv/dots.h"
 #include "kv/hadamard.h"
 #include "kv/page_affine.h"
-#include "kv/page_book.h"
+#include "kv/page_codes.h"
 #include "kv/page_mean.h"
 #include <math.h>
 
@@ -36,36 +36,48 @@ static const kv_param params[] = {
     {0},
 };
 
-/* Values, and the upper halves of the boundaries between them. */
-static const float value2[4] = {-1.510418f, -0.452780f, 0.452780f, 1.510418f};
-static const float value3[8] = {-2.151946f, -1.343909f, -0.756005f, -0.245094f,
-                                0.245094f,  0.756005f,  1.343909f,  2.151946f};
-static const float value4[16] = {-2.732590f, -2.069017f, -1.618046f, -1.256231f, -0.942340f, -0.656759f,
-                                 -0.388048f, -0.128395f, 0.128395f,  0.388048f,  0.656759f,  0.942340f,
-                                 1.256231f,  1.618046f,  2.069017f,  2.732590f};
-static const float bound2[1] = {0.981599f};
-static const float bound3[3] = {0.500550f, 1.049957f, 1.747927f};
-static const float bound4[7] = {0.258222f, 0.522404f, 0.799550f, 1.099286f, 1.437139f, 1.843532f, 2.400803f};
+/* The best values for N(0, 1) as whole numbers times a step, chosen so that none is further from its own than 5e-4,
+ * 8e-5 or 2e-6 (4, 3, 2 bits); and the upper halves of the boundaries between them. */
+typedef struct codebook {
+    int bits, n_bounds;
+    float step;
+    int16_t number[16];
+    float bound[7];
+} codebook;
 
-static const book books[3] = {{BOOK_4, value4}, {BOOK_3, value3}, {BOOK_2, value2}};
-static const float *const bounds[3] = {bound4, bound3, bound2};
-static const int n_bounds[3] = {7, 3, 1};
+static const codebook books[3] = {
+    {.bits = 4,
+     .step = 3.203556e-3f,
+     .number = {-853, -646, -505, -392, -294, -205, -121, -40, 40, 121, 205, 294, 392, 505, 646, 853},
+     .n_bounds = 7,
+     .bound = {0.258222f, 0.522404f, 0.799550f, 1.099286f, 1.437139f, 1.843532f, 2.400803f}},
+    {.bits = 3,
+     .step = 2.270068e-3f,
+     .number = {-948, -592, -333, -108, 108, 333, 592, 948},
+     .n_bounds = 3,
+     .bound = {0.500550f, 1.049957f, 1.747927f}},
+    {.bits = 2, .step = 1.728165e-3f, .number = {-874, -262, 262, 874}, .n_bounds = 1, .bound = {0.981599f}},
+};
 
-static int which(const kv_config *c) {
-    return (int)c->value[BITS];
+static const codebook *book_of(const kv_config *c) {
+    return &books[(int)c->value[BITS]];
 }
 
 static bool centers(const kv_config *c, kv_side side) {
     return side == KV_K && c->value[CENTER] != 0;
 }
 
+static f16 *gains_of(const kv_config *c, int d, const kv_page *page) {
+    return (f16 *)(page->bytes + page_codes_bytes(book_of(c)->bits, d));
+}
+
 static f16 *mean_of(const kv_config *c, int d, const kv_page *page) {
-    return (f16 *)(page->bytes + book_page_bytes(books[which(c)].type, d));
+    return gains_of(c, d, page) + PAGE_TOKENS;
 }
 
 static void geometry(const kv_config *c, kv_side side, int d, kv_geometry *out) {
-    size_t mean_bytes = centers(c, side) ? ((size_t)d * sizeof(f16) + 63) / 64 * 64 : 0;
-    *out = (kv_geometry){.page_bytes = book_page_bytes(books[which(c)].type, d) + mean_bytes,
+    size_t halves = PAGE_TOKENS + (centers(c, side) ? (size_t)d : 0);
+    *out = (kv_geometry){.page_bytes = (page_codes_bytes(book_of(c)->bits, d) + halves * sizeof(f16) + 63) / 64 * 64,
                          .run_pages = 1,
                          .step_tokens = PAGE_TOKENS,
                          .row_writable = !centers(c, side)};
@@ -76,10 +88,11 @@ static const char *warning(const kv_config *c, kv_side side, const kv_model *mod
         return NULL;
     if (model && model->has_key_bias && !centers(c, side))
         return "lm: keys of models with a key bias are lost in it; center=1 takes it out";
-    if (which(c) == 0)
+    if (book_of(c)->bits == 4)
         return NULL;
-    return which(c) == 1 ? "lm: 3 bits for keys cost answers on most models; k=lm4,v=lm3 keeps them nearer to f16"
-                         : "lm: 2 bits for keys break most answers; k=lm4,v=lm3 keeps them nearer to f16";
+    return book_of(c)->bits == 3
+               ? "lm: 3 bits for keys cost answers on most models; k=lm4,v=lm3 keeps them nearer to f16"
+               : "lm: 2 bits for keys break most answers; k=lm4,v=lm3 keeps them nearer to f16";
 }
 
 static void turn(const kv_config *c, int d, bool back, float *x, int n_rows) {
@@ -88,19 +101,19 @@ static void turn(const kv_config *c, int d, bool back, float *x, int n_rows) {
 
 /* Codes of a turned row; returns its gain. */
 static f16 encode(const kv_config *c, int d, const float *y, uint8_t *code) {
-    const float *bound = bounds[which(c)], *value = books[which(c)].value;
-    int n = n_bounds[which(c)];
+    const codebook *book = book_of(c);
+    int n = book->n_bounds;
     double norm = sqrt(dot_double(y, y, d));
     float chosen[KV_MAX_HEAD_DIM];
     float to_unit = norm > 0 ? (float)(sqrt((double)d) / norm) : 0;
     uint8_t above[KV_MAX_HEAD_DIM] = {0};
     for (int i = 0; i < n; i++)
         for (int j = 0; j < d; j++)
-            above[j] += fabsf(y[j] * to_unit) > bound[i];
+            above[j] += fabsf(y[j] * to_unit) > book->bound[i];
     for (int j = 0; j < d; j++)
         code[j] = (uint8_t)(y[j] * to_unit > 0 ? n + 1 + above[j] : n - above[j]);
     for (int j = 0; j < d; j++)
-        chosen[j] = value[code[j]];
+        chosen[j] = (float)book->number[code[j]] * book->step;
     double length = c->value[NORMCORR] != 0 ? sqrt(dot_double(chosen, chosen, d)) : sqrt((double)d);
     return affine_nearest((float)(norm / length));
 }
@@ -109,32 +122,54 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
                  const kv_sealing *how) {
     (void)how;
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    f16 gain[PAGE_TOKENS];
     turn(c, d, false, x, n);
     if (centers(c, side))
         page_mean_take(d, x, mean_of(c, d, pages));
     for (int i = 0; i < n; i++)
-        gain[i] = encode(c, d, x + i * d, code + i * d);
-    book_put(books[which(c)].type, side, d, pages->bytes, code, gain, first, n);
+        gains_of(c, d, pages)[first + i] = encode(c, d, x + i * d, code + i * d);
+    page_codes_put_rows(book_of(c)->bits, d, side, pages->bytes, code, first, n);
+}
+
+static page_maps maps_of(const kv_config *c, const float *scale) {
+    return (page_maps){.n_groups = 1, .by_token = true, .centred = true, .scale = scale, .book = book_of(c)->number};
 }
 
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
-    book_open(&books[which(c)], side, d, page->bytes, x);
+    float scale[PAGE_TOKENS];
+    page_maps maps = maps_of(c, scale);
+    for (int t = 0; t < PAGE_TOKENS; t++)
+        scale[t] = f16_to_f32(gains_of(c, d, page)[t]) * book_of(c)->step;
+    page_codes_open(book_of(c)->bits, d, side, page->bytes, &maps, x);
     if (centers(c, side))
         page_mean_give(d, x, mean_of(c, d, page));
     turn(c, d, true, x, PAGE_TOKENS);
 }
 
+/* scale [64]. Asks for what follows the next page's codes; the kernels ask for these. */
+static page_maps open_maps(const cpu_kernels *kernels, const kv_config *c, kv_side side, int d, const kv_page *page,
+                           const void *prefetch, float *scale) {
+    kv_geometry g;
+    geometry(c, side, d, &g);
+    page_codes_fetch(prefetch, page_codes_bytes(book_of(c)->bits, d), g.page_bytes);
+    kernels->f16_to_f32(gains_of(c, d, page), PAGE_TOKENS, scale);
+    kernels->scale(scale, PAGE_TOKENS, book_of(c)->step);
+    return maps_of(c, scale);
+}
+
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
                   float *s, const void *prefetch) {
-    book_score(kernels, &books[which(c)], d, page->bytes, q->x, q->n, s, prefetch);
+    float scale[PAGE_TOKENS];
+    page_maps maps = open_maps(kernels, c, KV_K, d, page, prefetch, scale);
+    page_codes_score(kernels, book_of(c)->bits, d, page->bytes, &maps, q->x, q->n, s, prefetch);
     if (centers(c, KV_K))
         page_mean_score(kernels, d, mean_of(c, d, page), q->x, q->n, s);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,
                 float *o, const void *prefetch) {
-    book_mix(kernels, &books[which(c)], d, page->bytes, p, n_rows, o, prefetch);
+    float scale[PAGE_TOKENS];
+    page_maps maps = open_maps(kernels, c, KV_V, d, page, prefetch, scale);
+    page_codes_mix(kernels, book_of(c)->bits, d, page->bytes, &maps, p, n_rows, o, prefetch);
 }
 
 const kv_format kv_format_lm = {

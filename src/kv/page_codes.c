@@ -1,15 +1,12 @@
-/* page_codes.c - pages of integer codes, laid out for dot products of bytes: 4 elements of what is summed over stand
- * side by side, 32 times, in the order of the sweep.
- *
- *   K   [2 halves][d channels in fours][32 tokens][4]    V   [d/32 groups][64 tokens in fours][32 channels][4]
- *   8 bits: one four after another; 4 bits: two fours in a byte, the first one low; 2 bits: four fours, from the low
- * bits up
+/* page_codes.c - pages of codes as floats, and their products with queries and probabilities. Laid out as
+ * page_codes_layout.c says.
  *
  * Fused products never make a float page. K by channel: q . (s * c + m) = sum of (q s) (c - z) + sum of q (m + s z)
  * with z the codes' middle, so the scales go into the query once per group (cpu_kernels' fold) and the codes meet whole
  * numbers (dot). V: the token's scale goes into p likewise. K by token: q alone is folded, once per group of channels,
- * and the token's scale multiplies the sum. Deviation from exact products: q s and p s keep 15 bits of their largest
- * element in the row; measured by tests/test_fused.c.
+ * and the token's scale multiplies the sum. Codes into a table meet it as whole numbers that are looked up (book).
+ * Deviation from exact products: q s and p s keep 15 bits of their largest element in the row; measured by
+ * tests/test_fused.c.
  *
  * Rows are worked on in blocks of BLOCK_ROWS, each row's chain of additions is its own, so its bits do not depend on
  * the others. */
@@ -19,82 +16,13 @@
 
 enum { BLOCK_ROWS = 8, MOST_ITEMS = BLOCK_ROWS * KV_MAX_HEAD_DIM / TILE, HALVES = PAGE_TOKENS / TILE };
 
-static code_type type_of(int bits) {
-    return bits == 8 ? CODE_U8 : bits == 4 ? CODE_U4 : CODE_U2;
-}
-
-size_t page_codes_bytes(int bits, int d) {
-    return (size_t)PAGE_TOKENS * (size_t)d * (size_t)bits / 8;
-}
-
-/* Where element i of a tile begins; i is a multiple of 4 * 8 / bits. */
-static size_t place(int bits, int d, kv_side side, int tile, int i) {
-    int per_tile = side == KV_K ? d : PAGE_TOKENS;
-    return ((size_t)tile * (size_t)per_tile + (size_t)i) * (size_t)(TILE * bits / 8);
-}
-
-/* Element i of column 0, and the bits it has there; columns are 4 bytes apart. */
-static size_t element(int bits, int d, kv_side side, int tile, int i, int *shift) {
-    int in_byte = 8 / bits, per_block = 4 * in_byte;
-    *shift = i % per_block / 4 * bits;
-    return place(bits, d, side, tile, i / per_block * per_block) + (size_t)(i % 4);
-}
-
-void page_codes_put(int bits, int d, kv_side side, uint8_t *codes, int tile, int i, const uint8_t code[TILE]) {
-    int shift, mask = (1 << bits) - 1;
-    uint8_t *to = codes + element(bits, d, side, tile, i, &shift);
-    for (int k = 0; k < TILE; k++)
-        to[4 * k] = (uint8_t)((to[4 * k] & ~(mask << shift)) | code[k] << shift);
-}
-
-void page_codes_get(int bits, int d, kv_side side, const uint8_t *codes, int tile, int i, uint8_t code[TILE]) {
-    int shift, mask = (1 << bits) - 1;
-    const uint8_t *from = codes + element(bits, d, side, tile, i, &shift);
-    for (int k = 0; k < TILE; k++)
-        code[k] = (uint8_t)(from[4 * k] >> shift & mask);
-}
-
-/* A token's codes stand in fours, 32 tokens apart: each group of 4 * 8 / bits channels is one word. */
-static void put_k_row(int bits, int d, uint8_t *codes, int slot, const uint8_t *code) {
-    int in_word = 8 / bits;
-    uint8_t *to = codes + place(bits, d, KV_K, slot / TILE, 0) + 4 * (slot % TILE);
-    for (int j = 0; j < d; j += 4 * in_word, to += 4 * TILE) {
-        uint32_t word = 0, four;
-        for (int m = 0; m < in_word; m++) {
-            memcpy(&four, code + j + 4 * m, sizeof(four));
-            word |= four << (m * bits);
-        }
-        memcpy(to, &word, sizeof(word));
-    }
-}
-
-/* 4 * 8 / bits tokens that share their bytes. */
-static void put_v_tokens(int bits, int d, uint8_t *codes, int slot, const uint8_t *restrict code) {
-    for (int tile = 0; tile < d / TILE; tile++) {
-        uint32_t word[TILE] = {0};
-        for (int i = 0; i < 4 * 8 / bits; i++)
-            for (int k = 0, shift = i % 4 * 8 + i / 4 * bits; k < TILE; k++)
-                word[k] |= (uint32_t)code[i * d + tile * TILE + k] << shift;
-        memcpy(codes + place(bits, d, KV_V, tile, slot), word, sizeof(word));
-    }
-}
-
-void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n) {
-    int together = 4 * 8 / bits;
-    for (int i = 0, done; i < n; i += done) {
-        int slot = first + i;
-        const uint8_t *row = code + i * d;
-        done = 1;
-        if (side == KV_K) {
-            put_k_row(bits, d, codes, slot, row);
-        } else if (slot % together == 0 && n - i >= together) {
-            put_v_tokens(bits, d, codes, slot, row);
-            done = together;
-        } else {
-            for (int tile = 0; tile < d / TILE; tile++)
-                page_codes_put(bits, d, side, codes, tile, slot, row + tile * TILE);
-        }
-    }
+/* The products of such codes, table or not. */
+static void multiply(const cpu_kernels *kernels, int bits, const int16_t *book, const dot_tile *tiles, int n_tiles,
+                     int n_rows, int n, size_t ldo, const void *prefetch) {
+    if (book)
+        kernels->book[bits == 4 ? BOOK_4 : bits == 3 ? BOOK_3 : BOOK_2](book, tiles, n_tiles, n_rows, n, ldo, prefetch);
+    else
+        kernels->dot[bits == 8 ? CODE_U8 : bits == 4 ? CODE_U4 : CODE_U2](tiles, n_tiles, n_rows, n, ldo, prefetch);
 }
 
 void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const page_maps *maps, float *x) {
@@ -108,7 +36,8 @@ void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const 
                 int t = side == KV_K ? tile * TILE + k : i, j = side == KV_K ? i : tile * TILE + k;
                 int map =
                     by_token ? j * maps->n_groups / d * PAGE_TOKENS + t : t * maps->n_groups / PAGE_TOKENS * d + j;
-                x[t * d + j] = maps->scale[map] * (float)code[k] + maps->minimum[map];
+                x[t * d + j] = maps->book ? maps->scale[map] * (float)maps->book[code[k]]
+                                          : maps->scale[map] * (float)code[k] + maps->minimum[map];
             }
         }
 }
@@ -159,17 +88,18 @@ static void fold_rest(const cpu_kernels *kernels, const float *x, const float *s
  * left out is added: a key bias (Qwen2.5), or very peaked scores. The limits are such that heads' outputs stay within
  * 9e-4 of the exact ones on captured tensors of four models; 8-bit codes, most of which are far below their group's
  * largest, need it later. */
-static float unit_limit(int bits, float scale, int n) {
-    return (bits == 8 ? 1e-3f : 3e-4f) / (scale * (float)(1 << (bits - 1)) * sqrtf((float)n) * (0.29f * 0.58f));
+static float unit_limit(int bits, const int16_t *book, float scale, int n) {
+    float most = book ? BOOK_LIMIT : (float)(1 << (bits - 1));
+    return (bits == 8 ? 1e-3f : 3e-4f) / (scale * most * sqrtf((float)n) * (0.29f * 0.58f));
 }
 
 /* Adds to row r of the tile's sums what its numbers leave out. */
-static void add_rest(const cpu_kernels *kernels, int bits, int n, const dot_tile *tile, int r, const float *x,
-                     const float *scale) {
+static void add_rest(const cpu_kernels *kernels, int bits, const int16_t *book, int n, const dot_tile *tile, int r,
+                     const float *x, const float *scale) {
     dot_row rest;
     fold_rest(kernels, x, scale, n, &tile->rows[r], &rest);
     dot_tile more = {&rest, tile->codes, tile->scale, NULL, tile->out + r * PAGE_TOKENS};
-    kernels->dot[type_of(bits)](&more, 1, 1, n, PAGE_TOKENS, NULL);
+    multiply(kernels, bits, book, &more, 1, 1, n, PAGE_TOKENS, NULL);
 }
 
 static void score_by_channel(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
@@ -179,14 +109,15 @@ static void score_by_channel(const cpu_kernels *kernels, int bits, int d, const 
     fold_groups(kernels, q, (size_t)d, n_rows, d, maps->n_groups, 0, maps->scale, middle, d, rows);
     for (int half = 0; half < HALVES; half++)
         tile[half] = (dot_tile){.rows = rows + half * maps->n_groups / HALVES * n_rows,
-                                .codes = codes + place(bits, d, KV_K, half, 0),
+                                .codes = codes + page_codes_place(bits, d, KV_K, half, 0),
                                 .out = s + half * TILE};
-    kernels->dot[type_of(bits)](tile, HALVES, n_rows, d, PAGE_TOKENS, prefetch);
-    float limit = unit_limit(bits, 1, d);
+    multiply(kernels, bits, NULL, tile, HALVES, n_rows, d, PAGE_TOKENS, prefetch);
+    float limit = unit_limit(bits, NULL, 1, d);
     for (int half = 0; half < HALVES; half++)
         for (int r = 0; r < n_rows; r++)
             if (tile[half].rows[r].unit > limit)
-                add_rest(kernels, bits, d, &tile[half], r, q + r * d, maps->scale + half * maps->n_groups / HALVES * d);
+                add_rest(kernels, bits, NULL, d, &tile[half], r, q + r * d,
+                         maps->scale + half * maps->n_groups / HALVES * d);
 }
 
 /* Of n numbers that are not negative: as whole numbers, their bits have the same order. */
@@ -202,15 +133,15 @@ static float largest(const cpu_kernels *kernels, const float *x, int n) {
 static void add_rests_by_token(const cpu_kernels *kernels, int bits, int d, const page_maps *maps,
                                const dot_tile *tiles, const dot_row *rows, const float *q, int n_rows) {
     int wide = d / maps->n_groups;
-    float limit = unit_limit(bits, largest(kernels, maps->scale, maps->n_groups * PAGE_TOKENS), wide);
+    float limit = unit_limit(bits, maps->book, largest(kernels, maps->scale, maps->n_groups * PAGE_TOKENS), wide);
     bool any = false;
     for (int i = 0; i < maps->n_groups * n_rows; i++)
         any = any || rows[i].unit > limit;
     for (int i = 0; any && i < HALVES * maps->n_groups; i++) {
-        limit = unit_limit(bits, largest(kernels, tiles[i].scale, TILE), wide);
+        limit = unit_limit(bits, maps->book, largest(kernels, tiles[i].scale, TILE), wide);
         for (int r = 0; r < n_rows; r++)
             if (tiles[i].rows[r].unit > limit)
-                add_rest(kernels, bits, wide, &tiles[i], r, q + r * d + i % maps->n_groups * wide, NULL);
+                add_rest(kernels, bits, maps->book, wide, &tiles[i], r, q + r * d + i % maps->n_groups * wide, NULL);
     }
 }
 
@@ -226,12 +157,12 @@ static void score_by_token(const cpu_kernels *kernels, int bits, int d, const ui
     for (int i = 0; i < n_tiles; i++) {
         int half = i / maps->n_groups, g = i % maps->n_groups, map = g * PAGE_TOKENS + half * TILE;
         tile[i] = (dot_tile){.rows = rows + g * n_rows,
-                             .codes = codes + place(bits, d, KV_K, half, g * wide),
+                             .codes = codes + page_codes_place(bits, d, KV_K, half, g * wide),
                              .scale = maps->scale + map,
                              .middle = at(middle, map),
                              .out = s + half * TILE};
     }
-    kernels->dot[type_of(bits)](tile, n_tiles, n_rows, wide, PAGE_TOKENS, prefetch);
+    multiply(kernels, bits, maps->book, tile, n_tiles, n_rows, wide, PAGE_TOKENS, prefetch);
     add_rests_by_token(kernels, bits, d, maps, tile, rows, q, n_rows);
 }
 
@@ -255,9 +186,9 @@ static void mix_block(const cpu_kernels *kernels, int bits, int d, const uint8_t
                 rows);
     for (int i = 0; i < d / TILE; i++)
         tile[i] = (dot_tile){.rows = rows + i * TILE * maps->n_groups / d * n_rows,
-                             .codes = codes + place(bits, d, KV_V, i, 0),
+                             .codes = codes + page_codes_place(bits, d, KV_V, i, 0),
                              .out = o + i * TILE};
-    kernels->dot[type_of(bits)](tile, d / TILE, n_rows, PAGE_TOKENS, (size_t)d, prefetch);
+    multiply(kernels, bits, maps->book, tile, d / TILE, n_rows, PAGE_TOKENS, (size_t)d, prefetch);
 }
 
 void page_codes_mix(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,

@@ -1,13 +1,16 @@
-/* page_codes.h - pages of integer codes with an affine map per group: value = scale * code + minimum. What the integer
- * formats share: layout, open, fused score and mix. Layout in page_codes.c. */
+/* page_codes.h - pages of codes with a map per group: value = scale * code + minimum, or scale * number of the code in
+ * a table. What the integer formats and the codebook share: layout, open, fused score and mix. Layout in page_codes.c.
+ */
 #ifndef KV_PAGE_CODES_H
 #define KV_PAGE_CODES_H
 #include "kv/method.h"
 
 enum { PAGE_CODES_MOST_MAPS = 2 * KV_MAX_HEAD_DIM }; /* groups of 32 at least */
 
-/* bits of a code: 8, 4 or 2. Bytes of 64 x d codes, a multiple of 64. */
+/* bits of a code: 8, 4 or 2, with a table 4, 3 or 2. Bytes of 64 x d codes, a multiple of 64. */
 size_t page_codes_bytes(int bits, int d);
+/* Where element i of a tile begins, which is the first of a block: a multiple of 4, 8 or, 3 and 2 bits, of 16. */
+size_t page_codes_place(int bits, int d, kv_side side, int tile, int i);
 /* The 32 codes that stand side by side at index i of tile `tile`. K: tile = half of the page (32 tokens), i = channel.
  * V: tile = group of 32 channels, i = token. All other elements stay as they are. */
 void page_codes_put(int bits, int d, kv_side side, uint8_t *codes, int tile, int i, const uint8_t code[TILE]);
@@ -20,14 +23,15 @@ void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const ui
  * token: group g holds channels g*d/n_groups.., scale and minimum are [n_groups][64]. K by token (by_token): as V.
  * Groups are of 32 elements or more. centred: every minimum is -2^(bits-1) times its scale, so the middle code is 0.
  * score and mix look at minimum only when neither middle (what the middle code stands for, cpu_kernels' open_maps) nor
- * centred is given; open looks at scale and minimum. */
+ * centred is given; open looks at scale and minimum. With a table all maps are by token and centred. */
 typedef struct page_maps {
     int n_groups;
     bool by_token, centred;
     const float *scale, *minimum, *middle;
+    const int16_t *book; /* [2^bits], of BOOK_LIMIT at most; NULL: codes are numbers themselves */
 } page_maps;
 
-/* x [64][d] = scale * code + minimum. */
+/* x [64][d] = scale * code + minimum, or scale * book[code]. */
 void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const page_maps *maps, float *x);
 /* s[r*64 + t] = q[r*d ..] . K[t]; o[r*d + j] += sum of p[r*64 + t] * V[t][j]. A row's bits do not depend on n_rows.
  * prefetch: another page's codes, to bring near meanwhile, or NULL. */

@@ -85,9 +85,11 @@ static const kernel_case fold = {.name = "fold",
 
 /* ---- dot ---- */
 
-enum { D_ROWS, D_CODES, D_SCALE, D_MIDDLE, D_OUT };
+enum { D_ROWS, D_CODES, D_SCALE, D_MIDDLE, D_OUT, D_BOOK };
 
 static int bits_of(const kernel_case *c) {
+    if (c->entry == ENTRY_BOOK)
+        return c->type == BOOK_4 ? 4 : c->type == BOOK_3 ? 3 : 2;
     return c->type == CODE_U8 ? 8 : c->type == CODE_U4 ? 4 : 2;
 }
 
@@ -110,6 +112,8 @@ static void dot_layout(const kernel_case *c, const kernel_size *s, kernel_buffer
     b[D_SCALE] = b[D_MIDDLE] = (kernel_buffer){.element = KERNEL_F32, .n = wide, .align = 4};
     b[D_OUT] =
         (kernel_buffer){.element = KERNEL_F32, .n = ((size_t)s->n_rows - 1) * ldo(s) + wide, .out = true, .align = 4};
+    if (c->entry == ENTRY_BOOK)
+        b[D_BOOK] = (kernel_buffer){.element = KERNEL_I16, .n = 1u << bits_of(c), .align = 2};
 }
 
 static bool only_sums(const kernel_case *c) {
@@ -161,18 +165,46 @@ static void dot_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, 
 }
 
 /* variant bit 0: gaps between rows and a prefetch, bit 1: a scale, bit 2: a middle. */
+static dot_tile tile_of(const kernel_case *c, const kernel_size *s, int i, int first, void *const *buffer) {
+    return (dot_tile){
+        .rows = (const dot_row *)buffer[D_ROWS] + i / TILES_PER_GROUP * s->n_rows + first,
+        .codes = (const uint8_t *)buffer[D_CODES] + i * (s->n * TILE * bits_of(c) / 8),
+        .scale = s->variant & 2 && !only_sums(c) ? (const float *)buffer[D_SCALE] + i * TILE : NULL,
+        .middle = s->variant & 4 && !only_sums(c) && c->entry == ENTRY_DOT ? (const float *)buffer[D_MIDDLE] + i * TILE
+                                                                           : NULL,
+        .out = (float *)buffer[D_OUT] + (size_t)first * ldo(s) + i * TILE,
+    };
+}
+
 static void dot_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
                     void *const *buffer) {
     dot_tile tile[8];
     for (int i = 0; i < s->n_out; i++)
-        tile[i] = (dot_tile){
-            .rows = (const dot_row *)buffer[D_ROWS] + i / TILES_PER_GROUP * s->n_rows + first,
-            .codes = (const uint8_t *)buffer[D_CODES] + i * (s->n * TILE * bits_of(c) / 8),
-            .scale = s->variant & 2 && !only_sums(c) ? (const float *)buffer[D_SCALE] + i * TILE : NULL,
-            .middle = s->variant & 4 && !only_sums(c) ? (const float *)buffer[D_MIDDLE] + i * TILE : NULL,
-            .out = (float *)buffer[D_OUT] + (size_t)first * ldo(s) + i * TILE,
-        };
+        tile[i] = tile_of(c, s, i, first, buffer);
     k->dot[c->type](tile, s->n_out, n_rows, s->n, ldo(s), s->variant & 1 ? buffer[D_CODES] : NULL);
+}
+
+/* A table's numbers: any, or all at one limit. */
+static void book_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes, void *const *buffer) {
+    dot_fill(c, s, seed, magnitudes, buffer);
+    uint32_t limits = kernel_draw(&seed);
+    int16_t *book = buffer[D_BOOK];
+    for (int i = 0; i < 1 << bits_of(c); i++) {
+        int number = (int)(kernel_draw(&seed) % (2 * BOOK_LIMIT + 1)) - BOOK_LIMIT;
+        if (only_sums(c) && limits % 3 != 0)
+            number = limits % 3 == 1 ? BOOK_LIMIT : -BOOK_LIMIT;
+        book[i] = (int16_t)(magnitudes && number < 0 ? -number : number);
+    }
+    for (int r = 0; r < n_sets(s) * s->n_rows; r++)
+        ((dot_row *)buffer[D_ROWS])[r].offset = 0;
+}
+
+static void book_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n_rows,
+                     void *const *buffer) {
+    dot_tile tile[8];
+    for (int i = 0; i < s->n_out; i++)
+        tile[i] = tile_of(c, s, i, first, buffer);
+    k->book[c->type](buffer[D_BOOK], tile, s->n_out, n_rows, s->n, ldo(s), s->variant & 1 ? buffer[D_CODES] : NULL);
 }
 
 /* Both planes are counted. */
@@ -181,7 +213,7 @@ static double dot_ops(const kernel_case *c, const kernel_size *s) {
     return 2.0 * 2 * s->n * s->n_rows * s->n_out * TILE;
 }
 
-#define DOT_CASE(id, text, how, code, bench_n)                                                                         \
+#define PRODUCT_CASE(id, text, how, table_entry, code, bench_n, fills, runs)                                           \
     static const kernel_case id = {                                                                                    \
         .name = text,                                                                                                  \
         .rule = how,                                                                                                   \
@@ -189,13 +221,16 @@ static double dot_ops(const kernel_case *c, const kernel_size *s) {
         .most = {256, 19, 5, 8},                                                                                       \
         .bench = {bench_n, 6, bench_n ? 2 : 1, 0},                                                                     \
         .rows_apart = true,                                                                                            \
-        .entry = ENTRY_DOT,                                                                                            \
+        .entry = table_entry,                                                                                          \
         .type = code,                                                                                                  \
         .layout = dot_layout,                                                                                          \
-        .fill = dot_fill,                                                                                              \
-        .run = dot_run,                                                                                                \
+        .fill = fills,                                                                                                 \
+        .run = runs,                                                                                                   \
         .ops = dot_ops,                                                                                                \
     }
+#define DOT_CASE(id, text, how, code, bench_n) PRODUCT_CASE(id, text, how, ENTRY_DOT, code, bench_n, dot_fill, dot_run)
+#define BOOK_CASE(id, text, how, code, bench_n)                                                                        \
+    PRODUCT_CASE(id, text, how, ENTRY_BOOK, code, bench_n, book_fill, book_run)
 
 DOT_CASE(u8, "dot.u8", KERNEL_SUM, CODE_U8, 128);
 DOT_CASE(u4, "dot.u4", KERNEL_SUM, CODE_U4, 128);
@@ -203,5 +238,12 @@ DOT_CASE(u2, "dot.u2", KERNEL_SUM, CODE_U2, 128);
 DOT_CASE(u8_sums, "dot.u8 sums", KERNEL_BITS, CODE_U8, 0);
 DOT_CASE(u4_sums, "dot.u4 sums", KERNEL_BITS, CODE_U4, 0);
 DOT_CASE(u2_sums, "dot.u2 sums", KERNEL_BITS, CODE_U2, 0);
+BOOK_CASE(b4, "book.4", KERNEL_SUM, BOOK_4, 64);
+BOOK_CASE(b3, "book.3", KERNEL_SUM, BOOK_3, 64);
+BOOK_CASE(b2, "book.2", KERNEL_SUM, BOOK_2, 64);
+BOOK_CASE(b4_sums, "book.4 sums", KERNEL_BITS, BOOK_4, 0);
+BOOK_CASE(b3_sums, "book.3 sums", KERNEL_BITS, BOOK_3, 0);
+BOOK_CASE(b2_sums, "book.2 sums", KERNEL_BITS, BOOK_2, 0);
 
-const kernel_case *const kernel_cases_dot[] = {&fold, &u8, &u4, &u2, &u8_sums, &u4_sums, &u2_sums, NULL};
+const kernel_case *const kernel_cases_dot[] = {&fold, &u8, &u4, &u2,      &u8_sums, &u4_sums, &u2_sums,
+                                               &b4,   &b3, &b2, &b4_sums, &b3_sums, &b2_sums, NULL};

@@ -3,7 +3,7 @@
 #include "support/kernel_cases.h"
 #include <math.h>
 
-static const int tile_bytes[TILE_COUNT] = {[TILE_F16] = 64, [TILE_U2] = 8};
+static const int tile_bytes[TILE_COUNT] = {[TILE_F16] = 64, [TILE_U2] = 8, [TILE_E4M3] = 32};
 
 /* variant 1: rows of a and out lie apart, and the tile is prefetched. */
 static size_t lda(const kernel_size *s) {
@@ -35,8 +35,10 @@ static void fill(const kernel_case *c, const kernel_size *s, uint64_t seed, bool
     fill_matrix(buffer[2], s->n_rows, TILE, ldo(s), &seed, magnitudes);
     for (int i = 0; i < s->n * tile_bytes[c->type]; i++) {
         uint32_t u = kernel_draw(&seed);
-        if (c->type != TILE_F16)
+        if (c->type == TILE_U2)
             ((uint8_t *)buffer[1])[i] = (uint8_t)u;
+        else if (c->type == TILE_E4M3) /* all but the two NaNs */
+            ((uint8_t *)buffer[1])[i] = (uint8_t)((u % 127) | (magnitudes ? 0 : u >> 31 << 7));
         else if (i % 2 == 0) /* any half below 2^3, subnormals among them */
             ((f16 *)buffer[1])[i / 2] = (f16)(u % 0x4800 | (magnitudes ? 0 : u >> 31 << 15));
     }
@@ -72,67 +74,6 @@ static double ops(const kernel_case *c, const kernel_size *s) {
 
 TILE_CASE(f16_tile, "tile.f16", TILE_F16);
 TILE_CASE(u2_tile, "tile.u2", TILE_U2);
+TILE_CASE(e4m3_tile, "tile.e4m3", TILE_E4M3);
 
-/* ---- codes into a table ---- */
-
-enum { BOOK_A, BOOK_X, BOOK_OUT, BOOK_VALUE };
-
-static const int book_bytes[BOOK_COUNT] = {[BOOK_2] = 8, [BOOK_3] = 12, [BOOK_4] = 16, [BOOK_E4M3] = 32};
-
-static void book_layout(const kernel_case *c, const kernel_size *s, kernel_buffer *b) {
-    size_t below = (size_t)s->n_rows - 1;
-    b[BOOK_A] = (kernel_buffer){.element = KERNEL_F32, .n = below * lda(s) + (size_t)s->n, .align = 4};
-    b[BOOK_X] =
-        (kernel_buffer){.element = KERNEL_U8, .n = (size_t)(s->n * book_bytes[c->type]), .stream = true, .align = 1};
-    b[BOOK_OUT] = (kernel_buffer){.element = KERNEL_F32, .n = below * ldo(s) + TILE, .out = true, .align = 4};
-    b[BOOK_VALUE] = (kernel_buffer){.element = KERNEL_F32,
-                                    .n = c->type == BOOK_2   ? 4
-                                         : c->type == BOOK_3 ? 8
-                                                             : 16,
-                                    .align = 4};
-}
-
-static void book_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, bool magnitudes, void *const *buffer) {
-    fill_matrix(buffer[BOOK_A], s->n_rows, (size_t)s->n, lda(s), &seed, magnitudes);
-    fill_matrix(buffer[BOOK_OUT], s->n_rows, TILE, ldo(s), &seed, magnitudes);
-    for (int i = 0; i < s->n * book_bytes[c->type]; i++) {
-        uint8_t code = (uint8_t)kernel_draw(&seed);
-        if (c->type == BOOK_E4M3) /* all but the two NaNs */
-            code = (uint8_t)(((code & 127) == 127 ? code - 1 : code) & (magnitudes ? 127 : 255));
-        ((uint8_t *)buffer[BOOK_X])[i] = code;
-    }
-    int n = c->type == BOOK_2 ? 4 : c->type == BOOK_3 ? 8 : 16;
-    for (int i = 0; i < n; i++)
-        ((float *)buffer[BOOK_VALUE])[i] = kernel_draw_float(&seed, magnitudes);
-}
-
-static void book_run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n,
-                     void *const *buffer) {
-    const float *a = (const float *)buffer[BOOK_A] + (size_t)first * lda(s);
-    float *out = (float *)buffer[BOOK_OUT] + (size_t)first * ldo(s);
-    k->book[c->type](a, lda(s), n, buffer[BOOK_X], s->n, out, ldo(s), s->variant ? buffer[BOOK_X] : NULL,
-                     c->type == BOOK_E4M3 ? NULL : buffer[BOOK_VALUE]);
-}
-
-#define BOOK_CASE(id, text, book)                                                                                      \
-    static const kernel_case id = {                                                                                    \
-        .name = text,                                                                                                  \
-        .rule = KERNEL_SUM,                                                                                            \
-        .step = {1, 1, 1, 0},                                                                                          \
-        .most = {67, 19, 1, 2},                                                                                        \
-        .bench = {128, 6, 1, 0},                                                                                       \
-        .rows_apart = true,                                                                                            \
-        .entry = ENTRY_BOOK,                                                                                           \
-        .type = book,                                                                                                  \
-        .layout = book_layout,                                                                                         \
-        .fill = book_fill,                                                                                             \
-        .run = book_run,                                                                                               \
-        .ops = ops,                                                                                                    \
-    }
-
-BOOK_CASE(book_2, "book.2", BOOK_2);
-BOOK_CASE(book_3, "book.3", BOOK_3);
-BOOK_CASE(book_4, "book.4", BOOK_4);
-BOOK_CASE(book_e4m3, "book.e4m3", BOOK_E4M3);
-
-const kernel_case *const kernel_cases_tile[] = {&f16_tile, &u2_tile, &book_2, &book_3, &book_4, &book_e4m3, NULL};
+const kernel_case *const kernel_cases_tile[] = {&f16_tile, &u2_tile, &e4m3_tile, NULL};

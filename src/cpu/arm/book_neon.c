@@ -1,71 +1,156 @@
-/* book_neon.c - attention products over KV tiles of codes into a table, and of 8-bit floats (sweep_rows_neon.h).
+/* book_neon.c - products of rows with codes into a table by sdot.
  *
- * A table of up to 16 floats is kept as four vectors: the first bytes of all of them, the second, the third, the
- * fourth. Each looks up 16 codes at a time (tbl), and zipping the four answers makes floats of them. */
-#include "cpu/arm/codes_neon.h"
-#include "cpu/arm/sweep_rows_neon.h"
+ * Both factors are two planes of signed bytes: a row's as it is, and the table's numbers as two tables. Their four
+ * products are three sums, two of them weigh the same; they are put together as whole numbers at the end of a chunk,
+ * where what has wrapped around comes back, as the whole fits (kernels.h). A tile is swept four times, 8 columns wide:
+ * 3 rows x 3 sums x 2 vectors are 18 accumulators. */
+#include "cpu/arm/sdot_neon.h"
 #include "cpu/fill.h"
 
-INLINE void look_up(const uint8x16_t *table, uint8x16_t code, float32x4_t v[4]) {
-    uint8x16_t byte[4];
-    for (int i = 0; i < 4; i++)
-        byte[i] = vqtbl1q_u8(table[i], code);
-    uint16x8_t low[2] = {vreinterpretq_u16_u8(vzip1q_u8(byte[0], byte[1])),
-                         vreinterpretq_u16_u8(vzip2q_u8(byte[0], byte[1]))};
-    uint16x8_t high[2] = {vreinterpretq_u16_u8(vzip1q_u8(byte[2], byte[3])),
-                          vreinterpretq_u16_u8(vzip2q_u8(byte[2], byte[3]))};
-    for (int i = 0; i < 2; i++) {
-        v[2 * i] = vreinterpretq_f32_u16(vzip1q_u16(low[i], high[i]));
-        v[2 * i + 1] = vreinterpretq_f32_u16(vzip2q_u16(low[i], high[i]));
+enum { ROWS = 3, VECTORS = 2, COLUMNS = 4 * VECTORS, HIGH = 0, MIDDLE = 1, LOW = 2 };
+
+typedef struct tables {
+    int8x16_t low, high; /* number = 256 * high + low */
+} tables;
+
+typedef struct place {
+    const dot_tile *tile;
+    int n;
+    size_t ldo;
+    const char *prefetch; /* of this tile, or NULL */
+} place;
+
+INLINE size_t block_bytes(book_type type) { /* of 16 elements */
+    return type == BOOK_4 ? 256 : type == BOOK_3 ? 192 : 128;
+}
+
+INLINE tables tables_of(book_type type, const int16_t *book) {
+    int8_t low[16] = {0}, high[16] = {0};
+    for (int i = 0; i < (type == BOOK_4 ? 16 : type == BOOK_3 ? 8 : 4); i++) {
+        high[i] = (int8_t)((book[i] + 128) >> 8);
+        low[i] = (int8_t)(book[i] - high[i] * 256);
     }
+    return (tables){vld1q_s8(low), vld1q_s8(high)};
 }
 
-INLINE void open_two(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
-    look_up(table, codes_pairs(x, half), v);
-}
-
-INLINE void open_three(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
+/* 4 columns from `column` on of 4 elements, the quarter'th 4 of a block's 16. */
+INLINE uint8x16_t unpack(book_type type, const uint8_t *block, int quarter, int column) {
+    if (type == BOOK_4) {
+        uint8x16_t both = vld1q_u8(block + quarter / 2 * 128 + 4 * column);
+        return quarter % 2 ? vshrq_n_u8(both, 4) : vandq_u8(both, vdupq_n_u8(15));
+    }
+    uint8x16_t pairs = vshlq_u8(vld1q_u8(block + 4 * column), vdupq_n_s8((int8_t)(-2 * quarter)));
+    pairs = vandq_u8(pairs, vdupq_n_u8(3));
+    if (type == BOOK_2)
+        return pairs;
     const uint8x16_t bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8x16_t bits = vcombine_u8(vdup_n_u8(x[8 + half * 2]), vdup_n_u8(x[9 + half * 2]));
-    uint8x16_t upper = vandq_u8(vtstq_u8(bits, bit), vdupq_n_u8(4));
-    look_up(table, vorrq_u8(codes_pairs(x, half), upper), v);
+    const uint8_t *upper = block + 128 + 16 * quarter + column / 2;
+    uint8x16_t bits = vcombine_u8(vdup_n_u8(upper[0]), vdup_n_u8(upper[1]));
+    return vorrq_u8(pairs, vandq_u8(vtstq_u8(bits, bit), vdupq_n_u8(4)));
 }
 
-INLINE void open_four(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
-    look_up(table, codes_nibbles(x, half), v);
-}
-
-/* seeeemmm, bias 7, moved to the bits of a half, bias 15. */
-INLINE void open_e4m3(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]) {
-    (void)table;
-    for (int i = 0; i < 2; i++) {
-        uint8x8_t eight = vld1_u8(x + half * 16 + i * 8);
-        uint16x8_t sign = vshll_n_u8(vand_u8(eight, vdup_n_u8(128)), 8);
-        float16x8_t y = vreinterpretq_f16_u16(vorrq_u16(sign, vshll_n_u8(vand_u8(eight, vdup_n_u8(127)), 7)));
-        v[2 * i] = vmulq_n_f32(vcvt_f32_f16(vget_low_f16(y)), 256);
-        v[2 * i + 1] = vmulq_n_f32(vcvt_high_f32_f16(y), 256);
+/* Elements [first, end) of columns `column` .. +7, added to total. */
+INLINE void chunk(book_type type, int n_rows, const place *at, const tables *t, const dot_row *rows, int column,
+                  int first, int end, float32x4_t total[][VECTORS]) {
+    const uint8_t *block = at->tile->codes + (size_t)(first / 16) * block_bytes(type);
+    int32x4_t sum[ROWS][3][VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++)
+            sum[r][HIGH][v] = sum[r][MIDDLE][v] = sum[r][LOW][v] = vdupq_n_s32(0);
+    for (int i = first; i < end; i += 16, block += block_bytes(type)) {
+        for (size_t line = 0; at->prefetch && column == 0 && line < block_bytes(type); line += 64)
+            __builtin_prefetch(at->prefetch + (block - at->tile->codes) + line, 0, 2);
+#pragma GCC unroll 8
+        for (int quarter = 0; quarter < 4; quarter++) {
+            int8x16_t low[VECTORS], high[VECTORS];
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++) {
+                uint8x16_t code = unpack(type, block, quarter, column + 4 * v);
+                low[v] = vqtbl1q_s8(t->low, code);
+                high[v] = vqtbl1q_s8(t->high, code);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < n_rows; r++) {
+                int8x16_t a_high = vld1q_s8(rows[r].high + i), a_low = vld1q_s8(rows[r].low + i);
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; v++) {
+                    sum[r][HIGH][v] = add_dot(sum[r][HIGH][v], high[v], a_high, quarter);
+                    sum[r][MIDDLE][v] = add_dot(sum[r][MIDDLE][v], low[v], a_high, quarter);
+                    sum[r][MIDDLE][v] = add_dot(sum[r][MIDDLE][v], high[v], a_low, quarter);
+                    sum[r][LOW][v] = add_dot(sum[r][LOW][v], low[v], a_low, quarter);
+                }
+            }
+        }
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) {
+            int32x4_t whole = vaddq_s32(vshlq_n_s32(sum[r][HIGH][v], 8), sum[r][MIDDLE][v]);
+            whole = vaddq_s32(vshlq_n_s32(whole, 8), sum[r][LOW][v]);
+            total[r][v] = vaddq_f32(total[r][v], vcvtq_f32_s32(whole));
+        }
 }
 
-/* entries: of the table at book. */
-#define KERNEL(name, row_bytes, entries)                                                                               \
-    static void book_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch, const float *book) {                                                 \
-        uint8_t padded[64] = {0};                                                                                      \
-        if (entries)                                                                                                   \
-            memcpy(padded, book, entries * sizeof(*book));                                                             \
-        uint8x16x4_t table = vld4q_u8(padded);                                                                         \
-        sweep_rows(open_##name, row_bytes, n_rows, (sweep_product){a, lda, ldo, x, n, out, prefetch, table.val});      \
-    }
+INLINE void columns(book_type type, int n_rows, const place *at, const tables *t, int row, int column) {
+    const dot_row *rows = at->tile->rows + row;
+    float32x4_t total[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++)
+            total[r][v] = vdupq_n_f32(0);
+    for (int first = 0; first < at->n; first += BOOK_CHUNK)
+        chunk(type, n_rows, at, t, rows, column, first, at->n - first < BOOK_CHUNK ? at->n : first + BOOK_CHUNK, total);
+#pragma GCC unroll 8
+    for (int r = 0; r < n_rows; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) {
+            float *out = at->tile->out + (size_t)(row + r) * at->ldo + column + 4 * v;
+            float32x4_t unit = vdupq_n_f32(rows[r].unit);
+            if (at->tile->scale)
+                unit = vmulq_f32(unit, vld1q_f32(at->tile->scale + column + 4 * v));
+            vst1q_f32(out, vfmaq_f32(vld1q_f32(out), total[r][v], unit));
+        }
+}
 
-KERNEL(two, 8, 4)
-KERNEL(three, 12, 8)
-KERNEL(four, 16, 16)
-KERNEL(e4m3, 32, 0)
+/* The first block of rows asks for the lines to come. */
+INLINE void product(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n,
+                    size_t ldo, const char *prefetch) {
+    const tables t = tables_of(type, book);
+    for (int i = 0; i < n_tiles; i++)
+        for (int r = 0; r < n_rows; r += ROWS) {
+            place at = {.tile = &tiles[i], .n = n, .ldo = ldo};
+            at.prefetch = r || !prefetch ? NULL : prefetch + (tiles[i].codes - tiles[0].codes);
+            for (int column = 0; column < TILE; column += COLUMNS)
+                if (n_rows - r >= ROWS)
+                    columns(type, ROWS, &at, &t, r, column);
+                else if (n_rows - r == 2)
+                    columns(type, 2, &at, &t, r, column);
+                else
+                    columns(type, 1, &at, &t, r, column);
+        }
+}
+
+static void book_4(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                   const void *prefetch) {
+    product(BOOK_4, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
+}
+
+static void book_3(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                   const void *prefetch) {
+    product(BOOK_3, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
+}
+
+static void book_2(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                   const void *prefetch) {
+    product(BOOK_2, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
+}
 
 void book_neon_fill(cpu_kernels *k) {
-    k->book[BOOK_2] = book_two;
-    k->book[BOOK_3] = book_three;
-    k->book[BOOK_4] = book_four;
-    k->book[BOOK_E4M3] = book_e4m3;
+    k->book[BOOK_4] = book_4;
+    k->book[BOOK_3] = book_3;
+    k->book[BOOK_2] = book_2;
 }

@@ -2,7 +2,7 @@
  * memory.
  *
  * A tile is swept twice, 16 elements wide, so that 6 rows fit in 24 accumulators: the second sweep reads from L1, and
- * in the packed types a half is one plane of nibbles or two of bit pairs. A row's chain of fused multiply-adds starts
+ * of pairs of bits a half is two planes. A row's chain of fused multiply-adds starts
  * from out and is the same in a block of 1 to 6 rows. */
 #ifndef CPU_ARM_SWEEP_ROWS_NEON_H
 #define CPU_ARM_SWEEP_ROWS_NEON_H
@@ -11,8 +11,8 @@
 
 enum { SWEEP_ROWS = 6, SWEEP_HALF = 16 };
 
-/* Elements 16 half .. +15 of the tile row at x; table: what the type wants beside. */
-typedef void (*sweep_open)(const uint8_t *x, int half, const uint8x16_t *table, float32x4_t v[4]);
+/* Elements 16 half .. +15 of the tile row at x. */
+typedef void (*sweep_open)(const uint8_t *x, int half, float32x4_t v[4]);
 
 typedef struct sweep_product {
     const float *a;
@@ -21,7 +21,6 @@ typedef struct sweep_product {
     int n;
     float *out;
     const char *prefetch; /* or NULL */
-    const uint8x16_t *table;
 } sweep_product;
 
 INLINE void sweep_half(sweep_open open, size_t row_bytes, int n_rows, int half, const sweep_product *p,
@@ -37,7 +36,7 @@ INLINE void sweep_half(sweep_open open, size_t row_bytes, int n_rows, int half, 
         float32x4_t v[4];
         if (prefetch && i * row_bytes % 64 < row_bytes)
             __builtin_prefetch(prefetch + i * row_bytes, 0, 2);
-        open(p->x + i * row_bytes, half, p->table, v);
+        open(p->x + i * row_bytes, half, v);
 #pragma GCC unroll 8
         for (int r = 0; r < n_rows; r++) {
             float c = p->a[(size_t)r * p->lda + i];

@@ -1,68 +1,67 @@
-/* book_portable.c - attention products over KV tiles of codes into a table, and of 8-bit floats, in plain C: the
- * definition that faster levels are tested against. Order as in tile_portable.c. */
+/* book_portable.c - products of rows with codes into a table of whole numbers, in plain C: the definition that faster
+ * levels are tested against.
+ *
+ * A row's numbers have 15 bits (dot_portable.c), a table's 10 and a sign, so a chunk of 64 products fits in 32 bits
+ * whatever they are, and longer sums go on in float. */
 #include "cpu/fill.h"
 
-static void open_2(const uint8_t *x, const float *book, float v[TILE]) {
-    for (int j = 0; j < TILE; j++)
-        v[j] = book[x[j % 8] >> (j / 8 * 2) & 3];
+enum { BLOCK = 16 }; /* elements whose codes stand together */
+
+/* Code of element i, column k. */
+static int code_at(book_type type, const uint8_t *codes, int i, int k) {
+    if (type == BOOK_4)
+        return codes[(i / 8 * TILE + k) * 4 + i % 4] >> (i / 4 % 2 * 4) & 15;
+    const uint8_t *block = codes + i / BLOCK * (BLOCK * TILE * (type == BOOK_3 ? 3 : 2) / 8);
+    int part = i % BLOCK / 4, at = k * 4 + i % 4, low = block[at] >> (2 * part) & 3;
+    return type == BOOK_3 ? low | (block[TILE * 4 + part * BLOCK + at / 8] >> (at % 8) & 1) << 2 : low;
 }
 
-static void open_3(const uint8_t *x, const float *book, float v[TILE]) {
-    for (int j = 0; j < TILE; j++)
-        v[j] = book[(x[j % 8] >> (j / 8 * 2) & 3) | (x[8 + j / 8] >> (j % 8) & 1) << 2];
-}
-
-static void open_4(const uint8_t *x, const float *book, float v[TILE]) {
-    for (int j = 0; j < TILE; j++)
-        v[j] = book[j < TILE / 2 ? x[j] & 15 : x[j - TILE / 2] >> 4];
-}
-
-/* seeeemmm, bias 7, moved to the bits of a half, bias 15. */
-static void open_e4m3(const uint8_t *x, const float *book, float v[TILE]) {
-    (void)book;
-    for (int j = 0; j < TILE; j++)
-        v[j] = f16_to_f32((f16)((x[j] & 128) << 8 | (x[j] & 127) << 7)) * 256;
-}
-
-static inline void product(void (*open)(const uint8_t *, const float *, float *), int tile_bytes, const float *a,
-                           size_t lda, int n_rows, const uint8_t *x, int n, float *out, size_t ldo,
-                           const char *prefetch, const float *book) {
-    for (int i = 0; i < n; i++) {
-        float v[TILE];
-        if (prefetch)
-            __builtin_prefetch(prefetch + (size_t)i * (size_t)tile_bytes, 0, 2);
-        open(x + (size_t)i * (size_t)tile_bytes, book, v);
+static inline void tile(book_type type, const int16_t *book, const dot_tile *at, int n_rows, int n, size_t ldo) {
+    for (int k = 0; k < TILE; k++) {
+        int number[DOT_MOST];
+        for (int i = 0; i < n; i++)
+            number[i] = book[code_at(type, at->codes, i, k)];
         for (int r = 0; r < n_rows; r++) {
-            float c = a[(size_t)r * lda + (size_t)i], *o = out + (size_t)r * ldo;
-            for (int j = 0; j < TILE; j++)
-                o[j] += c * v[j];
+            const dot_row *row = &at->rows[r];
+            float sum = 0;
+            for (int first = 0; first < n; first += BOOK_CHUNK) {
+                int32_t chunk = 0;
+                for (int i = first; i < n && i < first + BOOK_CHUNK; i++)
+                    chunk += (row->high[i] * 256 + row->low[i]) * number[i];
+                sum += (float)chunk;
+            }
+            at->out[(size_t)r * ldo + (size_t)k] += sum * (at->scale ? row->unit * at->scale[k] : row->unit);
         }
     }
 }
 
-static void book_2(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                   const void *prefetch, const float *book) {
-    product(open_2, 8, a, lda, n_rows, x, n, out, ldo, prefetch, book);
+static inline void product(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n,
+                           size_t ldo, const void *prefetch) {
+    const int bytes = n * TILE * (type == BOOK_4 ? 4 : type == BOOK_3 ? 3 : 2) / 8;
+    for (int i = 0; i < n_tiles; i++) {
+        for (int line = 0; prefetch && line < bytes; line += 64)
+            __builtin_prefetch((const char *)prefetch + (tiles[i].codes - tiles[0].codes) + line, 0, 2);
+        tile(type, book, &tiles[i], n_rows, n, ldo);
+    }
 }
 
-static void book_3(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                   const void *prefetch, const float *book) {
-    product(open_3, 12, a, lda, n_rows, x, n, out, ldo, prefetch, book);
+static void book_4(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                   const void *prefetch) {
+    product(BOOK_4, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
 }
 
-static void book_4(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                   const void *prefetch, const float *book) {
-    product(open_4, 16, a, lda, n_rows, x, n, out, ldo, prefetch, book);
+static void book_3(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                   const void *prefetch) {
+    product(BOOK_3, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
 }
 
-static void e4m3(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
-                 const void *prefetch, const float *book) {
-    product(open_e4m3, 32, a, lda, n_rows, x, n, out, ldo, prefetch, book);
+static void book_2(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                   const void *prefetch) {
+    product(BOOK_2, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
 }
 
 void book_portable_fill(cpu_kernels *k) {
-    k->book[BOOK_2] = book_2;
-    k->book[BOOK_3] = book_3;
     k->book[BOOK_4] = book_4;
-    k->book[BOOK_E4M3] = e4m3;
+    k->book[BOOK_3] = book_3;
+    k->book[BOOK_2] = book_2;
 }

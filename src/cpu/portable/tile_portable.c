@@ -16,6 +16,13 @@ static void open_u2(const void *x, int i, float v[TILE]) {
         v[j] = (float)(p[j % 8] >> (j / 8 * 2) & 3);
 }
 
+/* seeeemmm, bias 7, moved to the bits of a half, bias 15. */
+static void open_e4m3(const void *x, int i, float v[TILE]) {
+    const uint8_t *p = (const uint8_t *)x + (size_t)i * TILE;
+    for (int j = 0; j < TILE; j++)
+        v[j] = f16_to_f32((f16)((p[j] & 128) << 8 | (p[j] & 127) << 7)) * 256;
+}
+
 static inline void tile(void (*open)(const void *, int, float *), int tile_bytes, const float *a, size_t lda,
                         int n_rows, const void *x, int n, float *out, size_t ldo, const void *prefetch) {
     for (int i = 0; i < n; i++) {
@@ -41,7 +48,13 @@ static void tile_u2(const float *a, size_t lda, int n_rows, const void *x, int n
     tile(open_u2, 8, a, lda, n_rows, x, n, out, ldo, prefetch);
 }
 
+static void tile_e4m3(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,
+                      const void *prefetch) {
+    tile(open_e4m3, 32, a, lda, n_rows, x, n, out, ldo, prefetch);
+}
+
 void tile_portable_fill(cpu_kernels *k) {
     k->tile[TILE_F16] = tile_f16;
     k->tile[TILE_U2] = tile_u2;
+    k->tile[TILE_E4M3] = tile_e4m3;
 }

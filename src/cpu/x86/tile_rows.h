@@ -1,9 +1,9 @@
-/* tile_rows.h - what the products over tile rows share (tile_*.c, book_*.c): a function for each number of rows of a
+/* tile_rows.h - what the products over tile rows share (tile_*.c): a function for each number of rows of a
  * block, and the walk over more rows than one block has.
  *
  * The including file defines before it ROWS, the most rows of a block (6 or 8), and after it
- *   rows(type, n_rows, a, lda, x, n, out, ldo, prefetch, book)
- * for one block; type, whatever the file calls it, and n_rows are constant in it; book is NULL for types without. */
+ *   rows(type, n_rows, a, lda, x, n, out, ldo, prefetch)
+ * for one block; type, whatever the file calls it, and n_rows are constant in it. */
 #ifndef CPU_X86_TILE_ROWS_H
 #define CPU_X86_TILE_ROWS_H
 #include "cpu/inline.h"
@@ -17,21 +17,21 @@ INLINE void fetch_row(const char *prefetch, int i, size_t bytes) {
 }
 
 typedef void (*rows_function)(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,
-                              const char *prefetch, const float *book);
+                              const char *prefetch);
 
 /* block: for 1 to ROWS rows. The first sweep over x asks for all of what comes next. */
 INLINE void all_rows(const rows_function *block, const float *a, size_t lda, int n_rows, const void *x, int n,
-                     float *out, size_t ldo, const void *prefetch, const float *book) {
+                     float *out, size_t ldo, const void *prefetch) {
     for (int r = 0; r < n_rows; r += ROWS) {
         int now = n_rows - r < ROWS ? n_rows - r : ROWS;
-        block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, r ? NULL : prefetch, book);
+        block[now - 1](a + (size_t)r * lda, lda, x, n, out + (size_t)r * ldo, ldo, r ? NULL : prefetch);
     }
 }
 
 #define ROWS_FUNCTION(name, type, r)                                                                                   \
     static void name##_##r(const float *a, size_t lda, const uint8_t *x, int n, float *out, size_t ldo,                \
-                           const char *prefetch, const float *book) {                                                  \
-        rows(type, r, a, lda, x, n, out, ldo, prefetch, book);                                                         \
+                           const char *prefetch) {                                                                     \
+        rows(type, r, a, lda, x, n, out, ldo, prefetch);                                                               \
     }
 #define ROWS_FUNCTIONS_6(name, type)                                                                                   \
     ROWS_FUNCTION(name, type, 1)                                                                                       \
@@ -51,15 +51,10 @@ INLINE void all_rows(const rows_function *block, const float *a, size_t lda, int
 #define ROWS_BLOCKS(most, name, type)                                                                                  \
     _Static_assert((most) == ROWS, "what the file's blocks have room for");                                            \
     ROWS_FUNCTIONS_##most(name, type) static const rows_function name[ROWS] = {ROWS_LIST_##most(name)};
-/* Entries of the table of kernels over such blocks; table: NULL, or what a tile's codes stand for. */
-#define TILE_KERNEL(name, blocks, table)                                                                               \
+/* An entry of the table of kernels over such blocks. */
+#define TILE_KERNEL(name, blocks)                                                                                      \
     static void tile_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
                             const void *prefetch) {                                                                    \
-        all_rows(blocks, a, lda, n_rows, x, n, out, ldo, prefetch, table);                                             \
-    }
-#define BOOK_KERNEL(name, blocks)                                                                                      \
-    static void book_##name(const float *a, size_t lda, int n_rows, const void *x, int n, float *out, size_t ldo,      \
-                            const void *prefetch, const float *book) {                                                 \
-        all_rows(blocks, a, lda, n_rows, x, n, out, ldo, prefetch, book);                                              \
+        all_rows(blocks, a, lda, n_rows, x, n, out, ldo, prefetch);                                                    \
     }
 #endif

@@ -698,6 +698,8 @@ static void outliers_are_the_ends_of_their_columns(void **state) {
     (void)state;
     enum { N = 200, COLUMNS = 24 };
     static const int rows[] = {2, 20, 33, 64, N};
+    const cpu_kernels *kernels;
+    assert_int_equal(cpu_kernels_get(&kernels, NULL), PLEAT_OK);
     static float x[N * COLUMNS], column[N], mean[COLUMNS];
     uint32_t mark[(N / OUTLIERS_WORD + 1) * COLUMNS];
     int order[N];
@@ -706,7 +708,7 @@ static void outliers_are_the_ends_of_their_columns(void **state) {
             for (int n = rows[k], c = 1; c <= n / 2; c = c < 3 ? c + 1 : 2 * c) {
                 for (int i = 0; i < n * COLUMNS; i++)
                     x[i] = (float)(rng_u64(71, (uint64_t)kinds, (uint64_t)i) % (uint64_t)kinds) - 3;
-                outliers_mark(x, n, COLUMNS, c, mark, mean);
+                outliers_mark(kernels, x, n, COLUMNS, c, mark, mean);
                 for (int j = 0; j < COLUMNS; j++) {
                     double sum = 0;
                     for (int i = 0; i < n; i++) {

@@ -292,6 +292,8 @@ static const entry entries[] = {
     ENTRY(low_rank_dots, X86),
     ENTRY(low_rank_add, X86),
     ENTRY(sparse, 1 << CPU_AVX2),
+    ENTRY(column_ends, X86),
+    ENTRY(mark_ends, X86),
     ENTRY(softmax_pages, BASE),
     ENTRY(open_maps, BASE),
     ENTRY(bounds, BASE),

@@ -29,6 +29,7 @@ static void fill_portable(cpu_kernels *k) {
     book_portable_fill(k);
     low_rank_portable_fill(k);
     sparse_portable_fill(k);
+    ends_portable_fill(k);
     softmax_portable_fill(k);
     rows_portable_fill(k);
     matmul_portable_fill(k);
@@ -42,6 +43,7 @@ static void fill_avx2(cpu_kernels *k) {
     book_avx2_fill(k);
     low_rank_avx2_fill(k);
     sparse_avx2_fill(k);
+    ends_avx2_fill(k);
     softmax_avx2_fill(k);
     rows_avx2_fill(k);
     matmul_avx2_fill(k);
@@ -53,6 +55,7 @@ static void fill_avx512(cpu_kernels *k) {
     tile_avx512_fill(k);
     fold_avx512_fill(k);
     low_rank_avx512_fill(k);
+    ends_avx512_fill(k);
     softmax_avx512_fill(k);
     rows_avx512_fill(k);
     matmul_avx512_fill(k);

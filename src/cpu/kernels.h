@@ -64,6 +64,7 @@ enum {
 enum {
     LOW_RANK_MOST = 16, /* columns of a low_rank_factor at most */
     SPARSE_MOST = 256,  /* their length, and rows and columns of a sparse_matrix, at most */
+    ENDS_MOST = 820,    /* elements on each end of a column at most */
 };
 
 /* Half of a low-rank matrix, the sum over k < rank of the products left.x[k][i] * right.x[k][t]. */
@@ -134,6 +135,13 @@ typedef struct cpu_kernels {
     /* Rows times a sparse matrix: out[r*m + t] += sum over the terms in column t, in their order, of x[r*n + from] *
      * term. The chain starts from zero and is added to out's value at the end. */
     void (*sparse)(const sparse_matrix *w, const float *x, int n_rows, float *out);
+    /* The c-th smallest and the c-th largest element of each column of x [n][n_columns], finite, and the column's mean,
+     * summed up in double over rising rows. n_columns: a multiple of 8; c: from 1 to n / 2 and ENDS_MOST. The same bits
+     * at every level, but for the sign of a zero. */
+    void (*column_ends)(const float *x, int n, int n_columns, int c, float *low, float *high, float *mean);
+    /* Bit i of mark[j]: whether element j of row i < n of x [n][n_columns] is at most low[j] or at least high[j]. n: at
+     * most 32; n_columns: a multiple of 8. */
+    void (*mark_ends)(const float *x, int n, int n_columns, const float *low, const float *high, uint32_t *mark);
     /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r,
      * over all pages: m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and
      * c[r] = exp(m_before - m') (1 when nothing was ever visible; 0 when m[r] was -INFINITY before). Sums in a fixed

@@ -47,7 +47,7 @@ enum { HALVES = PAGE_TOKENS / TILE, MOST_BUFFER = 512, MOST_RUN_PAGES = 256 };
 enum { MOST_PER_TOKEN = 2 * (KV_MAX_HEAD_DIM / 20 + 1), MOST_RUN_TOKENS = MOST_RUN_PAGES * PAGE_TOKENS };
 enum { BLOCK_ROWS = 8 }; /* whose products with one factor are kept at a time */
 _Static_assert((int)LOW_RANK_MOST <= (int)KV_OF_RUN_FLOATS, "q B has a place");
-_Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)OUTLIERS_MOST, "s is at most 0.1");
+_Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)ENDS_MOST, "s is at most 0.1");
 
 static const kv_param params[] = {
     {"bits", "of a code of the backbone", "4|2|8", 0, 0, 2, true},
@@ -183,8 +183,8 @@ static bool next_marked(marks *m, int *i) {
 }
 
 /* Lists K's outliers in the run's block and leaves the mean of their channel in their places. mark: of the run. */
-static void take_outliers_k(const kv_config *c, int d, float *x, int n, const kv_page *pages, const layout *l,
-                            uint32_t *mark) {
+static void take_outliers_k(const cpu_kernels *kernels, const kv_config *c, int d, float *x, int n,
+                            const kv_page *pages, const layout *l, uint32_t *mark) {
     uint32_t *begin = (uint32_t *)(pages->run + l->begin), count = 0;
     uint16_t *place = (uint16_t *)(pages->run + l->place);
     f16 *value = (f16 *)(pages->run + l->value);
@@ -192,7 +192,7 @@ static void take_outliers_k(const kv_config *c, int d, float *x, int n, const kv
     int most = n_outliers(c, n), n_words = outliers_words(n);
     if (!most)
         return;
-    outliers_mark(x, n, d, most, mark, mean);
+    outliers_mark(kernels, x, n, d, most, mark, mean);
     for (int p = 0; p < pages->n_run_pages; p++) {
         begin[p] = count;
         for (int j = 0; j < d; j++)
@@ -232,11 +232,12 @@ static void subtract_codes(float *restrict x, int d, int n, const uint8_t *restr
             x[i * d + j] -= scale[j] * (float)code[i * d + j] + minimum[j];
 }
 
-static void seal_k(const kv_config *c, int d, float *x, int n, const kv_page *pages, const layout *l, uint32_t *mark) {
+static void seal_k(const cpu_kernels *kernels, const kv_config *c, int d, float *x, int n, const kv_page *pages,
+                   const layout *l, uint32_t *mark) {
     affine a = backbone(c, KV_K, d);
     float minimum[KV_MAX_HEAD_DIM], scale[KV_MAX_HEAD_DIM];
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
-    take_outliers_k(c, d, x, n, pages, l, mark);
+    take_outliers_k(kernels, c, d, x, n, pages, l, mark);
     if (!page_has_maps(c, KV_K))
         affine_maps(&a, d, x, n, (f16 *)pages->run, (f16 *)(pages->run + l->minima), minimum, scale);
     for (int p = 0; p < pages->n_run_pages; p++, x += PAGE_TOKENS * d) {
@@ -260,12 +261,13 @@ static void seal_k(const kv_config *c, int d, float *x, int n, const kv_page *pa
 
 /* Lists the outliers of a page's rows of V and leaves the mean of their token in their places. turned: room for the
  * page. mark [outliers_words(d)][64] */
-static void take_outliers_v(int d, float *x, int n, const sparse *o, float *restrict turned, uint32_t *mark) {
+static void take_outliers_v(const cpu_kernels *kernels, int d, float *x, int n, const sparse *o, float *restrict turned,
+                            uint32_t *mark) {
     float mean[PAGE_TOKENS];
     for (int t = 0; t < PAGE_TOKENS; t++)
         for (int j = 0; j < d; j++)
             turned[j * PAGE_TOKENS + t] = t < n ? x[t * d + j] : 0;
-    outliers_mark(turned, d, PAGE_TOKENS, o->per_token / 2, mark, mean);
+    outliers_mark(kernels, turned, d, PAGE_TOKENS, o->per_token / 2, mark, mean);
     for (int t = 0; t < n; t++)
         for (int w = 0, k = t * o->per_token; w < outliers_words(d); w++) {
             marks m = {mark[w * PAGE_TOKENS + t], w * OUTLIERS_WORD};
@@ -279,13 +281,14 @@ static void take_outliers_v(int d, float *x, int n, const sparse *o, float *rest
 }
 
 /* n rows of one page. */
-static void seal_v(const kv_config *c, int d, float *x, int n, const kv_page *page, float *turned, uint32_t *mark) {
+static void seal_v(const cpu_kernels *kernels, const kv_config *c, int d, float *x, int n, const kv_page *page,
+                   float *turned, uint32_t *mark) {
     affine a = backbone(c, KV_V, d);
     sparse o = sparse_of(c, d, page);
     f16 *scale16 = (f16 *)(page->bytes + page_codes_bytes(a.bits, d)), *minimum16 = scale16 + d / a.group * PAGE_TOKENS;
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     if (o.per_token)
-        take_outliers_v(d, x, n, &o, turned, mark);
+        take_outliers_v(kernels, d, x, n, &o, turned, mark);
     for (int t = 0; t < n; t++)
         for (int g = 0; g < d / a.group; g++) {
             int at = t * d + g * a.group, map = g * PAGE_TOKENS + t;
@@ -330,9 +333,9 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
     uint32_t *mark = (uint32_t *)(void *)how->work;
     assert(first == 0 && n <= MOST_RUN_TOKENS);
     if (side == KV_K)
-        seal_k(c, d, x, n, pages, &l, mark);
+        seal_k(how->kernels, c, d, x, n, pages, &l, mark);
     for (int t = 0; side == KV_V && t < n; t += PAGE_TOKENS)
-        seal_v(c, d, x + t * d, n - t < PAGE_TOKENS ? n - t : PAGE_TOKENS, &pages[t / PAGE_TOKENS],
+        seal_v(how->kernels, c, d, x + t * d, n - t < PAGE_TOKENS ? n - t : PAGE_TOKENS, &pages[t / PAGE_TOKENS],
                how->work + PAGE_TOKENS * KV_MAX_HEAD_DIM / OUTLIERS_WORD, mark);
     if (l.rank)
         seal_error(c, d, x, n, pages, &l, how);

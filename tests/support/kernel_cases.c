@@ -27,8 +27,8 @@ size_t kernel_element_bytes(kernel_element element) {
 const kernel_case *const *kernel_cases(void) {
     enum { MOST = 64 };
     static const kernel_case *all[MOST];
-    const kernel_case *const *const lists[] = {kernel_cases_rows, kernel_cases_tile, kernel_cases_dot,
-                                               kernel_cases_sparse, kernel_cases_matmul};
+    const kernel_case *const *const lists[] = {kernel_cases_rows,   kernel_cases_tile, kernel_cases_dot,
+                                               kernel_cases_sparse, kernel_cases_ends, kernel_cases_matmul};
     int n = 0;
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
         for (int k = 0; lists[i][k] && n < MOST - 1; k++)

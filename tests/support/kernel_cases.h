@@ -69,7 +69,8 @@ struct kernel_case {
 
 /* NULL-ended. */
 extern const kernel_case *const kernel_cases_rows[],
-    *const kernel_cases_tile[], *const kernel_cases_matmul[], *const kernel_cases_dot[], *const kernel_cases_sparse[];
+    *const kernel_cases_tile[], *const kernel_cases_matmul[], *const kernel_cases_dot[], *const kernel_cases_sparse[],
+                                                                                             *const kernel_cases_ends[];
 /* All of them, NULL-ended. */
 const kernel_case *const *kernel_cases(void);
 size_t kernel_element_bytes(kernel_element element);

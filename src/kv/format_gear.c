@@ -259,50 +259,62 @@ static void seal_k(const cpu_kernels *kernels, const kv_config *c, int d, float 
     }
 }
 
-/* Lists the outliers of a page's rows of V and leaves the mean of their token in their places. turned: room for the
- * page. mark [outliers_words(d)][64] */
-static void take_outliers_v(const cpu_kernels *kernels, int d, float *x, int n, const sparse *o, float *restrict turned,
-                            uint32_t *mark) {
-    float mean[PAGE_TOKENS];
-    for (int t = 0; t < PAGE_TOKENS; t++)
+/* n rows of V, x [n][d], as a page of columns y [d][64], and back. */
+static void turn_page(const float *restrict x, int n, int d, float *restrict y) {
+    for (int j = 0; j < d; j++)
+        for (int t = 0; t < n; t++)
+            y[j * PAGE_TOKENS + t] = x[t * d + j];
+}
+
+static void turn_back(const float *restrict y, int n, int d, float *restrict x) {
+    for (int t = 0; t < n; t++)
         for (int j = 0; j < d; j++)
-            turned[j * PAGE_TOKENS + t] = t < n ? x[t * d + j] : 0;
-    outliers_mark(kernels, turned, d, PAGE_TOKENS, o->per_token / 2, mark, mean);
+            x[t * d + j] = y[j * PAGE_TOKENS + t];
+}
+
+/* Lists the outliers of a page of V, x [d][64], of which n tokens count, and leaves the mean of their token in their
+ * places. mark [outliers_words(d)][64] */
+static void take_outliers_v(const cpu_kernels *kernels, int d, float *x, int n, const sparse *o, uint32_t *mark) {
+    float mean[PAGE_TOKENS];
+    outliers_mark(kernels, x, d, PAGE_TOKENS, o->per_token / 2, mark, mean);
     for (int t = 0; t < n; t++)
         for (int w = 0, k = t * o->per_token; w < outliers_words(d); w++) {
             marks m = {mark[w * PAGE_TOKENS + t], w * OUTLIERS_WORD};
             for (int j; next_marked(&m, &j); k++) {
-                o->value[k] = affine_nearest(x[t * d + j]);
+                o->value[k] = affine_nearest(x[j * PAGE_TOKENS + t]);
                 o->channel[k] = (uint8_t)j;
-                x[t * d + j] = mean[t];
+                x[j * PAGE_TOKENS + t] = mean[t];
             }
         }
     memset(o->channel + n * o->per_token, 0, (size_t)((PAGE_TOKENS - n) * o->per_token));
 }
 
-/* n rows of one page. */
+/* n rows of one page. Turned, tokens stand side by side, as K's channels do. */
 static void seal_v(const cpu_kernels *kernels, const kv_config *c, int d, float *x, int n, const kv_page *page,
                    float *turned, uint32_t *mark) {
     affine a = backbone(c, KV_V, d);
     sparse o = sparse_of(c, d, page);
     f16 *scale16 = (f16 *)(page->bytes + page_codes_bytes(a.bits, d)), *minimum16 = scale16 + d / a.group * PAGE_TOKENS;
+    float minimum[PAGE_TOKENS], scale[PAGE_TOKENS];
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
+    if (n < PAGE_TOKENS)
+        memset(turned, 0, (size_t)(PAGE_TOKENS * d) * sizeof(*turned));
+    turn_page(x, n, d, turned);
     if (o.per_token)
-        take_outliers_v(kernels, d, x, n, &o, turned, mark);
-    for (int t = 0; t < n; t++)
-        for (int g = 0; g < d / a.group; g++) {
-            int at = t * d + g * a.group, map = g * PAGE_TOKENS + t;
-            affine_quantise(&a, x + at, a.group, code + at, &scale16[map], &minimum16[map]);
-            float scale = f16_to_f32(scale16[map]), minimum = f16_to_f32(minimum16[map]);
-            for (int j = 0; j < a.group; j++)
-                x[at + j] -= scale * (float)code[at + j] + minimum;
-        }
-    for (int i = 0; i < n * o.per_token; i++) {
-        int at = i / o.per_token * d + o.channel[i];
-        code[at] = 0;
-        x[at] = 0;
+        take_outliers_v(kernels, d, turned, n, &o, mark);
+    for (int g = 0; g < d / a.group; g++) {
+        int at = g * a.group * PAGE_TOKENS, map = g * PAGE_TOKENS;
+        affine_maps(&a, PAGE_TOKENS, turned + at, a.group, scale16 + map, minimum16 + map, minimum, scale);
+        affine_codes(&a, PAGE_TOKENS, turned + at, a.group, minimum, scale, code + at);
+        subtract_codes(turned + at, PAGE_TOKENS, a.group, code + at, scale, minimum);
     }
-    page_codes_put_rows(a.bits, d, KV_V, page->bytes, code, 0, n);
+    for (int i = 0; i < n * o.per_token; i++) {
+        int at = o.channel[i] * PAGE_TOKENS + i / o.per_token;
+        code[at] = 0;
+        turned[at] = 0;
+    }
+    page_codes_put_channels(a.bits, d, page->bytes, code);
+    turn_back(turned, n, d, x);
 }
 
 /* Halves of x [n], cut to their range. */

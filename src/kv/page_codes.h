@@ -18,6 +18,8 @@ void page_codes_get(int bits, int d, kv_side side, const uint8_t *codes, int til
 
 /* Rows code [n][d] as slots first.. of a page's codes. */
 void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n);
+/* All codes of a page of V, turned: code [d][64]. */
+void page_codes_put_channels(int bits, int d, uint8_t *codes, const uint8_t *code);
 
 /* The maps of a page. K by channel: group g holds tokens g*64/n_groups.., scale and minimum are [n_groups][d]. V by
  * token: group g holds channels g*d/n_groups.., scale and minimum are [n_groups][64]. K by token (by_token): as V.

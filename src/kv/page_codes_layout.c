@@ -68,15 +68,16 @@ static uint8_t upper_nibble(uint32_t four) {
     return (uint8_t)((four | four >> 7 | four >> 14 | four >> 21) & 15);
 }
 
-/* A token's codes stand in fours, 32 tokens apart: each block of channels is one word of it. */
-static void put_k_row(int bits, int d, uint8_t *codes, int slot, const uint8_t *code) {
-    const int in_word = fours_of(bits), k = slot % TILE;
+/* A column's n codes, a token's of K or a channel's of V, stand in fours, 32 columns apart: each block is one word of
+ * it. */
+static void put_column(int bits, int d, kv_side side, uint8_t *codes, int column, const uint8_t *code, int n) {
+    const int in_word = fours_of(bits), k = column % TILE;
     const uint32_t mask = 0x01010101u * ((1u << line_bits(bits)) - 1);
-    uint8_t *to = codes + page_codes_place(bits, d, KV_K, slot / TILE, 0);
-    for (int j = 0; j < d; j += FOUR * in_word, to += FOUR * in_word * TILE * bits / 8) {
+    uint8_t *to = codes + page_codes_place(bits, d, side, column / TILE, 0);
+    for (int i = 0; i < n; i += FOUR * in_word, to += FOUR * in_word * TILE * bits / 8) {
         uint32_t word = 0, four;
         for (int m = 0; m < in_word; m++) {
-            memcpy(&four, code + j + FOUR * m, sizeof(four));
+            memcpy(&four, code + i + FOUR * m, sizeof(four));
             word |= (four & mask) << (m * line_bits(bits));
             if (bits == 3) {
                 uint8_t *pair = to + LINE + m * LINE / 8 + k / 2;
@@ -113,7 +114,7 @@ void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const ui
         const uint8_t *row = code + i * d;
         done = 1;
         if (side == KV_K) {
-            put_k_row(bits, d, codes, slot, row);
+            put_column(bits, d, KV_K, codes, slot, row, d);
         } else if (slot % together == 0 && n - i >= together) {
             put_v_tokens(bits, d, codes, slot, row);
             done = together;
@@ -122,4 +123,9 @@ void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const ui
                 page_codes_put(bits, d, side, codes, tile, slot, row + tile * TILE);
         }
     }
+}
+
+void page_codes_put_channels(int bits, int d, uint8_t *codes, const uint8_t *code) {
+    for (int j = 0; j < d; j++)
+        put_column(bits, d, KV_V, codes, j, code + j * PAGE_TOKENS, PAGE_TOKENS);
 }

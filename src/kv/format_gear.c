@@ -259,19 +259,6 @@ static void seal_k(const cpu_kernels *kernels, const kv_config *c, int d, float 
     }
 }
 
-/* n rows of V, x [n][d], as a page of columns y [d][64], and back. */
-static void turn_page(const float *restrict x, int n, int d, float *restrict y) {
-    for (int j = 0; j < d; j++)
-        for (int t = 0; t < n; t++)
-            y[j * PAGE_TOKENS + t] = x[t * d + j];
-}
-
-static void turn_back(const float *restrict y, int n, int d, float *restrict x) {
-    for (int t = 0; t < n; t++)
-        for (int j = 0; j < d; j++)
-            x[t * d + j] = y[j * PAGE_TOKENS + t];
-}
-
 /* Lists the outliers of a page of V, x [d][64], of which n tokens count, and leaves the mean of their token in their
  * places. mark [outliers_words(d)][64] */
 static void take_outliers_v(const cpu_kernels *kernels, int d, float *x, int n, const sparse *o, uint32_t *mark) {
@@ -299,7 +286,7 @@ static void seal_v(const cpu_kernels *kernels, const kv_config *c, int d, float 
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     if (n < PAGE_TOKENS)
         memset(turned, 0, (size_t)(PAGE_TOKENS * d) * sizeof(*turned));
-    turn_page(x, n, d, turned);
+    kernels->turn(x, (size_t)d, n, d, turned, PAGE_TOKENS);
     if (o.per_token)
         take_outliers_v(kernels, d, turned, n, &o, mark);
     for (int g = 0; g < d / a.group; g++) {
@@ -314,7 +301,7 @@ static void seal_v(const cpu_kernels *kernels, const kv_config *c, int d, float 
         turned[at] = 0;
     }
     page_codes_put_channels(a.bits, d, page->bytes, code);
-    turn_back(turned, n, d, x);
+    kernels->turn(turned, PAGE_TOKENS, d, n, x, (size_t)d);
 }
 
 /* Halves of x [n], cut to their range. */

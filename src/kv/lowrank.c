@@ -36,11 +36,13 @@ static void orthonormalise(float *x, int rank, int n) {
 }
 
 /* Tokens side by side, [n/16][d][16], rows of zeros behind the last. */
-static void pack_tokens(const float *restrict e, int n, int d, float *restrict to) {
-    for (int t = 0; t < n; t += LANES, to += (size_t)d * LANES)
-        for (int i = 0; i < LANES; i++)
-            for (int j = 0; j < d; j++)
-                to[j * LANES + i] = t + i < n ? e[(t + i) * d + j] : 0;
+static void pack_tokens(const cpu_kernels *kernels, const float *e, int n, int d, float *to) {
+    for (int t = 0; t < n; t += LANES, to += (size_t)d * LANES) {
+        int n_rows = n - t < LANES ? n - t : LANES;
+        if (n_rows < LANES)
+            memset(to, 0, (size_t)d * LANES * sizeof(*to));
+        kernels->turn(e + t * d, (size_t)d, n_rows, d, to, LANES);
+    }
 }
 
 /* Channels side by side, [d/16][n][16]. */
@@ -65,7 +67,7 @@ static void product(const cpu_kernels *kernels, const float *packed, int n_rows,
 void lowrank_fit(const cpu_kernels *kernels, const float *e, int n, int d, int rank, int rounds, uint64_t seed,
                  float *work, float *a, float *b) {
     float *by_token = work, *by_channel = work + lowrank_work(n, d) / 2;
-    pack_tokens(e, n, d, by_token);
+    pack_tokens(kernels, e, n, d, by_token);
     pack_channels(e, n, d, by_channel);
     for (int k = 0; k < rank; k++)
         for (int j = 0; j < d; j++)

@@ -294,7 +294,7 @@ static const entry entries[] = {
     ENTRY(sparse, 1 << CPU_AVX2),
     ENTRY(column_ends, X86),
     ENTRY(mark_ends, X86),
-    ENTRY(turn, 1 << CPU_AVX2),
+    ENTRY(transpose, 1 << CPU_AVX2),
     ENTRY(softmax_pages, BASE),
     ENTRY(open_maps, BASE),
     ENTRY(bounds, BASE),

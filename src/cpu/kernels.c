@@ -30,7 +30,7 @@ static void fill_portable(cpu_kernels *k) {
     low_rank_portable_fill(k);
     sparse_portable_fill(k);
     ends_portable_fill(k);
-    turn_portable_fill(k);
+    transpose_portable_fill(k);
     softmax_portable_fill(k);
     rows_portable_fill(k);
     matmul_portable_fill(k);
@@ -45,7 +45,7 @@ static void fill_avx2(cpu_kernels *k) {
     low_rank_avx2_fill(k);
     sparse_avx2_fill(k);
     ends_avx2_fill(k);
-    turn_avx2_fill(k);
+    transpose_avx2_fill(k);
     softmax_avx2_fill(k);
     rows_avx2_fill(k);
     matmul_avx2_fill(k);

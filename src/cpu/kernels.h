@@ -142,8 +142,8 @@ typedef struct cpu_kernels {
     /* Bit i of mark[j]: whether element j of row i < n of x [n][n_columns] is at most low[j] or at least high[j]. n: at
      * most 32; n_columns: a multiple of 8. */
     void (*mark_ends)(const float *x, int n, int n_columns, const float *low, const float *high, uint32_t *mark);
-    /* A matrix turned: y[j*ldy + i] = x[i*ldx + j] for i < n_rows, j < n_columns. Nothing else of y is written. */
-    void (*turn)(const float *x, size_t ldx, int n_rows, int n_columns, float *y, size_t ldy);
+    /* A matrix transposed: y[j*ldy + i] = x[i*ldx + j] for i < n_rows, j < n_columns. Nothing else of y is written. */
+    void (*transpose)(const float *x, size_t ldx, int n_rows, int n_columns, float *y, size_t ldy);
     /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r,
      * over all pages: m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and
      * c[r] = exp(m_before - m') (1 when nothing was ever visible; 0 when m[r] was -INFINITY before). Sums in a fixed

@@ -286,7 +286,7 @@ static void seal_v(const cpu_kernels *kernels, const kv_config *c, int d, float 
     uint8_t code[PAGE_TOKENS * KV_MAX_HEAD_DIM];
     if (n < PAGE_TOKENS)
         memset(turned, 0, (size_t)(PAGE_TOKENS * d) * sizeof(*turned));
-    kernels->turn(x, (size_t)d, n, d, turned, PAGE_TOKENS);
+    kernels->transpose(x, (size_t)d, n, d, turned, PAGE_TOKENS);
     if (o.per_token)
         take_outliers_v(kernels, d, turned, n, &o, mark);
     for (int g = 0; g < d / a.group; g++) {
@@ -301,7 +301,7 @@ static void seal_v(const cpu_kernels *kernels, const kv_config *c, int d, float 
         turned[at] = 0;
     }
     page_codes_put_channels(a.bits, d, page->bytes, code);
-    kernels->turn(turned, PAGE_TOKENS, d, n, x, (size_t)d);
+    kernels->transpose(turned, PAGE_TOKENS, d, n, x, (size_t)d);
 }
 
 /* Halves of x [n], cut to their range. */

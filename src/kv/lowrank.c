@@ -41,7 +41,7 @@ static void pack_tokens(const cpu_kernels *kernels, const float *e, int n, int d
         int n_rows = n - t < LANES ? n - t : LANES;
         if (n_rows < LANES)
             memset(to, 0, (size_t)d * LANES * sizeof(*to));
-        kernels->turn(e + t * d, (size_t)d, n_rows, d, to, LANES);
+        kernels->transpose(e + t * d, (size_t)d, n_rows, d, to, LANES);
     }
 }
 

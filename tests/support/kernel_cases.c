@@ -28,7 +28,7 @@ const kernel_case *const *kernel_cases(void) {
     enum { MOST = 64 };
     static const kernel_case *all[MOST];
     const kernel_case *const *const lists[] = {kernel_cases_rows,   kernel_cases_tile, kernel_cases_dot,
-                                               kernel_cases_sparse, kernel_cases_ends, kernel_cases_turn,
+                                               kernel_cases_sparse, kernel_cases_ends, kernel_cases_transpose,
                                                kernel_cases_matmul};
     int n = 0;
     for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)

@@ -72,7 +72,7 @@ extern const kernel_case *const kernel_cases_rows[],
     *const kernel_cases_tile[], *const kernel_cases_matmul[], *const kernel_cases_dot[],
                                                                   *const kernel_cases_sparse[],
                                                                       *const kernel_cases_ends[],
-                                                                          *const kernel_cases_turn[];
+                                                                          *const kernel_cases_transpose[];
 /* All of them, NULL-ended. */
 const kernel_case *const *kernel_cases(void);
 size_t kernel_element_bytes(kernel_element element);

@@ -1,4 +1,5 @@
-/* turn_avx2.c - the transposition of a matrix, by squares of 8; what stands beside the last whole ones goes one by one.
+/* transpose_avx2.c - the transposition of a matrix, by squares of 8; what stands beside the last whole ones goes one by
+ * one.
  */
 #include "cpu/fill.h"
 #ifdef __x86_64__
@@ -34,7 +35,7 @@ INLINE void singly(const float *x, size_t ldx, int row, int n_rows, int column, 
             y[(size_t)j * ldy + (size_t)i] = x[(size_t)i * ldx + (size_t)j];
 }
 
-static void turn(const float *x, size_t ldx, int n_rows, int n_columns, float *y, size_t ldy) {
+static void transpose(const float *x, size_t ldx, int n_rows, int n_columns, float *y, size_t ldy) {
     int whole_rows = n_rows / SIDE * SIDE, whole_columns = n_columns / SIDE * SIDE;
     for (int i = 0; i < whole_rows; i += SIDE)
         for (int j = 0; j < whole_columns; j += SIDE)
@@ -43,7 +44,7 @@ static void turn(const float *x, size_t ldx, int n_rows, int n_columns, float *y
     singly(x, ldx, whole_rows, n_rows, 0, n_columns, y, ldy);
 }
 
-void turn_avx2_fill(cpu_kernels *k) {
-    k->turn = turn;
+void transpose_avx2_fill(cpu_kernels *k) {
+    k->transpose = transpose;
 }
 #endif

@@ -1,5 +1,5 @@
-/* kernel_cases_turn.c - the case of turning a matrix. Gaps between rows are NaN, of which a kernel that reads one
- * leaves a trace; odd variants have them. */
+/* kernel_cases_transpose.c - the case of a matrix transposed. Gaps between rows are NaN, of which a kernel that reads
+ * one leaves a trace; odd variants have them. */
 #include "support/kernel_cases.h"
 #include <math.h>
 
@@ -32,11 +32,11 @@ static void fill(const kernel_case *c, const kernel_size *s, uint64_t seed, bool
 static void run(const cpu_kernels *k, const kernel_case *c, const kernel_size *s, int first, int n,
                 void *const *buffer) {
     (void)c, (void)first, (void)n;
-    k->turn(buffer[X], ldx(s), s->n, s->n_out, buffer[Y], ldy(s));
+    k->transpose(buffer[X], ldx(s), s->n, s->n_out, buffer[Y], ldy(s));
 }
 
-static const kernel_case turn = {
-    .name = "turn",
+static const kernel_case transpose = {
+    .name = "transpose",
     .rule = KERNEL_BITS,
     .step = {1, 1, 1, 0},
     .most = {70, 1, 70, 2},
@@ -46,4 +46,4 @@ static const kernel_case turn = {
     .run = run,
 };
 
-const kernel_case *const kernel_cases_turn[] = {&turn, NULL};
+const kernel_case *const kernel_cases_transpose[] = {&transpose, NULL};

@@ -696,8 +696,8 @@ static int by_value_and_row(const void *a, const void *b) {
 /* Marked are the first and the last of a column in the order of values, then rows, however many are equal. */
 static void outliers_are_the_ends_of_their_columns(void **state) {
     (void)state;
-    enum { N = 200, COLUMNS = 24 };
-    static const int rows[] = {2, 20, 33, 64, N};
+    enum { N = 2 * ENDS_MOST, COLUMNS = 24 };
+    static const int rows[] = {2, 20, 33, 64, 200, N};
     const cpu_kernels *kernels;
     assert_int_equal(cpu_kernels_get(&kernels, NULL), PLEAT_OK);
     static float x[N * COLUMNS], column[N], mean[COLUMNS];
@@ -705,7 +705,8 @@ static void outliers_are_the_ends_of_their_columns(void **state) {
     int order[N];
     for (int kinds = 1; kinds <= 1000; kinds *= 10) /* different values */
         for (size_t k = 0; k < sizeof(rows) / sizeof(*rows); k++)
-            for (int n = rows[k], c = 1; c <= n / 2; c = c < 3 ? c + 1 : 2 * c) {
+            for (int n = rows[k], c = 1, next; c <= n / 2; c = next) {
+                next = c < 3 ? c + 1 : c < n / 2 && 2 * c > n / 2 ? n / 2 : 2 * c;
                 for (int i = 0; i < n * COLUMNS; i++)
                     x[i] = (float)(rng_u64(71, (uint64_t)kinds, (uint64_t)i) % (uint64_t)kinds) - 3;
                 outliers_mark(kernels, x, n, COLUMNS, c, mark, mean);

@@ -48,6 +48,7 @@ static const pair pairs[] = {
     {"lm4", "lm4", 0, true, false, false},
     {"lm3", "lm3", 0, true, false, false},
     {"lm4-lm3-center", "lm4-lm3-center", 0, true, true, false},
+    {"lm:bits=2", "lm:bits=2", 0, true, false, false},
     {"fp8", "fp8", -1, true, false, true},
 };
 enum { N_PAIRS = sizeof(pairs) / sizeof(*pairs) };
@@ -206,7 +207,8 @@ static void attend(const cpu_kernels *kernels, const lane *l, float *out, worst 
     for (int r = 0; r < n_heads; r++)
         m[r] = -INFINITY;
     float of_run[MOST_HEADS * KV_OF_RUN_FLOATS];
-    kv_query_rows rows = kv_query_rows_of(l->q, n_heads, of_run);
+    dot_row folded[KV_FOLDED_ROWS * KV_MAX_HEAD_DIM / TILE];
+    kv_query_rows rows = kv_query_rows_of(l->q, n_heads, of_run, folded);
     memset(out, 0, (size_t)(n_heads * d) * sizeof(*out));
     for (int first = 0; first < PAGES; first += BLOCK) {
         for (int i = 0; i < BLOCK; i++) {

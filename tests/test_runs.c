@@ -1,6 +1,7 @@
-/* test_runs.c - what score keeps of the queries for the pages of one run (kv_query_rows): GEAR's q B, made once per run
- * and tile, and never that of another run, other queries or another rotation. A table of kernels that looks at each
- * product with a factor says so: with heads of 128, B has 128 rows and a page's A has 64. */
+/* test_runs.c - what score keeps of the queries (kv_query_rows): GEAR's q B, made once per run and tile, and never that
+ * of another run, other queries or another rotation. A table of kernels that looks at each product with a factor says
+ * so: with heads of 128, B has 128 rows and a page's A has 64. And queries as whole numbers, folded once per tile where
+ * maps are by token: a table that counts the rows which no scale goes into says so. */
 #include "kv/tile.h"
 #include "support/drive.h"
 #include <math.h>
@@ -184,11 +185,49 @@ static void runs_queries_and_rotations_are_kept_apart(void **state) {
     }
 }
 
+/* ---- queries as whole numbers ---- */
+
+static int n_plain; /* folds of rows without a scale: those of queries for maps by token */
+
+static void counted_fold(const fold_item *items, int n_items, int n, dot_row *rows) {
+    n_plain += !items->scale;
+    watch.kernels->fold(items, n_items, n, rows);
+}
+
+/* Under streaming every page is scored under one of two rotations, or both. */
+static void queries_are_folded_once_for_each_tile(void **state) {
+    (void)state;
+    static const char *const list[] = {"int8", "k=int4,v=f16", "rot4", "lm4", "int8+streaming:sinks=100,recent=828"};
+    for (size_t i = 0; i < sizeof(list) / sizeof(*list); i++) {
+        drive d;
+        drive_open(&d, shape, POOL);
+        cpu_kernels counting = *d.kernels;
+        watch.kernels = d.kernels;
+        counting.fold = counted_fold;
+        d.kernels = &counting;
+        kv_cache *cache = drive_cache(&d, list[i]);
+        drive_prompt(&d, cache, 7, PROMPT, 512, true, NULL);
+        n_plain = 0;
+        drive_decode(&d, cache, 7, 1, NULL);
+        int n_pages = PROMPT / PAGE_TOKENS, n_chunks = chunk_of_page(n_pages) + 1, rotations = i == 4 ? 2 : 1;
+        assert_in_range(n_plain, LANES, LANES * n_chunks * rotations);
+        assert_true(n_chunks * rotations < n_pages); /* or nothing is kept */
+        for (int step = 0; step < 70; step++)
+            if (step % 23 == 0)
+                compare(&d, cache, list[i]);
+            else
+                drive_decode(&d, cache, 7, 1, NULL);
+        kv_cache_close(cache);
+        drive_close(&d);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_decode_step_makes_it_once_for_each_run_and_tile),
         cmocka_unit_test(prompts_and_policies_make_it_once_too),
         cmocka_unit_test(runs_queries_and_rotations_are_kept_apart),
+        cmocka_unit_test(queries_are_folded_once_for_each_tile),
     };
     return cmocka_run_group_tests_name("runs", tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* f16.h - IEEE half and bfloat16 to float and back, portable, nearest even; subnormals, infinities and NaN included. */
+/* f16.h - IEEE half, bfloat16 and 8-bit floats to float and back, portable, nearest even; subnormals, infinities and
+ * NaN included. */
 #ifndef BASE_F16_H
 #define BASE_F16_H
 #include <stdint.h>
@@ -15,6 +16,10 @@ static inline float f16_to_f32(f16 h) {
     bits = (exponent ? bits : tiny) | (uint32_t)(h & 0x8000u) << 16;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+/* seeeemmm, bias 7, finite ones only: the bits of a half, bias 15. */
+static inline float e4m3_to_f32(uint8_t x) {
+    return f16_to_f32((f16)((x & 128) << 8 | (x & 127) << 7)) * 256;
 }
 f16 f16_from_f32(float x);
 float bf16_to_f32(uint16_t h);

@@ -11,18 +11,6 @@
 #include "cpu/inline.h"
 #include "cpu/kernels.h"
 
-INLINE int book_bits(book_type type) {
-    return type == BOOK_4 ? 4 : type == BOOK_3 ? 3 : 2;
-}
-
-/* Elements whose codes stand together, and their bytes for 32 columns. */
-INLINE int book_block(book_type type) {
-    return type == BOOK_4 ? 8 : 16;
-}
-INLINE int book_block_bytes(book_type type) {
-    return book_block(type) * TILE * book_bits(type) / 8;
-}
-
 typedef struct book_place {
     const dot_tile *tile;
     int row, n;

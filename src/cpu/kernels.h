@@ -26,6 +26,10 @@ typedef enum tile_type {
     TILE_COUNT,
 } tile_type;
 
+static inline size_t tile_row_bytes(tile_type type) {
+    return type == TILE_F16 ? 64 : type == TILE_E4M3 ? 32 : 8;
+}
+
 /* Types of the codes of a quantised tile: unsigned, c; what they count is c minus the middle, 2^(bits-1). */
 typedef enum code_type { CODE_U8, CODE_U4, CODE_U2, CODE_COUNT } code_type;
 
@@ -56,10 +60,22 @@ typedef struct dot_tile { /* one tile of codes, what it is multiplied with, wher
 /* Types of the codes of a tile that stand for the whole numbers of a table, book[2^bits]. */
 typedef enum book_type { BOOK_4, BOOK_3, BOOK_2, BOOK_COUNT } book_type;
 
+static inline int book_bits(book_type type) {
+    return type == BOOK_4 ? 4 : type == BOOK_3 ? 3 : 2;
+}
+
 enum {
     BOOK_LIMIT = 1023, /* of a table's numbers, either sign: 64 products with a dot_row's numbers stay below 2^31 */
     BOOK_CHUNK = 64,
 };
+
+/* Elements of a column whose codes stand together, and bytes of these for 32 columns. */
+static inline int book_block(book_type type) {
+    return type == BOOK_4 ? 8 : 16;
+}
+static inline int book_block_bytes(book_type type) {
+    return book_block(type) * TILE * book_bits(type) / 8;
+}
 
 enum {
     LOW_RANK_MOST = 16, /* columns of a low_rank_factor at most */
@@ -142,7 +158,8 @@ typedef struct cpu_kernels {
     /* Bit i of mark[j]: whether element j of row i < n of x [n][n_columns] is at most low[j] or at least high[j]. n: at
      * most 32; n_columns: a multiple of 8. */
     void (*mark_ends)(const float *x, int n, int n_columns, const float *low, const float *high, uint32_t *mark);
-    /* A matrix transposed: y[j*ldy + i] = x[i*ldx + j] for i < n_rows, j < n_columns. Nothing else of y is written. */
+    /* A matrix transposed: y[j*ldy + i] = x[i*ldx + j] for i < n_rows, j < n_columns. Nothing else of y is written; x
+     * and y do not overlap. */
     void (*transpose)(const float *x, size_t ldx, int n_rows, int n_columns, float *y, size_t ldy);
     /* A few pages of an online softmax: s [n_pages][n_rows][64] holds scores, -INFINITY where masked. For each row r,
      * over all pages: m' = max(m[r], max s), s = exp(s - m') (0 where masked), l[r] = l[r] * c + sum s, m[r] = m', and

@@ -425,16 +425,38 @@ int kv_cache_sealed(const kv_cache *cache, int il, int ih, kv_side side) {
 void kv_scratch_close(kv_scratch *scratch) {
     if (!scratch)
         return;
-    void *parts[] = {scratch->score,      scratch->order,     scratch->inverse,
-                     scratch->rows[0],    scratch->rows[1],   scratch->half[0],
-                     scratch->half[1],    scratch->q,         scratch->q_cached,
-                     scratch->s,          scratch->s_part,    scratch->p_part,
-                     scratch->out,        scratch->chunk_out, scratch->max,
-                     scratch->sum,        scratch->chunk_max, scratch->chunk_sum,
-                     scratch->cos_sin,    scratch->q_turned,  scratch->q_cached_turned,
-                     scratch->out_turned, scratch->ties,      scratch->work,
-                     scratch->opened[0],  scratch->opened[1], scratch->product,
-                     scratch->wo,         scratch->of_run,    scratch->of_run_cached};
+    void *parts[] = {scratch->score,
+                     scratch->order,
+                     scratch->inverse,
+                     scratch->rows[0],
+                     scratch->rows[1],
+                     scratch->half[0],
+                     scratch->half[1],
+                     scratch->q,
+                     scratch->q_cached,
+                     scratch->s,
+                     scratch->s_part,
+                     scratch->p_part,
+                     scratch->out,
+                     scratch->chunk_out,
+                     scratch->max,
+                     scratch->sum,
+                     scratch->chunk_max,
+                     scratch->chunk_sum,
+                     scratch->cos_sin,
+                     scratch->q_turned,
+                     scratch->q_cached_turned,
+                     scratch->out_turned,
+                     scratch->ties,
+                     scratch->work,
+                     scratch->opened[0],
+                     scratch->opened[1],
+                     scratch->product,
+                     scratch->wo,
+                     scratch->of_run,
+                     scratch->of_run_cached,
+                     scratch->folded,
+                     scratch->folded_cached};
     for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
         mem_free(parts[i]);
     mem_unmap(scratch->run_rows, scratch->run_rows_bytes);
@@ -479,6 +501,9 @@ pleat_status kv_scratch_open(const kv_model *model, kv_scratch **out, pleat_erro
         s->half[side] = mem_alloc(PAGE_TOKENS * d, sizeof(f16));
         ok = ok && s->rows[side] && s->half[side];
     }
+    s->folded = mem_alloc(KV_FOLDED_ROWS * d / TILE, sizeof(dot_row));
+    s->folded_cached = mem_alloc(KV_FOLDED_ROWS * d / TILE, sizeof(dot_row));
+    ok = ok && s->folded && s->folded_cached;
     s->run_rows_bytes = cap * d * sizeof(float);
     s->run_work_bytes = kv_seal_work_floats(s->cap_slots, model->head_dim) * sizeof(float);
     s->run_rows = mem_map(s->run_rows_bytes);

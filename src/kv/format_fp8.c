@@ -92,16 +92,12 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
     }
 }
 
-static float value_of(uint8_t code) {
-    return f16_to_f32((f16)((code & 128) << 8 | (code & 127) << 7)) * 256;
-}
-
 static void open(const kv_config *c, kv_side side, int d, const kv_page *page, float *x) {
     (void)c;
     for (int t = 0; t < PAGE_TOKENS; t++) {
         float scale = f16_to_f32(scales_of(d, page)[t]);
         for (int j = 0; j < d; j++)
-            x[t * d + j] = scale * value_of(*element_at(side, d, page, t, j));
+            x[t * d + j] = scale * e4m3_to_f32(*element_at(side, d, page, t, j));
     }
 }
 

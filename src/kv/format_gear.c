@@ -45,6 +45,7 @@ enum { BITS, OUTLIERS, RANK, RANK_DECODE, BUFFER, RUN, LOOP, BACKBONE };
 enum { RUN_512, RUN_PROMPT, KCVT = 0 };
 enum { HALVES = PAGE_TOKENS / TILE, MOST_BUFFER = 512, MOST_RUN_PAGES = 256 };
 enum { MOST_PER_TOKEN = 2 * (KV_MAX_HEAD_DIM / 20 + 1), MOST_RUN_TOKENS = MOST_RUN_PAGES * PAGE_TOKENS };
+enum { PAGE_MARKS = PAGE_TOKENS * KV_MAX_HEAD_DIM / OUTLIERS_WORD }; /* words for those of a page of V */
 enum { BLOCK_ROWS = 8 }; /* whose products with one factor are kept at a time */
 _Static_assert((int)LOW_RANK_MOST <= (int)KV_OF_RUN_FLOATS, "q B has a place");
 _Static_assert((int)MOST_RUN_TOKENS / 20 + 1 <= (int)ENDS_MOST, "s is at most 0.1");
@@ -335,7 +336,7 @@ static void seal(const kv_config *c, kv_side side, int d, float *x, int first, i
         seal_k(how->kernels, c, d, x, n, pages, &l, mark);
     for (int t = 0; side == KV_V && t < n; t += PAGE_TOKENS)
         seal_v(how->kernels, c, d, x + t * d, n - t < PAGE_TOKENS ? n - t : PAGE_TOKENS, &pages[t / PAGE_TOKENS],
-               how->work + PAGE_TOKENS * KV_MAX_HEAD_DIM / OUTLIERS_WORD, mark);
+               how->work + PAGE_MARKS, mark);
     if (l.rank)
         seal_error(c, d, x, n, pages, &l, how);
 }
@@ -451,14 +452,14 @@ static void fetch_run(const kv_page *page, const layout *l, const void *prefetch
         fetch_next(page, l);
 }
 
-static void score_backbone(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *q,
-                           int n_rows, float *s, const void *prefetch) {
+static void score_backbone(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
+                           float *s, const void *prefetch) {
     float scale[KV_MAX_HEAD_DIM], middle[KV_MAX_HEAD_DIM];
     affine a = backbone(c, KV_K, d);
     const f16 *scale16 = scales_k(c, d, page);
     kernels->open_maps(scale16, scale16 + d, d, (float)(1 << (a.bits - 1)), scale, middle);
     page_maps maps = {.n_groups = 1, .scale = scale, .middle = middle};
-    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, n_rows, s, prefetch);
+    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, s, prefetch);
 }
 
 /* out += (x left) right^T */
@@ -488,7 +489,7 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
     layout l = layout_of(c, KV_K, d, page->n_run_pages, page->decode);
     outliers o = outliers_of(c, page, &l, page->n_run_pages * PAGE_TOKENS);
     fetch_run(page, &l, prefetch);
-    score_backbone(kernels, c, d, page, q->x, q->n, s, prefetch);
+    score_backbone(kernels, c, d, page, q, s, prefetch);
     if (o.n) {
         float minimum[KV_MAX_HEAD_DIM];
         kernels->f16_to_f32(scales_k(c, d, page) + d, d, minimum);

@@ -48,7 +48,7 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
                   float *s, const void *prefetch) {
     affine a = affine_of(c, KV_K, d);
-    affine_score(kernels, &a, d, page->bytes, q->x, q->n, s, prefetch);
+    affine_score(kernels, &a, d, page->bytes, q, s, prefetch);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

@@ -225,7 +225,7 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
     opened m;
     block b = block_of(page, d);
     page_maps maps = open_maps(kernels, &b, d, &m);
-    page_codes_score(kernels, 2, d, page->bytes, &maps, q->x, q->n, s, prefetch);
+    page_codes_score(kernels, 2, d, page->bytes, &maps, q, s, prefetch);
     for (int r = 0; r < q->n && n_boosted(c, d); r += BLOCK_ROWS)
         add_high(kernels, c, d, page, &m, q->x + r * d, q->n - r < BLOCK_ROWS ? q->n - r : BLOCK_ROWS,
                  s + r * PAGE_TOKENS, r ? NULL : prefetch);

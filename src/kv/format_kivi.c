@@ -232,12 +232,12 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
     affine a = affine_of(c);
     opened_maps m;
     if (!packed_params(c)) {
-        affine_score(kernels, &a, d, page->bytes, q->x, q->n, s, prefetch);
+        affine_score(kernels, &a, d, page->bytes, q, s, prefetch);
         return;
     }
     page_maps maps = open_packed(c, KV_K, d, page, &m);
     fetch_packed(c, KV_K, d, prefetch);
-    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q->x, q->n, s, prefetch);
+    page_codes_score(kernels, a.bits, d, page->bytes, &maps, q, s, prefetch);
 }
 
 static void mix(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, const float *p, int n_rows,

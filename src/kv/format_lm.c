@@ -4,9 +4,9 @@
  * y = H D x as in rot, N = |x|, u = y * sqrt(d) / N is close to N(0, 1) whatever x was; each u becomes the nearest of
  * 2^bits values that are best for N(0, 1) (Lloyd-Max; symmetric), and the row one fp16 gain: N / |chosen values|, so
  * that the row's length is kept (normcorr=1), or N / sqrt(d). Score and sum are gain times table values, in the turned
- * basis. The table has whole numbers, so products are integer ones (page_codes.c).
+ * basis. The table has whole numbers, so products are integer ones (page_products.c).
  *
- *   page   codes [64 x d] of 4, 3 or 2 bits (page_codes_layout.c), gains fp16 [64]
+ *   page   codes [64 x d] of 4, 3 or 2 bits (page_codes.c), gains fp16 [64]
  *
  * Differences: the paper turns by a random orthogonal matrix and has the exact codebook of a sphere's coordinates (for
  * d = 64 within 3.2 % of this one); implementations use Walsh-Hadamard and N(0, 1), and so does this. The residual
@@ -160,7 +160,7 @@ static void score(const cpu_kernels *kernels, const kv_config *c, int d, const k
                   float *s, const void *prefetch) {
     float scale[PAGE_TOKENS];
     page_maps maps = open_maps(kernels, c, KV_K, d, page, prefetch, scale);
-    page_codes_score(kernels, book_of(c)->bits, d, page->bytes, &maps, q->x, q->n, s, prefetch);
+    page_codes_score(kernels, book_of(c)->bits, d, page->bytes, &maps, q, s, prefetch);
     if (centers(c, KV_K))
         page_mean_score(kernels, d, mean_of(c, d, page), q->x, q->n, s);
 }

@@ -98,7 +98,7 @@ static void open(const kv_config *c, kv_side side, int d, const kv_page *page, f
 static void score(const cpu_kernels *kernels, const kv_config *c, int d, const kv_page *page, kv_query_rows *q,
                   float *s, const void *prefetch) {
     affine a = affine_of(c, d);
-    affine_score(kernels, &a, d, page->bytes, q->x, q->n, s, prefetch);
+    affine_score(kernels, &a, d, page->bytes, q, s, prefetch);
     if (centers(c, KV_K))
         page_mean_score(kernels, d, mean_of(c, d, page), q->x, q->n, s);
 }

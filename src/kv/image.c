@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { VERSION = 2, MOST_SLOTS = 1 << 26 };
+enum { VERSION = 3, MOST_SLOTS = 1 << 26 };
 static const char magic[8] = "PLEATKV";
 static const uint64_t byte_order = 0x0102030405060708u;
 

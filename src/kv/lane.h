@@ -123,6 +123,7 @@ struct kv_scratch {
     float *q, *q_cached, *out, *chunk_out;          /* [rows][d] */
     float *q_turned, *q_cached_turned, *out_turned; /* [rows][d] in the basis of a format that turns rows */
     float *of_run, *of_run_cached;                  /* [rows][KV_OF_RUN_FLOATS] of kv_query_rows */
+    dot_row *folded, *folded_cached;                /* [KV_FOLDED_ROWS * d / 32] of kv_query_rows */
     float *s;                                       /* [4 pages][rows][64] */
     float *s_part, *p_part;                         /* [rows][64] */
     float *max, *sum, *chunk_max, *chunk_sum;       /* [rows] */

@@ -93,18 +93,21 @@ static inline size_t kv_seal_work_floats(int n, int d) {
     return (size_t)((n + PAGE_TOKENS - 1) / PAGE_TOKENS * PAGE_TOKENS) * (size_t)(2 * d + 16);
 }
 
-enum { KV_OF_RUN_FLOATS = 16 };
-/* Rows that pages are scored with, and what a format keeps of them from page to page of a run. x stays as it is for as
- * long as one of these lives: other rows get another, in which nothing is kept yet. */
+enum { KV_OF_RUN_FLOATS = 16, KV_FOLDED_ROWS = 8 };
+/* Rows that pages of one lane are scored with, and what a format keeps of them from page to page. x stays as it is for
+ * as long as one of these lives: other rows get another, in which nothing is kept yet. */
 typedef struct kv_query_rows {
     const float *x; /* [n][d] */
     int n;
     float *of_run;      /* room [n][KV_OF_RUN_FLOATS], the format's */
     const uint8_t *run; /* the kv_page.run that of_run belongs to; NULL: none */
+    dot_row *folded;    /* room [KV_FOLDED_ROWS * d / 32] for x as whole numbers (page_products.c), which no page's maps
+                         * change where they are by token */
+    bool is_folded;
 } kv_query_rows;
 
-static inline kv_query_rows kv_query_rows_of(const float *x, int n, float *of_run) {
-    return (kv_query_rows){.x = x, .n = n, .of_run = of_run};
+static inline kv_query_rows kv_query_rows_of(const float *x, int n, float *of_run, dot_row *folded) {
+    return (kv_query_rows){.x = x, .n = n, .of_run = of_run, .folded = folded};
 }
 
 typedef struct kv_format {

@@ -1,5 +1,5 @@
 /* page_affine.c - see page_affine.h. A group's map, asymmetric: its minimum and (max - min) / (2^b - 1); symmetric:
- * max|x| / (2^(b-1) - 1). Scores and sums are page_codes.c's. */
+ * max|x| / (2^(b-1) - 1). Scores and sums are page_products.c's. */
 #include "kv/page_affine.h"
 #include "kv/quantise.h"
 
@@ -139,12 +139,12 @@ void affine_open(const affine *a, kv_side side, int d, const uint8_t *page, floa
     page_codes_open(a->bits, d, side, page, &maps, x);
 }
 
-void affine_score(const cpu_kernels *kernels, const affine *a, int d, const uint8_t *page, const float *q, int n_rows,
-                  float *s, const void *prefetch) {
+void affine_score(const cpu_kernels *kernels, const affine *a, int d, const uint8_t *page, kv_query_rows *q, float *s,
+                  const void *prefetch) {
     opened m;
     page_maps maps = open_maps(kernels, a, KV_K, d, page, &m);
     fetch_maps(a, KV_K, d, prefetch);
-    page_codes_score(kernels, a->bits, d, page, &maps, q, n_rows, s, prefetch);
+    page_codes_score(kernels, a->bits, d, page, &maps, q, s, prefetch);
 }
 
 void affine_mix(const cpu_kernels *kernels, const affine *a, int d, const uint8_t *page, const float *p, int n_rows,

@@ -32,8 +32,8 @@ size_t affine_page_bytes(const affine *a, kv_side side, int d);
 /* Rows x [n][d] as slots first.. of the page; by channel all 64. */
 void affine_seal(const affine *a, kv_side side, int d, const float *x, int first, int n, uint8_t *page);
 void affine_open(const affine *a, kv_side side, int d, const uint8_t *page, float *x);
-void affine_score(const cpu_kernels *, const affine *a, int d, const uint8_t *page, const float *q, int n_rows,
-                  float *s, const void *prefetch);
+void affine_score(const cpu_kernels *, const affine *a, int d, const uint8_t *page, kv_query_rows *q, float *s,
+                  const void *prefetch);
 void affine_mix(const cpu_kernels *, const affine *a, int d, const uint8_t *page, const float *p, int n_rows, float *o,
                 const void *prefetch);
 #endif

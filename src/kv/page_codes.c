@@ -1,28 +1,133 @@
-/* page_codes.c - pages of codes as floats, and their products with queries and probabilities. Laid out as
- * page_codes_layout.c says.
+/* page_codes.c - where the codes of a page are: 4 elements of what is summed over stand side by side, 32 times,
+ * in the order of the sweep.
  *
- * Fused products never make a float page. K by channel: q . (s * c + m) = sum of (q s) (c - z) + sum of q (m + s z)
- * with z the codes' middle, so the scales go into the query once per group (cpu_kernels' fold) and the codes meet whole
- * numbers (dot). V: the token's scale goes into p likewise. K by token: q alone is folded, once per group of channels,
- * and the token's scale multiplies the sum. Codes into a table meet it as whole numbers that are looked up (book).
- * Deviation from exact products: q s and p s keep 15 bits of their largest element in the row; measured by
- * tests/test_fused.c.
+ *   K   [2 halves][d channels in fours][32 tokens][4]    V   [d/32 groups][64 tokens in fours][32 channels][4]
+ *   8 bits: one four after another; 4 bits: two fours in a byte, the first one low; 2 bits: four fours, from the low
+ *   bits up; 3 bits: the same of their lower two, and behind these 128 bytes the upper bits of the first fours, then of
+ *   the second, the third and the last, each four a nibble
  *
- * Rows are worked on in blocks of BLOCK_ROWS, each row's chain of additions is its own, so its bits do not depend on
- * the others. */
+ * The fours that share bytes are a block. */
 #include "kv/page_codes.h"
-#include <math.h>
 #include <string.h>
 
-enum { BLOCK_ROWS = 8, MOST_ITEMS = BLOCK_ROWS * KV_MAX_HEAD_DIM / TILE, HALVES = PAGE_TOKENS / TILE };
+enum { HALVES = PAGE_TOKENS / TILE, FOUR = 4, LINE = FOUR * TILE }; /* bytes of a block's codes, but for upper bits */
 
-/* The products of such codes, table or not. */
-static void multiply(const cpu_kernels *kernels, int bits, const int16_t *book, const dot_tile *tiles, int n_tiles,
-                     int n_rows, int n, size_t ldo, const void *prefetch) {
-    if (book)
-        kernels->book[bits == 4 ? BOOK_4 : bits == 3 ? BOOK_3 : BOOK_2](book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-    else
-        kernels->dot[bits == 8 ? CODE_U8 : bits == 4 ? CODE_U4 : CODE_U2](tiles, n_tiles, n_rows, n, ldo, prefetch);
+/* Bits of a code in a block's first bytes, and fours in these. */
+static int line_bits(int bits) {
+    return bits == 3 ? 2 : bits;
+}
+static int fours_of(int bits) {
+    return 8 / line_bits(bits);
+}
+
+size_t page_codes_bytes(int bits, int d) {
+    return (size_t)PAGE_TOKENS * (size_t)d * (size_t)bits / 8;
+}
+
+size_t page_codes_place(int bits, int d, kv_side side, int tile, int i) {
+    int per_tile = side == KV_K ? d : PAGE_TOKENS;
+    return ((size_t)tile * (size_t)per_tile + (size_t)i) * (size_t)(TILE * bits / 8);
+}
+
+/* The block of element i of a tile; *four: which of its fours the element is in. */
+static size_t block_of(int bits, int d, kv_side side, int tile, int i, int *four) {
+    int in_block = FOUR * fours_of(bits);
+    *four = i % in_block / FOUR;
+    return page_codes_place(bits, d, side, tile, i / in_block * in_block);
+}
+
+static void put_bit(uint8_t *to, int at, int bit) {
+    to[at / 8] = (uint8_t)((to[at / 8] & ~(1 << at % 8)) | bit << at % 8);
+}
+
+void page_codes_put(int bits, int d, kv_side side, uint8_t *codes, int tile, int i, const uint8_t code[TILE]) {
+    int four, mask = (1 << line_bits(bits)) - 1;
+    uint8_t *to = codes + block_of(bits, d, side, tile, i, &four), *upper = to + LINE + four * LINE / 8;
+    int shift = four * line_bits(bits);
+    for (int k = 0, at = i % FOUR; k < TILE; k++, at += FOUR) {
+        to[at] = (uint8_t)((to[at] & ~(mask << shift)) | (code[k] & mask) << shift);
+        if (bits == 3)
+            put_bit(upper, at, code[k] >> 2);
+    }
+}
+
+void page_codes_get(int bits, int d, kv_side side, const uint8_t *codes, int tile, int i, uint8_t code[TILE]) {
+    int four, mask = (1 << line_bits(bits)) - 1;
+    const uint8_t *from = codes + block_of(bits, d, side, tile, i, &four), *upper = from + LINE + four * LINE / 8;
+    int shift = four * line_bits(bits);
+    for (int k = 0, at = i % FOUR; k < TILE; k++, at += FOUR) {
+        code[k] = (uint8_t)(from[at] >> shift & mask);
+        if (bits == 3)
+            code[k] |= (uint8_t)((upper[at / 8] >> at % 8 & 1) << 2);
+    }
+}
+
+/* The upper bits of four codes of 3, in a nibble: bit 2 of byte m becomes bit m. */
+static uint8_t upper_nibble(uint32_t four) {
+    four = four >> 2 & 0x01010101;
+    return (uint8_t)((four | four >> 7 | four >> 14 | four >> 21) & 15);
+}
+
+/* A column's n codes, a token's of K or a channel's of V, stand in fours, 32 columns apart: each block is one word of
+ * it. */
+static void put_column(int bits, int d, kv_side side, uint8_t *codes, int column, const uint8_t *code, int n) {
+    const int in_word = fours_of(bits), k = column % TILE;
+    const uint32_t mask = 0x01010101u * ((1u << line_bits(bits)) - 1);
+    uint8_t *to = codes + page_codes_place(bits, d, side, column / TILE, 0);
+    for (int i = 0; i < n; i += FOUR * in_word, to += FOUR * in_word * TILE * bits / 8) {
+        uint32_t word = 0, four;
+        for (int m = 0; m < in_word; m++) {
+            memcpy(&four, code + i + FOUR * m, sizeof(four));
+            word |= (four & mask) << (m * line_bits(bits));
+            if (bits == 3) {
+                uint8_t *pair = to + LINE + m * LINE / 8 + k / 2;
+                *pair = (uint8_t)((*pair & ~(15 << k % 2 * 4)) | upper_nibble(four) << k % 2 * 4);
+            }
+        }
+        memcpy(to + FOUR * k, &word, sizeof(word));
+    }
+}
+
+/* A block of tokens, which share their bytes. */
+static void put_v_tokens(int bits, int d, uint8_t *codes, int slot, const uint8_t *restrict code) {
+    const int n = FOUR * fours_of(bits), low = (1 << line_bits(bits)) - 1;
+    for (int tile = 0; tile < d / TILE; tile++) {
+        uint8_t *to = codes + page_codes_place(bits, d, KV_V, tile, slot), upper[LINE / 2] = {0};
+        uint32_t word[TILE] = {0};
+        for (int i = 0; i < n; i++) {
+            const uint8_t *row = code + i * d + tile * TILE;
+            for (int k = 0, shift = i % FOUR * 8 + i / FOUR * line_bits(bits); k < TILE; k++)
+                word[k] |= (uint32_t)(row[k] & low) << shift;
+            for (int k = 0; bits == 3 && k < TILE; k++)
+                upper[i / FOUR * LINE / 8 + k / 2] |= (uint8_t)(row[k] >> 2 << (k % 2 * 4 + i % FOUR));
+        }
+        memcpy(to, word, sizeof(word));
+        if (bits == 3)
+            memcpy(to + LINE, upper, sizeof(upper));
+    }
+}
+
+void page_codes_put_rows(int bits, int d, kv_side side, uint8_t *codes, const uint8_t *code, int first, int n) {
+    int together = FOUR * fours_of(bits);
+    for (int i = 0, done; i < n; i += done) {
+        int slot = first + i;
+        const uint8_t *row = code + i * d;
+        done = 1;
+        if (side == KV_K) {
+            put_column(bits, d, KV_K, codes, slot, row, d);
+        } else if (slot % together == 0 && n - i >= together) {
+            put_v_tokens(bits, d, codes, slot, row);
+            done = together;
+        } else {
+            for (int tile = 0; tile < d / TILE; tile++)
+                page_codes_put(bits, d, side, codes, tile, slot, row + tile * TILE);
+        }
+    }
+}
+
+void page_codes_put_channels(int bits, int d, uint8_t *codes, const uint8_t *code) {
+    for (int j = 0; j < d; j++)
+        put_column(bits, d, KV_V, codes, j, code + j * PAGE_TOKENS, PAGE_TOKENS);
 }
 
 void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const page_maps *maps, float *x) {
@@ -40,168 +145,4 @@ void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const 
                                           : maps->scale[map] * (float)code[k] + maps->minimum[map];
             }
         }
-}
-
-/* ---- fused products ---- */
-
-/* What the middle code stands for: minimum + scale * 2^(bits-1); NULL when that is 0 everywhere. */
-static const float *middles(const cpu_kernels *kernels, int bits, const page_maps *maps, int n, float *middle) {
-    if (maps->centred || maps->middle)
-        return maps->middle;
-    memcpy(middle, maps->minimum, (size_t)n * sizeof(*middle));
-    kernels->add_scaled(middle, maps->scale, n, (float)(1 << (bits - 1)));
-    return middle;
-}
-
-static const float *at(const float *x, int offset) {
-    return x ? x + offset : NULL;
-}
-
-/* Rows r of every group g, scaled and shifted by the group's maps: rows[g * n_rows + r]. Group g's row begins `apart`
- * floats behind the one before. */
-static void fold_groups(const cpu_kernels *kernels, const float *x, size_t ldx, int n_rows, int n, int n_groups,
-                        int apart, const float *scale, const float *middle, int maps_apart, dot_row *rows) {
-    fold_item item[MOST_ITEMS];
-    for (int g = 0; g < n_groups; g++)
-        for (int r = 0; r < n_rows; r++)
-            item[g * n_rows + r] = (fold_item){.x = x + (size_t)r * ldx + g * apart,
-                                               .scale = at(scale, g * maps_apart),
-                                               .middle = at(middle, g * maps_apart)};
-    kernels->fold(item, n_groups * n_rows, n, rows);
-}
-
-/* What the numbers of a folded row leave out, as a row of its own. x [n], scale [n] or NULL: what it was folded from.
- */
-static void fold_rest(const cpu_kernels *kernels, const float *x, const float *scale, int n, const dot_row *row,
-                      dot_row *rest) {
-    float left[KV_MAX_HEAD_DIM];
-    for (int i = 0; i < n; i++) {
-        float y = scale ? x[i] * scale[i] : x[i];
-        left[i] = y - row->unit * (float)(row->high[i] * 256 + row->low[i]);
-    }
-    fold_item item = {.x = left};
-    kernels->fold(&item, 1, n, rest);
-}
-
-/* The unit above which rounding a row's n numbers, multiplied with codes of 2^(bits-1) scales at most, could show in
- * the scores: half a unit is 0.29 in the mean, codes are 0.58 of the largest if they are spread evenly. Then what was
- * left out is added: a key bias (Qwen2.5), or very peaked scores. The limits are such that heads' outputs stay within
- * 9e-4 of the exact ones on captured tensors of four models; 8-bit codes, most of which are far below their group's
- * largest, need it later. */
-static float unit_limit(int bits, const int16_t *book, float scale, int n) {
-    float most = book ? BOOK_LIMIT : (float)(1 << (bits - 1));
-    return (bits == 8 ? 1e-3f : 3e-4f) / (scale * most * sqrtf((float)n) * (0.29f * 0.58f));
-}
-
-/* Adds to row r of the tile's sums what its numbers leave out. */
-static void add_rest(const cpu_kernels *kernels, int bits, const int16_t *book, int n, const dot_tile *tile, int r,
-                     const float *x, const float *scale) {
-    dot_row rest;
-    fold_rest(kernels, x, scale, n, &tile->rows[r], &rest);
-    dot_tile more = {&rest, tile->codes, tile->scale, NULL, tile->out + r * PAGE_TOKENS};
-    multiply(kernels, bits, book, &more, 1, 1, n, PAGE_TOKENS, NULL);
-}
-
-static void score_by_channel(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
-                             const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
-    dot_row rows[MOST_ITEMS];
-    dot_tile tile[HALVES];
-    fold_groups(kernels, q, (size_t)d, n_rows, d, maps->n_groups, 0, maps->scale, middle, d, rows);
-    for (int half = 0; half < HALVES; half++)
-        tile[half] = (dot_tile){.rows = rows + half * maps->n_groups / HALVES * n_rows,
-                                .codes = codes + page_codes_place(bits, d, KV_K, half, 0),
-                                .out = s + half * TILE};
-    multiply(kernels, bits, NULL, tile, HALVES, n_rows, d, PAGE_TOKENS, prefetch);
-    float limit = unit_limit(bits, NULL, 1, d);
-    for (int half = 0; half < HALVES; half++)
-        for (int r = 0; r < n_rows; r++)
-            if (tile[half].rows[r].unit > limit)
-                add_rest(kernels, bits, NULL, d, &tile[half], r, q + r * d,
-                         maps->scale + half * maps->n_groups / HALVES * d);
-}
-
-/* Of n numbers that are not negative: as whole numbers, their bits have the same order. */
-static float largest(const cpu_kernels *kernels, const float *x, int n) {
-    int32_t low, high;
-    float most;
-    kernels->bounds((const int32_t *)(const void *)x, n, &low, &high);
-    memcpy(&most, &high, sizeof(most));
-    return most;
-}
-
-/* Almost never is there anything to do, so all scales of the page are looked at together first. */
-static void add_rests_by_token(const cpu_kernels *kernels, int bits, int d, const page_maps *maps,
-                               const dot_tile *tiles, const dot_row *rows, const float *q, int n_rows) {
-    int wide = d / maps->n_groups;
-    float limit = unit_limit(bits, maps->book, largest(kernels, maps->scale, maps->n_groups * PAGE_TOKENS), wide);
-    bool any = false;
-    for (int i = 0; i < maps->n_groups * n_rows; i++)
-        any = any || rows[i].unit > limit;
-    for (int i = 0; any && i < HALVES * maps->n_groups; i++) {
-        limit = unit_limit(bits, maps->book, largest(kernels, tiles[i].scale, TILE), wide);
-        for (int r = 0; r < n_rows; r++)
-            if (tiles[i].rows[r].unit > limit)
-                add_rest(kernels, bits, maps->book, wide, &tiles[i], r, q + r * d + i % maps->n_groups * wide, NULL);
-    }
-}
-
-static void score_by_token(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
-                           const float *middle, const float *q, int n_rows, float *s, const uint8_t *prefetch) {
-    float ones[KV_MAX_HEAD_DIM];
-    dot_row rows[MOST_ITEMS];
-    dot_tile tile[HALVES * KV_MAX_HEAD_DIM / TILE];
-    int wide = d / maps->n_groups, n_tiles = HALVES * maps->n_groups;
-    for (int j = 0; middle && j < wide; j++)
-        ones[j] = 1;
-    fold_groups(kernels, q, (size_t)d, n_rows, wide, maps->n_groups, wide, NULL, middle ? ones : NULL, 0, rows);
-    for (int i = 0; i < n_tiles; i++) {
-        int half = i / maps->n_groups, g = i % maps->n_groups, map = g * PAGE_TOKENS + half * TILE;
-        tile[i] = (dot_tile){.rows = rows + g * n_rows,
-                             .codes = codes + page_codes_place(bits, d, KV_K, half, g * wide),
-                             .scale = maps->scale + map,
-                             .middle = at(middle, map),
-                             .out = s + half * TILE};
-    }
-    multiply(kernels, bits, maps->book, tile, n_tiles, n_rows, wide, PAGE_TOKENS, prefetch);
-    add_rests_by_token(kernels, bits, d, maps, tile, rows, q, n_rows);
-}
-
-void page_codes_score(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
-                      const float *q, int n_rows, float *s, const uint8_t *prefetch) {
-    float room[PAGE_CODES_MOST_MAPS];
-    const float *middle = middles(kernels, bits, maps, maps->n_groups * (maps->by_token ? PAGE_TOKENS : d), room);
-    memset(s, 0, (size_t)n_rows * PAGE_TOKENS * sizeof(*s));
-    for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
-        int n = n_rows - r < BLOCK_ROWS ? n_rows - r : BLOCK_ROWS;
-        (maps->by_token ? score_by_token : score_by_channel)(kernels, bits, d, codes, maps, middle, q + r * d, n,
-                                                             s + r * PAGE_TOKENS, r ? NULL : prefetch);
-    }
-}
-
-static void mix_block(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
-                      const float *middle, const float *p, int n_rows, float *o, const uint8_t *prefetch) {
-    dot_row rows[MOST_ITEMS];
-    dot_tile tile[KV_MAX_HEAD_DIM / TILE];
-    fold_groups(kernels, p, PAGE_TOKENS, n_rows, PAGE_TOKENS, maps->n_groups, 0, maps->scale, middle, PAGE_TOKENS,
-                rows);
-    for (int i = 0; i < d / TILE; i++)
-        tile[i] = (dot_tile){.rows = rows + i * TILE * maps->n_groups / d * n_rows,
-                             .codes = codes + page_codes_place(bits, d, KV_V, i, 0),
-                             .out = o + i * TILE};
-    multiply(kernels, bits, maps->book, tile, d / TILE, n_rows, PAGE_TOKENS, (size_t)d, prefetch);
-}
-
-void page_codes_mix(const cpu_kernels *kernels, int bits, int d, const uint8_t *codes, const page_maps *maps,
-                    const float *p, int n_rows, float *o, const uint8_t *prefetch) {
-    float room[PAGE_CODES_MOST_MAPS];
-    const float *middle = middles(kernels, bits, maps, maps->n_groups * PAGE_TOKENS, room);
-    for (int r = 0; r < n_rows; r += BLOCK_ROWS) {
-        int n = n_rows - r < BLOCK_ROWS ? n_rows - r : BLOCK_ROWS;
-        mix_block(kernels, bits, d, codes, maps, middle, p + r * PAGE_TOKENS, n, o + r * d, r ? NULL : prefetch);
-    }
-}
-
-void page_codes_fetch(const void *page, size_t from, size_t to) {
-    for (size_t line = from; page && line < to; line += 64)
-        __builtin_prefetch((const char *)page + line, 0, 2);
 }

@@ -1,6 +1,6 @@
 /* page_codes.h - pages of codes with a map per group: value = scale * code + minimum, or scale * number of the code in
- * a table. What the integer formats and the codebook share: layout, open, fused score and mix. Layout in page_codes.c.
- */
+ * a table. What the integer formats and the codebook share: layout and open (page_codes.c), fused
+ * score and mix (page_products.c). */
 #ifndef KV_PAGE_CODES_H
 #define KV_PAGE_CODES_H
 #include "kv/method.h"
@@ -25,7 +25,8 @@ void page_codes_put_channels(int bits, int d, uint8_t *codes, const uint8_t *cod
  * token: group g holds channels g*d/n_groups.., scale and minimum are [n_groups][64]. K by token (by_token): as V.
  * Groups are of 32 elements or more. centred: every minimum is -2^(bits-1) times its scale, so the middle code is 0.
  * score and mix look at minimum only when neither middle (what the middle code stands for, cpu_kernels' open_maps) nor
- * centred is given; open looks at scale and minimum. With a table all maps are by token and centred. */
+ * centred is given; open looks at scale and minimum. With a table all maps are by token and centred, and nobody looks
+ * at minimum. */
 typedef struct page_maps {
     int n_groups;
     bool by_token, centred;
@@ -35,10 +36,11 @@ typedef struct page_maps {
 
 /* x [64][d] = scale * code + minimum, or scale * book[code]. */
 void page_codes_open(int bits, int d, kv_side side, const uint8_t *codes, const page_maps *maps, float *x);
-/* s[r*64 + t] = q[r*d ..] . K[t]; o[r*d + j] += sum of p[r*64 + t] * V[t][j]. A row's bits do not depend on n_rows.
+/* s[r*64 + t] = row r of q . K[t]; o[r*d + j] += sum of p[r*64 + t] * V[t][j]. A row's bits do not depend on the
+ * others. With maps by token the folded rows are kept in q, whose pages then all have n_groups groups.
  * prefetch: another page's codes, to bring near meanwhile, or NULL. */
-void page_codes_score(const cpu_kernels *, int bits, int d, const uint8_t *codes, const page_maps *maps, const float *q,
-                      int n_rows, float *s, const uint8_t *prefetch);
+void page_codes_score(const cpu_kernels *, int bits, int d, const uint8_t *codes, const page_maps *maps,
+                      kv_query_rows *q, float *s, const uint8_t *prefetch);
 void page_codes_mix(const cpu_kernels *, int bits, int d, const uint8_t *codes, const page_maps *maps, const float *p,
                     int n_rows, float *o, const uint8_t *prefetch);
 /* Asks for bytes [from, to) of a page that comes next (NULL: none): what stands behind the codes. */

@@ -295,8 +295,9 @@ static void turn_queries(tile *t) {
     size_t bytes = (size_t)(t->n_rows * t->d) * sizeof(*w->q);
     for (int side = 0; side < 2; side++)
         t->turns[side] = t->lane->keep[side].coding.format->turn && t->lane->n_sealed[side] > 0;
-    t->rows = kv_query_rows_of(t->turns[KV_K] ? w->q_turned : w->q, t->n_rows, w->of_run);
-    t->rows_cached = kv_query_rows_of(t->turns[KV_K] ? w->q_cached_turned : w->q_cached, t->n_rows, w->of_run_cached);
+    t->rows = kv_query_rows_of(t->turns[KV_K] ? w->q_turned : w->q, t->n_rows, w->of_run, w->folded);
+    t->rows_cached = kv_query_rows_of(t->turns[KV_K] ? w->q_cached_turned : w->q_cached, t->n_rows, w->of_run_cached,
+                                      w->folded_cached);
     if (!t->turns[KV_K])
         return;
     memcpy(w->q_turned, w->q, bytes);

@@ -35,7 +35,7 @@ typedef enum kernel_rule {
 
 /* The entry of the table of kernels that a case calls, of its type where there is one for each. */
 typedef enum kernel_entry {
-    ENTRY_ROW, /* any that works on single rows: they multiply nothing */
+    ENTRY_ROW, /* any that has no arithmetic peak */
     ENTRY_TILE,
     ENTRY_BOOK,
     ENTRY_DOT,

@@ -1,4 +1,4 @@
-/* kernel_cases_dot.c - the cases of folded rows and of their products with integer codes.
+/* kernel_cases_dot.c - the cases of folded rows and of their products with integer codes and with codes into a table.
  *
  * Whole numbers must be equal at every level: fold's are compared as they are, dot's in a case whose unit is 1 and
  * whose codes and numbers stand at their limits. */
@@ -89,7 +89,7 @@ enum { D_ROWS, D_CODES, D_SCALE, D_MIDDLE, D_OUT, D_BOOK };
 
 static int bits_of(const kernel_case *c) {
     if (c->entry == ENTRY_BOOK)
-        return c->type == BOOK_4 ? 4 : c->type == BOOK_3 ? 3 : 2;
+        return book_bits((book_type)c->type);
     return c->type == CODE_U8 ? 8 : c->type == CODE_U4 ? 4 : 2;
 }
 
@@ -150,7 +150,7 @@ static void dot_fill(const kernel_case *c, const kernel_size *s, uint64_t seed, 
         codes[i] = (uint8_t)(only_sums(c) && limits % 4 == 0   ? 255
                              : only_sums(c) && limits % 4 == 1 ? 0
                                                                : kernel_draw(&seed));
-        for (int at = 0; magnitudes && at < 8; at += bits) {
+        for (int at = 0; magnitudes && c->entry == ENTRY_DOT && at < 8; at += bits) {
             int code = codes[i] >> at & most, far = code < middle ? middle - code : code - middle;
             code = middle + far > most ? most : middle + far;
             codes[i] = (uint8_t)((codes[i] & ~(most << at)) | code << at);

@@ -84,7 +84,8 @@ void sealed_score(const sealed *s, const cpu_kernels *kernels, int page, const f
                   const void *prefetch) {
     float of_run[SEALED_QUERIES * KV_OF_RUN_FLOATS];
     assert_true(n_rows <= SEALED_QUERIES);
-    kv_query_rows rows = kv_query_rows_of(q, n_rows, of_run);
+    dot_row folded[KV_FOLDED_ROWS * KV_MAX_HEAD_DIM / TILE];
+    kv_query_rows rows = kv_query_rows_of(q, n_rows, of_run, folded);
     s->format->score(kernels, &s->config, s->d, &s->page[page], &rows, out, prefetch);
 }
 

@@ -21,12 +21,12 @@ typedef struct place {
 } place;
 
 INLINE size_t block_bytes(book_type type) { /* of 16 elements */
-    return type == BOOK_4 ? 256 : type == BOOK_3 ? 192 : 128;
+    return (size_t)(16 / book_block(type) * book_block_bytes(type));
 }
 
 INLINE tables tables_of(book_type type, const int16_t *book) {
     int8_t low[16] = {0}, high[16] = {0};
-    for (int i = 0; i < (type == BOOK_4 ? 16 : type == BOOK_3 ? 8 : 4); i++) {
+    for (int i = 0; i < 1 << book_bits(type); i++) {
         high[i] = (int8_t)((book[i] + 128) >> 8);
         low[i] = (int8_t)(book[i] - high[i] * 256);
     }

@@ -2,8 +2,8 @@
  * memory.
  *
  * A tile is swept twice, 16 elements wide, so that 6 rows fit in 24 accumulators: the second sweep reads from L1, and
- * of pairs of bits a half is two planes. A row's chain of fused multiply-adds starts
- * from out and is the same in a block of 1 to 6 rows. */
+ * of pairs of bits a half is two planes. A row's chain of fused multiply-adds starts from out and is the same in a
+ * block of 1 to 6 rows. */
 #ifndef CPU_ARM_SWEEP_ROWS_NEON_H
 #define CPU_ARM_SWEEP_ROWS_NEON_H
 #include "cpu/arm/lanes_neon.h"

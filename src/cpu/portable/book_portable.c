@@ -5,15 +5,13 @@
  * whatever they are, and longer sums go on in float. */
 #include "cpu/fill.h"
 
-enum { BLOCK = 16 }; /* elements whose codes stand together */
-
 /* Code of element i, column k. */
 static int code_at(book_type type, const uint8_t *codes, int i, int k) {
     if (type == BOOK_4)
         return codes[(i / 8 * TILE + k) * 4 + i % 4] >> (i / 4 % 2 * 4) & 15;
-    const uint8_t *block = codes + i / BLOCK * (BLOCK * TILE * (type == BOOK_3 ? 3 : 2) / 8);
-    int part = i % BLOCK / 4, at = k * 4 + i % 4, low = block[at] >> (2 * part) & 3;
-    return type == BOOK_3 ? low | (block[TILE * 4 + part * BLOCK + at / 8] >> (at % 8) & 1) << 2 : low;
+    const uint8_t *block = codes + i / 16 * book_block_bytes(type);
+    int part = i % 16 / 4, at = k * 4 + i % 4, low = block[at] >> (2 * part) & 3;
+    return type == BOOK_3 ? low | (block[128 + 16 * part + at / 8] >> (at % 8) & 1) << 2 : low;
 }
 
 static inline void tile(book_type type, const int16_t *book, const dot_tile *at, int n_rows, int n, size_t ldo) {
@@ -37,7 +35,7 @@ static inline void tile(book_type type, const int16_t *book, const dot_tile *at,
 
 static inline void product(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n,
                            size_t ldo, const void *prefetch) {
-    const int bytes = n * TILE * (type == BOOK_4 ? 4 : type == BOOK_3 ? 3 : 2) / 8;
+    const int bytes = n * TILE * book_bits(type) / 8;
     for (int i = 0; i < n_tiles; i++) {
         for (int line = 0; prefetch && line < bytes; line += 64)
             __builtin_prefetch((const char *)prefetch + (tiles[i].codes - tiles[0].codes) + line, 0, 2);

@@ -8,7 +8,7 @@
 
 enum { LANES = 16 };
 
-typedef struct lists { /* smallest and largest first */
+typedef struct lists { /* smallest and largest first; 105 KB on the stack */
     __m512 low[ENDS_MOST], high[ENDS_MOST];
 } lists;
 

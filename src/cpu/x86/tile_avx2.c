@@ -20,10 +20,6 @@ INLINE __m256 eight_e4m3(const uint8_t *p) {
     return _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(sign, rest)), _mm256_set1_ps(256));
 }
 
-INLINE size_t bytes_of(tile_type type) { /* of a tile row */
-    return type == TILE_F16 ? 64 : type == TILE_E4M3 ? 32 : 8;
-}
-
 /* Elements 16 half .. +15 of the tile row at x. */
 INLINE void open_half(tile_type type, const uint8_t *x, int half, __m256 v[2]) {
     for (int k = 0; k < 2; k++) {
@@ -40,7 +36,7 @@ INLINE void open_half(tile_type type, const uint8_t *x, int half, __m256 v[2]) {
 
 INLINE void rows_half(tile_type type, int n_rows, int half, const float *a, size_t lda, const uint8_t *x, int n,
                       float *out, size_t ldo, const char *prefetch) {
-    const size_t bytes = bytes_of(type);
+    const size_t bytes = tile_row_bytes(type);
     __m256 acc[ROWS][2];
     out += half * HALF;
     for (int r = 0; r < n_rows; r++)

@@ -19,10 +19,6 @@ INLINE __m512 sixteen_e4m3(const uint8_t *x) {
     return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)), _mm512_set1_ps(256));
 }
 
-INLINE size_t bytes_of(tile_type type) { /* of a tile row */
-    return type == TILE_F16 ? 64 : type == TILE_E4M3 ? 32 : 8;
-}
-
 /* Elements 0..15 and 16..31 of the tile row at x. */
 INLINE void open_row(tile_type type, const uint8_t *x, __m512 v[2]) {
     if (type == TILE_F16) {
@@ -43,7 +39,7 @@ INLINE void open_row(tile_type type, const uint8_t *x, __m512 v[2]) {
 
 INLINE void rows(tile_type type, int n_rows, const float *a, size_t lda, const uint8_t *x, int n, float *out,
                  size_t ldo, const char *prefetch) {
-    const size_t bytes = bytes_of(type);
+    const size_t bytes = tile_row_bytes(type);
     __m512 acc[ROWS][2];
     for (int r = 0; r < n_rows; r++) {
         acc[r][0] = _mm512_loadu_ps(out + (size_t)r * ldo);

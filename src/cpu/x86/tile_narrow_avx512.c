@@ -25,7 +25,7 @@ INLINE __m256 open_vector(tile_type type, const uint8_t *x, int k) {
 /* Vectors first..first + wide - 1 of n_rows rows. */
 INLINE void rows_of(tile_type type, int n_rows, int first, int wide, const float *a, size_t lda, const uint8_t *x,
                     int n, float *out, size_t ldo, const char *prefetch) {
-    const size_t bytes = type == TILE_F16 ? 64 : 8;
+    const size_t bytes = tile_row_bytes(type);
     __m256 acc[ROWS][VECTORS];
     out += first * LANES;
     for (int r = 0; r < n_rows; r++)

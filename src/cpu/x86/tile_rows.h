@@ -1,5 +1,5 @@
-/* tile_rows.h - what the products over tile rows share (tile_*.c): a function for each number of rows of a
- * block, and the walk over more rows than one block has.
+/* tile_rows.h - what the products over tile rows share (tile_*.c): a function for each number of rows of a block, and
+ * the walk over more rows than one block has.
  *
  * The including file defines before it ROWS, the most rows of a block (6 or 8), and after it
  *   rows(type, n_rows, a, lda, x, n, out, ldo, prefetch)

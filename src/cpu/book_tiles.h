@@ -1,7 +1,10 @@
-/* book_tiles.h - what the levels' products with codes into a table share: how codes lie, and the walk over tiles and
- * rows. Rows are outermost, a few at a time, so that their numbers are widened once for all tiles that share them.
+/* book_tiles.h - what the products with codes into a table share at all levels: their entries in the table of kernels,
+ * over the including file's
+ *   walk(type, book, tiles, n_tiles, n_rows, n, ldo, prefetch)    type: constant in it
  *
- * The including file defines before it BOOK_ROWS, the most rows that it multiplies at once, and after it
+ * And a walk for those that multiply words: rows are outermost, a few at a time, so that their numbers are widened once
+ * for all tiles that share them. For that the file defines before this header BOOK_ROWS, the most rows that it
+ * multiplies at once, and after it
  *   tables                                       the table as the level looks codes up in it
  *   tables_of(type, book)
  *   block(type, n_rows, place, tables, words)    one tile with n_rows of its rows, from place->row on
@@ -29,7 +32,7 @@ INLINE void book_widen(const dot_row *rows, int n_rows, int n, book_words *words
             words[r].number[i] = (int16_t)(rows[r].high[i] * 256 + rows[r].low[i]);
 }
 
-/* Functions of the including file, NAME the table's entry: */
+/* walk, over the including file's block; cases: as many as BOOK_ROWS. */
 #define BOOK_BLOCK(rows)                                                                                               \
     case rows:                                                                                                         \
         block(type, rows, place, t, words);                                                                            \
@@ -63,9 +66,14 @@ INLINE void book_widen(const dot_row *rows, int n_rows, int n, book_words *words
                      const void *prefetch) {                                                                           \
         walk(type, book, tiles, n_tiles, n_rows, n, ldo, prefetch);                                                    \
     }
-#define BOOK_KERNELS(cases)                                                                                            \
-    BOOK_WALK(cases)                                                                                                   \
+/* The three entries, and book_fill(k), which writes them into the table. */
+#define BOOK_KERNELS                                                                                                   \
     BOOK_KERNEL(book_4, BOOK_4)                                                                                        \
     BOOK_KERNEL(book_3, BOOK_3)                                                                                        \
-    BOOK_KERNEL(book_2, BOOK_2)
+    BOOK_KERNEL(book_2, BOOK_2)                                                                                        \
+    static void book_fill(cpu_kernels *k) {                                                                            \
+        k->book[BOOK_4] = book_4;                                                                                      \
+        k->book[BOOK_3] = book_3;                                                                                      \
+        k->book[BOOK_2] = book_2;                                                                                      \
+    }
 #endif

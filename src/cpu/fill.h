@@ -36,7 +36,6 @@ void tile_avx512_fill(cpu_kernels *k);
 void tile_narrow_avx512_fill(cpu_kernels *k); /* over tile_avx512 */
 void fold_avx512_fill(cpu_kernels *k);
 void low_rank_avx512_fill(cpu_kernels *k);
-void ends_avx512_fill(cpu_kernels *k);
 void softmax_avx512_fill(cpu_kernels *k);
 void rows_avx512_fill(cpu_kernels *k);
 void matmul_avx512_fill(cpu_kernels *k);

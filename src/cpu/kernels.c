@@ -57,7 +57,6 @@ static void fill_avx512(cpu_kernels *k) {
     tile_avx512_fill(k);
     fold_avx512_fill(k);
     low_rank_avx512_fill(k);
-    ends_avx512_fill(k);
     softmax_avx512_fill(k);
     rows_avx512_fill(k);
     matmul_avx512_fill(k);

@@ -5,6 +5,7 @@
  * where what has wrapped around comes back, as the whole fits (kernels.h). A tile is swept four times, 8 columns wide:
  * 3 rows x 3 sums x 2 vectors are 18 accumulators. */
 #include "cpu/arm/sdot_neon.h"
+#include "cpu/book_tiles.h"
 #include "cpu/fill.h"
 
 enum { ROWS = 3, VECTORS = 2, COLUMNS = 4 * VECTORS, HIGH = 0, MIDDLE = 1, LOW = 2 };
@@ -12,13 +13,6 @@ enum { ROWS = 3, VECTORS = 2, COLUMNS = 4 * VECTORS, HIGH = 0, MIDDLE = 1, LOW =
 typedef struct tables {
     int8x16_t low, high; /* number = 256 * high + low */
 } tables;
-
-typedef struct place {
-    const dot_tile *tile;
-    int n;
-    size_t ldo;
-    const char *prefetch; /* of this tile, or NULL */
-} place;
 
 INLINE size_t block_bytes(book_type type) { /* of 16 elements */
     return (size_t)(16 / book_block(type) * book_block_bytes(type));
@@ -50,7 +44,7 @@ INLINE uint8x16_t unpack(book_type type, const uint8_t *block, int quarter, int 
 }
 
 /* Elements [first, end) of columns `column` .. +7, added to total. */
-INLINE void chunk(book_type type, int n_rows, const place *at, const tables *t, const dot_row *rows, int column,
+INLINE void chunk(book_type type, int n_rows, const book_place *at, const tables *t, const dot_row *rows, int column,
                   int first, int end, float32x4_t total[][VECTORS]) {
     const uint8_t *block = at->tile->codes + (size_t)(first / 16) * block_bytes(type);
     int32x4_t sum[ROWS][3][VECTORS];
@@ -94,8 +88,8 @@ INLINE void chunk(book_type type, int n_rows, const place *at, const tables *t, 
         }
 }
 
-INLINE void columns(book_type type, int n_rows, const place *at, const tables *t, int row, int column) {
-    const dot_row *rows = at->tile->rows + row;
+INLINE void columns(book_type type, int n_rows, const book_place *at, const tables *t, int column) {
+    const dot_row *rows = at->tile->rows + at->row;
     float32x4_t total[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < n_rows; r++)
@@ -108,7 +102,7 @@ INLINE void columns(book_type type, int n_rows, const place *at, const tables *t
     for (int r = 0; r < n_rows; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
-            float *out = at->tile->out + (size_t)(row + r) * at->ldo + column + 4 * v;
+            float *out = at->tile->out + (size_t)(at->row + r) * at->ldo + column + 4 * v;
             float32x4_t unit = vdupq_n_f32(rows[r].unit);
             if (at->tile->scale)
                 unit = vmulq_f32(unit, vld1q_f32(at->tile->scale + column + 4 * v));
@@ -117,40 +111,25 @@ INLINE void columns(book_type type, int n_rows, const place *at, const tables *t
 }
 
 /* The first block of rows asks for the lines to come. */
-INLINE void product(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n,
-                    size_t ldo, const char *prefetch) {
+INLINE void walk(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
+                 const char *prefetch) {
     const tables t = tables_of(type, book);
     for (int i = 0; i < n_tiles; i++)
         for (int r = 0; r < n_rows; r += ROWS) {
-            place at = {.tile = &tiles[i], .n = n, .ldo = ldo};
+            book_place at = {.tile = &tiles[i], .row = r, .n = n, .ldo = ldo};
             at.prefetch = r || !prefetch ? NULL : prefetch + (tiles[i].codes - tiles[0].codes);
             for (int column = 0; column < TILE; column += COLUMNS)
                 if (n_rows - r >= ROWS)
-                    columns(type, ROWS, &at, &t, r, column);
+                    columns(type, ROWS, &at, &t, column);
                 else if (n_rows - r == 2)
-                    columns(type, 2, &at, &t, r, column);
+                    columns(type, 2, &at, &t, column);
                 else
-                    columns(type, 1, &at, &t, r, column);
+                    columns(type, 1, &at, &t, column);
         }
 }
 
-static void book_4(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
-                   const void *prefetch) {
-    product(BOOK_4, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-}
-
-static void book_3(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
-                   const void *prefetch) {
-    product(BOOK_3, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-}
-
-static void book_2(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
-                   const void *prefetch) {
-    product(BOOK_2, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-}
+BOOK_KERNELS
 
 void book_neon_fill(cpu_kernels *k) {
-    k->book[BOOK_4] = book_4;
-    k->book[BOOK_3] = book_3;
-    k->book[BOOK_2] = book_2;
+    book_fill(k);
 }

@@ -3,6 +3,7 @@
  *
  * A row's numbers have 15 bits (dot_portable.c), a table's 10 and a sign, so a chunk of 64 products fits in 32 bits
  * whatever they are, and longer sums go on in float. */
+#include "cpu/book_tiles.h"
 #include "cpu/fill.h"
 
 /* Code of element i, column k. */
@@ -33,8 +34,8 @@ static inline void tile(book_type type, const int16_t *book, const dot_tile *at,
     }
 }
 
-static inline void product(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n,
-                           size_t ldo, const void *prefetch) {
+static inline void walk(book_type type, const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n,
+                        size_t ldo, const void *prefetch) {
     const int bytes = n * TILE * book_bits(type) / 8;
     for (int i = 0; i < n_tiles; i++) {
         for (int line = 0; prefetch && line < bytes; line += 64)
@@ -43,23 +44,8 @@ static inline void product(book_type type, const int16_t *book, const dot_tile *
     }
 }
 
-static void book_4(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
-                   const void *prefetch) {
-    product(BOOK_4, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-}
-
-static void book_3(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
-                   const void *prefetch) {
-    product(BOOK_3, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-}
-
-static void book_2(const int16_t *book, const dot_tile *tiles, int n_tiles, int n_rows, int n, size_t ldo,
-                   const void *prefetch) {
-    product(BOOK_2, book, tiles, n_tiles, n_rows, n, ldo, prefetch);
-}
+BOOK_KERNELS
 
 void book_portable_fill(cpu_kernels *k) {
-    k->book[BOOK_4] = book_4;
-    k->book[BOOK_3] = book_3;
-    k->book[BOOK_2] = book_2;
+    book_fill(k);
 }

@@ -116,11 +116,10 @@ INLINE void block(book_type type, int n_rows, const book_place *at, const tables
                at->tile->out + (size_t)(at->row + r) * at->ldo);
 }
 
-BOOK_KERNELS(BOOK_CASES_3)
+BOOK_WALK(BOOK_CASES_3)
+BOOK_KERNELS
 
 void book_avx2_fill(cpu_kernels *k) {
-    k->book[BOOK_4] = book_4;
-    k->book[BOOK_3] = book_3;
-    k->book[BOOK_2] = book_2;
+    book_fill(k);
 }
 #endif
